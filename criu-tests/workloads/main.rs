@@ -1,0 +1,2 @@
+//! Self-verifying workloads, one subcommand each.
+fn main() {}
