@@ -1,2 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Module spec.
+//! The OCI runtime specification as data: reading `config.json`, judging it, and writing a first one.
+//!
+//! Pure but for the one read in [`Config::load`]: bytes in, values or an error that names the field out. It does not
+//! know what a container is made of; whether the *kernel* grants what a valid configuration asks is the engine's to
+//! find out.
+
+mod load;
+mod template;
+mod validate;
+
+pub use load::Config;
+pub use oci_spec::runtime as oci;
+pub use template::template;
+pub use validate::{unsupported, unsupported_process, validate, validate_process};
+
+/// The version of the runtime specification that this crate implements.
+pub const OCI_VERSION: &str = "1.3.0";

@@ -1,2 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Module sys.
+//! The only layer with `unsafe`: system calls that the libraries do not wrap, and readers of `/proc`. Thin and typed;
+//! no policy, no logging, no knowledge of containers.
+#![allow(unsafe_code)]
+
+pub mod arch;
+pub mod fd;
+pub mod namespace;
+pub mod net;
+pub mod pidfd;
+pub mod proc;
+pub mod process;
+pub mod self_exe;
+pub mod spawn;

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Reads `config.json`: bounded, with the JSON path of the field in every complaint.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::oci::{Capability, Spec};
+use crate::{Context, Error, ErrorKind, Result};
+
+/// A `config.json` larger than this many bytes is refused.
+const SIZE_LIMIT: u64 = 16 << 20;
+
+/// A configuration as it was read: the values, and the very bytes for those who keep it.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The parsed configuration, without the capabilities that this kernel's headers do not name.
+    pub spec: Spec,
+    /// The file's bytes, unchanged.
+    pub bytes: Vec<u8>,
+}
+
+impl Config {
+    /// Reads `config.json` of a bundle.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidConfig`] when the file is missing, too large, not JSON, or holds a field of the wrong
+    /// type; the message names the field.
+    pub fn load(bundle: &Path) -> Result<Self> {
+        let path = bundle.join("config.json");
+        let file = File::open(&path).map_err(|e| {
+            let missing = e.kind() == std::io::ErrorKind::NotFound;
+            let error =
+                Error::new(ErrorKind::InvalidConfig, format!("open {}", path.display())).with_source(e);
+            if missing {
+                error.with_hint(
+                    "pass the bundle's directory with --bundle; `migrate spec` writes a first config.json",
+                )
+            } else {
+                error
+            }
+        })?;
+        let mut bytes = Vec::new();
+        file.take(SIZE_LIMIT + 1).read_to_end(&mut bytes).context(|| format!("read {}", path.display()))?;
+        if bytes.len() as u64 > SIZE_LIMIT {
+            return Err(Error::new(
+                ErrorKind::InvalidConfig,
+                format!("{} is larger than {} MiB", path.display(), SIZE_LIMIT >> 20),
+            ));
+        }
+        Self::parse(bytes).context(|| format!("read {}", path.display()))
+    }
+
+    /// Parses the bytes of a `config.json`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidConfig`]; the message names the field.
+    pub fn parse(bytes: Vec<u8>) -> Result<Self> {
+        let mut value: Value = serde_json::from_slice(&bytes)
+            .context_kind(ErrorKind::InvalidConfig, || "the configuration is not JSON")?;
+        drop_unknown_capabilities(&mut value);
+        let spec: Spec = serde_path_to_error::deserialize(value).map_err(|e| {
+            let field = e.path().to_string();
+            let message = if field == "." {
+                "invalid configuration".to_owned()
+            } else {
+                format!("invalid configuration: field `{field}`")
+            };
+            Error::new(ErrorKind::InvalidConfig, message).with_source(e.into_inner())
+        })?;
+        Ok(Self { spec, bytes })
+    }
+}
+
+/// Capabilities newer than this program are no reason to refuse a container (runc warns too).
+fn drop_unknown_capabilities(config: &mut Value) {
+    let Some(sets) = config.pointer_mut("/process/capabilities").and_then(Value::as_object_mut) else {
+        return;
+    };
+    for (set, names) in sets {
+        let Some(names) = names.as_array_mut() else { continue };
+        names.retain(|name| {
+            let known = name.as_str().is_none_or(is_known_capability);
+            if !known {
+                tracing::warn!(%set, capability = %name, "unknown capability ignored");
+            }
+            known
+        });
+    }
+}
+
+fn is_known_capability(name: &str) -> bool {
+    serde_json::from_value::<Capability>(Value::String(name.to_owned())).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error_of(json: &str) -> String {
+        Config::parse(json.as_bytes().to_vec()).expect_err("the configuration is invalid").chain()
+    }
+
+    #[test]
+    fn a_wrong_type_names_the_field() {
+        let text = error_of(r#"{"ociVersion":"1.0.2","process":{"cwd":"/","args":"sh"}}"#);
+        assert!(text.contains("`process.args`"), "{text}");
+        let text = error_of(r#"{"ociVersion":"1.0.2","linux":{"namespaces":[{"type":"nope"}]}}"#);
+        assert!(text.contains("`linux.namespaces[0].type`"), "{text}");
+    }
+
+    #[test]
+    fn what_is_not_json_says_where_it_stops_being_json() {
+        let text = error_of("{\"ociVersion\": }");
+        assert!(text.contains("not JSON") && text.contains("line 1 column"), "{text}");
+    }
+
+    #[test]
+    fn an_unknown_capability_is_left_out() {
+        let json = br#"{"ociVersion":"1.0.2","process":{"user":{"uid":0,"gid":0},"cwd":"/","args":["sh"],
+            "capabilities":{"bounding":["CAP_KILL","CAP_FROM_THE_FUTURE"]}}}"#;
+        let config = Config::parse(json.to_vec()).expect("only a capability is unknown");
+        let process = config.spec.process().as_ref().expect("there is a process");
+        let sets = process.capabilities().as_ref().expect("there are capabilities");
+        assert_eq!(sets.bounding().as_ref().map(|set| set.len()), Some(1));
+    }
+}

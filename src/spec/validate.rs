@@ -1,0 +1,323 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Judges a configuration before anything is made: what the specification forbids, and what this version does not
+//! do yet. Both name the field. Pure.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use super::oci::{LinuxNamespaceType, Process, Spec};
+use crate::{Error, ErrorKind, Result};
+
+/// Checks what the runtime specification demands and what every engine relies on.
+///
+/// # Errors
+/// [`ErrorKind::InvalidConfig`]; the message names the field and the rule.
+pub fn validate(spec: &Spec) -> Result<()> {
+    version(spec.version())?;
+    let root = spec.root().as_ref().ok_or_else(|| invalid("root", "is required"))?;
+    if root.path().as_os_str().is_empty() {
+        return Err(invalid("root.path", "must not be empty"));
+    }
+    if let Some(process) = spec.process() {
+        validate_process(process, "process")?;
+    }
+    namespaces(spec)?;
+    sysctls(spec)?;
+    for (i, mount) in spec.mounts().iter().flatten().enumerate() {
+        if mount.destination().as_os_str().is_empty() {
+            return Err(invalid(&format!("mounts[{i}].destination"), "must not be empty"));
+        }
+    }
+    Ok(())
+}
+
+/// Checks a process, of `config.json` or of `exec --process`; `field` is its name in the messages.
+///
+/// # Errors
+/// [`ErrorKind::InvalidConfig`]; the message names the field and the rule.
+pub fn validate_process(process: &Process, field: &str) -> Result<()> {
+    if process.args().as_ref().is_none_or(|args| args.is_empty() || args[0].is_empty()) {
+        return Err(invalid(&format!("{field}.args"), "must name a program"));
+    }
+    if !process.cwd().is_absolute() {
+        return Err(invalid(&format!("{field}.cwd"), "must be an absolute path"));
+    }
+    for (i, entry) in process.env().iter().flatten().enumerate() {
+        if entry.contains('\0') {
+            return Err(invalid(&format!("{field}.env[{i}]"), "must not contain a NUL byte"));
+        }
+        if !entry.contains('=') || entry.starts_with('=') {
+            return Err(invalid(&format!("{field}.env[{i}]"), "must have the form NAME=value"));
+        }
+    }
+    for (i, arg) in process.args().iter().flatten().enumerate() {
+        if arg.contains('\0') {
+            return Err(invalid(&format!("{field}.args[{i}]"), "must not contain a NUL byte"));
+        }
+    }
+    let mut seen = HashSet::new();
+    for (i, limit) in process.rlimits().iter().flatten().enumerate() {
+        let name = format!("{field}.rlimits[{i}]");
+        if !seen.insert(limit.typ().to_string()) {
+            return Err(invalid(&name, "names a limit that an earlier entry has set"));
+        }
+        if limit.soft() > limit.hard() {
+            return Err(invalid(&name, "has a soft limit above its hard limit"));
+        }
+    }
+    Ok(())
+}
+
+/// The first field that asks for something this version does not do, if any. Nothing is ignored in silence.
+pub fn unsupported(spec: &Spec) -> Option<String> {
+    let linux = spec.linux().as_ref();
+    let has = |present: bool, field: &str| present.then(|| field.to_owned());
+    let namespace = linux
+        .and_then(|l| l.namespaces().as_ref())
+        .into_iter()
+        .flatten()
+        .find(|n| matches!(n.typ(), LinuxNamespaceType::User | LinuxNamespaceType::Time))
+        .map(|n| format!("linux.namespaces (type {})", n.typ()));
+    namespace
+        .or_else(|| has(linux.is_some_and(|l| l.seccomp().is_some()), "linux.seccomp"))
+        .or_else(|| has(linux.is_some_and(|l| some_text(l.mount_label().as_deref())), "linux.mountLabel"))
+        .or_else(|| has(linux.is_some_and(|l| l.intel_rdt().is_some()), "linux.intelRdt"))
+        .or_else(|| has(linux.is_some_and(|l| l.memory_policy().is_some()), "linux.memoryPolicy"))
+        .or_else(|| has(linux.is_some_and(|l| l.personality().is_some()), "linux.personality"))
+        .or_else(|| has(linux.is_some_and(|l| l.time_offsets().is_some()), "linux.timeOffsets"))
+        .or_else(|| {
+            has(
+                linux.and_then(|l| l.net_devices().as_ref()).is_some_and(|d| !d.is_empty()),
+                "linux.netDevices",
+            )
+        })
+        .or_else(|| {
+            has(
+                linux.and_then(|l| l.uid_mappings().as_ref()).is_some_and(|m| !m.is_empty()),
+                "linux.uidMappings",
+            )
+        })
+        .or_else(|| hooks(spec))
+        .or_else(|| spec.process().as_ref().and_then(|p| unsupported_process(p, "process")))
+}
+
+/// [`unsupported`] for one process.
+pub fn unsupported_process(process: &Process, field: &str) -> Option<String> {
+    [
+        (process.terminal() == Some(true), "terminal"),
+        (some_text(process.apparmor_profile().as_deref()), "apparmorProfile"),
+        (some_text(process.selinux_label().as_deref()), "selinuxLabel"),
+        (process.scheduler().is_some(), "scheduler"),
+        (process.io_priority().is_some(), "ioPriority"),
+        (process.exec_cpu_affinity().is_some(), "execCPUAffinity"),
+    ]
+    .into_iter()
+    .find(|(present, _)| *present)
+    .map(|(_, name)| format!("{field}.{name}"))
+}
+
+fn hooks(spec: &Spec) -> Option<String> {
+    let hooks = spec.hooks().as_ref()?;
+    #[allow(deprecated)] // a configuration may still carry it
+    let kinds = [
+        (hooks.prestart(), "prestart"),
+        (hooks.create_runtime(), "createRuntime"),
+        (hooks.create_container(), "createContainer"),
+        (hooks.start_container(), "startContainer"),
+        (hooks.poststart(), "poststart"),
+        (hooks.poststop(), "poststop"),
+    ];
+    kinds
+        .into_iter()
+        .find(|(list, _)| list.as_ref().is_some_and(|l| !l.is_empty()))
+        .map(|(_, kind)| format!("hooks.{kind}"))
+}
+
+fn some_text(text: Option<&str>) -> bool {
+    text.is_some_and(|t| !t.is_empty())
+}
+
+fn version(version: &str) -> Result<()> {
+    let major = version.split('.').next().unwrap_or_default();
+    if major != "1" || version.split('.').count() < 3 {
+        return Err(invalid("ociVersion", &format!("must be a 1.x.y version, not `{version}`")));
+    }
+    Ok(())
+}
+
+fn namespaces(spec: &Spec) -> Result<()> {
+    let mut seen = HashSet::new();
+    let list = spec.linux().as_ref().and_then(|l| l.namespaces().as_ref());
+    for (i, namespace) in list.into_iter().flatten().enumerate() {
+        if !seen.insert(namespace.typ().to_string()) {
+            let rule = format!("repeats the type `{}`", namespace.typ());
+            return Err(invalid(&format!("linux.namespaces[{i}]"), &rule));
+        }
+        if let Some(path) = namespace.path()
+            && !path.as_os_str().is_empty()
+            && !path.is_absolute()
+        {
+            return Err(invalid(&format!("linux.namespaces[{i}].path"), "must be an absolute path"));
+        }
+    }
+    let has = |typ: LinuxNamespaceType| seen.contains(&typ.to_string());
+    if some_text(spec.hostname().as_deref()) && !has(LinuxNamespaceType::Uts) {
+        return Err(invalid("hostname", "needs a uts namespace, or it would rename the host"));
+    }
+    if some_text(spec.domainname().as_deref()) && !has(LinuxNamespaceType::Uts) {
+        return Err(invalid("domainname", "needs a uts namespace, or it would rename the host"));
+    }
+    let linux = spec.linux().as_ref();
+    let masks = linux.is_some_and(|l| {
+        l.masked_paths().iter().flatten().next().is_some()
+            || l.readonly_paths().iter().flatten().next().is_some()
+    });
+    if masks && !has(LinuxNamespaceType::Mount) {
+        return Err(invalid(
+            "linux.maskedPaths",
+            "and linux.readonlyPaths need a mount namespace of the container",
+        ));
+    }
+    Ok(())
+}
+
+/// The kernel parameters that belong to a namespace, and the namespace they belong to (sysctl(2), namespaces(7)).
+fn sysctls(spec: &Spec) -> Result<()> {
+    const IPC: [&str; 10] = [
+        "kernel.msgmax",
+        "kernel.msgmnb",
+        "kernel.msgmni",
+        "kernel.sem",
+        "kernel.shmall",
+        "kernel.shmmax",
+        "kernel.shmmni",
+        "kernel.shm_rmid_forced",
+        "kernel.msg_next_id",
+        "kernel.sem_next_id",
+    ];
+    let Some(linux) = spec.linux() else { return Ok(()) };
+    let own = |typ: LinuxNamespaceType| {
+        linux.namespaces().iter().flatten().any(|n| n.typ() == typ && n.path().is_none())
+    };
+    let joined = |typ: LinuxNamespaceType| linux.namespaces().iter().flatten().any(|n| n.typ() == typ);
+    for name in linux.sysctl().iter().flatten().map(|(name, _)| name) {
+        let field = format!("linux.sysctl[{name}]");
+        let dotted = dotted(name);
+        if Path::new(name).components().any(|c| !matches!(c, std::path::Component::Normal(_))) {
+            return Err(invalid(&field, "is not the name of a kernel parameter"));
+        }
+        let (needs, present) = if IPC.contains(&dotted.as_str()) || dotted.starts_with("fs.mqueue.") {
+            ("an ipc namespace", own(LinuxNamespaceType::Ipc) || joined(LinuxNamespaceType::Ipc))
+        } else if dotted.starts_with("net.") {
+            ("a network namespace", joined(LinuxNamespaceType::Network))
+        } else if dotted == "kernel.domainname" {
+            ("a uts namespace", joined(LinuxNamespaceType::Uts))
+        } else if dotted == "kernel.hostname" {
+            return Err(invalid(&field, "is set by the field `hostname`"));
+        } else {
+            return Err(invalid(&field, "does not belong to a namespace, so it would change the host"));
+        };
+        if !present {
+            return Err(invalid(
+                &field,
+                &format!("needs {needs} of the container, or it would change the host"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// `net/ipv4/conf/eth0.1/x` and `net.ipv4.conf.eth0/1.x` are the two spellings of sysctl(8); this is the second.
+fn dotted(name: &str) -> String {
+    let first = name.find(['.', '/']).map(|at| name.as_bytes()[at]);
+    if first != Some(b'/') {
+        return name.to_owned();
+    }
+    name.chars()
+        .map(|c| match c {
+            '/' => '.',
+            '.' => '/',
+            other => other,
+        })
+        .collect()
+}
+
+fn invalid(field: &str, rule: &str) -> Error {
+    Error::new(ErrorKind::InvalidConfig, format!("invalid configuration: field `{field}` {rule}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::{Config, template};
+    use super::*;
+
+    fn parse(edit: impl FnOnce(&mut Value)) -> Spec {
+        let mut value = template(false);
+        value["process"]["terminal"] = json!(false);
+        edit(&mut value);
+        Config::parse(serde_json::to_vec(&value).expect("JSON")).expect("it parses").spec
+    }
+
+    #[test]
+    fn each_rule_names_its_field() {
+        type Edit = fn(&mut Value);
+        let table: [(Edit, &str); 14] = [
+            (|v| v["ociVersion"] = json!("0.9"), "ociVersion"),
+            (|v| v["root"] = Value::Null, "root"),
+            (|v| v["process"]["args"] = json!([]), "process.args"),
+            (|v| v["process"]["cwd"] = json!("tmp"), "process.cwd"),
+            (|v| v["process"]["env"] = json!(["A=1", "novalue"]), "process.env[1]"),
+            (|v| v["process"]["rlimits"][0]["soft"] = json!(9999), "process.rlimits[0]"),
+            (|v| v["linux"]["namespaces"] = json!([{"type": "pid"}, {"type": "pid"}]), "linux.namespaces[1]"),
+            (|v| v["linux"]["namespaces"] = json!([{"type": "pid"}]), "hostname"),
+            (|v| v["linux"]["sysctl"] = json!({"vm.swappiness": "1"}), "linux.sysctl[vm.swappiness]"),
+            (|v| v["linux"]["sysctl"] = json!({"kernel.hostname": "x"}), "linux.sysctl[kernel.hostname]"),
+            (|v| v["linux"]["sysctl"] = json!({"net/../vm": "x"}), "linux.sysctl[net/../vm]"),
+            (
+                |v| {
+                    v["linux"]["namespaces"] = json!([{"type": "mount"}, {"type": "uts"}]);
+                    v["linux"]["sysctl"] = json!({"net.ipv4.ip_forward": "1"});
+                },
+                "linux.sysctl[net.ipv4.ip_forward]",
+            ),
+            (|v| v["mounts"][0]["destination"] = json!(""), "mounts[0].destination"),
+            (
+                |v| v["linux"]["namespaces"] = json!([{"type": "uts"}, {"type": "ipc", "path": "rel"}]),
+                "linux.namespaces[1].path",
+            ),
+        ];
+        for (edit, field) in table {
+            let error = validate(&parse(edit)).expect_err(field);
+            assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+            assert!(error.to_string().contains(&format!("`{field}`")), "{error} should name {field}");
+        }
+    }
+
+    #[test]
+    fn both_spellings_of_a_parameter_are_known() {
+        for name in ["net.ipv4.ip_forward", "net/ipv4/ip_forward", "net/ipv4/conf/eth0.1/forwarding"] {
+            validate(&parse(|v| v["linux"]["sysctl"] = json!({name: "1"}))).expect(name);
+        }
+    }
+
+    #[test]
+    fn what_is_not_done_yet_is_named() {
+        type Edit = fn(&mut Value);
+        let table: [(Edit, &str); 5] = [
+            (|v| v["process"]["terminal"] = json!(true), "process.terminal"),
+            (|v| v["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_ALLOW"}), "linux.seccomp"),
+            (|v| v["hooks"] = json!({"poststop": [{"path": "/bin/true"}]}), "hooks.poststop"),
+            (|v| v["process"]["apparmorProfile"] = json!("x"), "process.apparmorProfile"),
+            (
+                |v| v["linux"]["namespaces"] = json!([{"type": "mount"}, {"type": "user"}]),
+                "linux.namespaces (type user)",
+            ),
+        ];
+        for (edit, field) in table {
+            assert_eq!(unsupported(&parse(edit)).as_deref(), Some(field));
+        }
+        assert_eq!(unsupported(&parse(|_| ())), None);
+    }
+}

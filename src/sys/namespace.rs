@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Threads in namespaces of their own. The kernel keeps mount and network namespaces per thread, so a program with
+//! many threads can enter one without disturbing the others; the thread ends with the work.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, setns, unshare};
+
+/// Runs `work` on a thread with a private copy of the mount namespace. What is mounted there never reaches the host,
+/// and is gone when the thread and the processes it started are gone, however they end. Mounts that the host makes
+/// meanwhile still arrive (the copy is a slave).
+///
+/// # Errors
+/// `EPERM` without CAP_SYS_ADMIN; the error of making the copy. The work's own result is the value.
+pub fn in_private_mount_namespace<T: Send>(work: impl FnOnce() -> T + Send) -> io::Result<T> {
+    on_thread(move || {
+        unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS)?;
+        mount(None::<&Path>, "/", None::<&Path>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&Path>)?;
+        Ok(work())
+    })
+}
+
+/// Runs `work` on a thread that has joined the network namespace behind the descriptor.
+///
+/// # Errors
+/// The error of setns(2). The work's own result is the value.
+pub fn in_network_namespace<T: Send>(
+    namespace: &(impl AsFd + Sync),
+    work: impl FnOnce() -> T + Send,
+) -> io::Result<T> {
+    on_thread(move || {
+        setns(namespace, CloneFlags::CLONE_NEWNET)?;
+        Ok(work())
+    })
+}
+
+fn on_thread<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    std::thread::scope(|scope| match scope.spawn(work).join() {
+        Ok(result) => result,
+        Err(panic) => std::panic::resume_unwind(panic),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn mounts_of_the_private_namespace_stay_there() {
+        if !nix::unistd::geteuid().is_root() {
+            // The layer above says so to the user; here there is nothing to see without privilege.
+            return;
+        }
+        let dir = tempfile::tempdir().expect("tempdir");
+        let inside = in_private_mount_namespace(|| {
+            mount(None::<&Path>, dir.path(), Some("tmpfs"), MsFlags::empty(), None::<&Path>).expect("mount");
+            fs::write(dir.path().join("seen"), "x").expect("write");
+            fs::read_dir(dir.path()).expect("list").count()
+        });
+        assert_eq!(inside.expect("unshare"), 1);
+        assert_eq!(fs::read_dir(dir.path()).expect("list").count(), 0);
+    }
+}

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Readers of `/proc`. What a process writes there itself (its name, its command line) is hostile and is parsed as
+//! bytes.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
+use nix::unistd::Pid;
+
+/// What `/proc/PID/stat` says of one process (proc_pid_stat(5)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stat {
+    /// One letter: `R` running, `S` sleeping, `D` waiting, `T` stopped, `Z` zombie, `X` dead.
+    pub state: u8,
+    /// The parent's pid.
+    pub parent: i32,
+    /// When the process started, in clock ticks since boot: with the pid it names one process for ever.
+    pub start_time: u64,
+}
+
+impl Stat {
+    /// Reads the entry of a process.
+    ///
+    /// # Errors
+    /// `ENOENT` or `ESRCH` when there is no such process; `InvalidData` for what is no stat line.
+    pub fn of(pid: Pid) -> io::Result<Self> {
+        let text = fs::read(format!("/proc/{pid}/stat"))?;
+        Self::parse(&text).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not a stat line"))
+    }
+
+    fn parse(line: &[u8]) -> Option<Self> {
+        // The name in parentheses may hold anything, parentheses and blanks too: the last one ends it.
+        let after_name = line.iter().rposition(|b| *b == b')')? + 1;
+        let mut fields = std::str::from_utf8(&line[after_name..]).ok()?.split_ascii_whitespace();
+        let state = *fields.next()?.as_bytes().first()?;
+        let parent = fields.next()?.parse().ok()?;
+        // Fields 3 and 4 are gone; the start time is field 22.
+        let start_time = fields.nth(22 - 5)?.parse().ok()?;
+        Some(Self { state, parent, start_time })
+    }
+
+    /// Whether the process is past running: a zombie, or dead.
+    pub fn ended(&self) -> bool {
+        matches!(self.state, b'Z' | b'X' | b'x')
+    }
+}
+
+/// Where a descriptor of a process points to, as `/proc/PID/fd/N` says: a path, or `pipe:[7]`, `socket:[8]`.
+///
+/// # Errors
+/// `ENOENT` when the process or the descriptor is gone.
+pub fn fd_target(pid: Pid, fd: i32) -> io::Result<PathBuf> {
+    fs::read_link(format!("/proc/{pid}/fd/{fd}"))
+}
+
+/// The inode number that identifies a namespace of a process (namespaces(7)); `kind` is its name in `/proc/PID/ns`.
+///
+/// # Errors
+/// `ENOENT` when the process is gone or the kernel lacks the namespace.
+pub fn namespace_inode(pid: Pid, kind: &str) -> io::Result<u64> {
+    Ok(fs::metadata(format!("/proc/{pid}/ns/{kind}"))?.ino())
+}
+
+/// The release of the running kernel, as `uname -r`.
+pub fn kernel_release() -> io::Result<String> {
+    Ok(nix::sys::utsname::uname()?.release().to_string_lossy().into_owned())
+}
+
+/// The features of the first processor, as `/proc/cpuinfo` names them.
+pub fn cpu_features() -> io::Result<Vec<String>> {
+    let text = fs::read_to_string("/proc/cpuinfo")?;
+    Ok(parse_cpu_features(&text, super::arch::CPU_FEATURES_KEY))
+}
+
+fn parse_cpu_features(text: &str, key: &str) -> Vec<String> {
+    text.lines()
+        .filter_map(|line| line.split_once(':'))
+        .find(|(name, _)| name.trim() == key)
+        .map(|(_, list)| list.split_ascii_whitespace().map(str::to_owned).collect())
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hostile_name_does_not_shift_the_fields() {
+        let line = b"42 (a) Z 1 (x) R 7 42 42 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 987654 0 0\n";
+        assert_eq!(Stat::parse(line), Some(Stat { state: b'R', parent: 7, start_time: 987_654 }));
+        assert_eq!(Stat::parse(b"42 (a"), None);
+        assert_eq!(Stat::parse(b""), None);
+    }
+
+    #[test]
+    fn this_process_is_alive() {
+        let stat = Stat::of(Pid::this()).expect("this process has an entry");
+        assert!(!stat.ended());
+        assert!(stat.start_time > 0);
+    }
+
+    #[test]
+    fn features_are_those_of_the_first_processor() {
+        let text = "processor\t: 0\nflags\t\t: fpu sse2\n\nprocessor\t: 1\nflags\t\t: other\n";
+        assert_eq!(parse_cpu_features(text, "flags"), ["fpu", "sse2"]);
+    }
+}

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a process sets of itself before it becomes the container's program, and limits set from outside.
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::ptr;
+
+use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
+use nix::unistd::Pid;
+
+/// Sets one resource limit of another process (prlimit(2)).
+///
+/// # Errors
+/// `EPERM` when a hard limit is raised without CAP_SYS_RESOURCE, `ESRCH`, `EINVAL`.
+pub fn set_limit(pid: Pid, resource: u32, soft: u64, hard: u64) -> io::Result<()> {
+    let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: prlimit64 reads one rlimit64 and writes nothing when the old limit's pointer is null.
+    let done = unsafe { libc::prlimit64(pid.as_raw(), resource as _, &raw const limit, ptr::null_mut()) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Gives every signal its default action and empties the mask, as a program expects to find them.
+///
+/// # Errors
+/// The error of setting the mask.
+pub fn reset_signals() -> io::Result<()> {
+    for signal in 1..=libc::SIGRTMAX() {
+        // SAFETY: all-zero bytes with SIG_DFL are a valid sigaction; SIGKILL, SIGSTOP and the two that the C library
+        // keeps for itself answer EINVAL, which is as it should be.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = libc::SIG_DFL;
+            libc::sigaction(signal, &raw const action, ptr::null_mut());
+        }
+    }
+    pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
+    Ok(())
+}
+
+/// Replaces this process's program (execve(2)).
+pub fn execute(program: &CStr, argv: &[CString], envp: &[CString]) -> io::Error {
+    let pointers = |list: &[CString]| {
+        list.iter().map(|text| text.as_ptr()).chain(std::iter::once(ptr::null())).collect::<Vec<_>>()
+    };
+    let (argv, envp) = (pointers(argv), pointers(envp));
+    // SAFETY: both lists end with a null pointer and their strings live in the caller's slices.
+    unsafe { libc::execve(program.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+/// Ends this process at once, without running anything at exit.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit does not return and touches nothing of this process's memory.
+    unsafe { libc::_exit(code) }
+}
+
+/// Makes this process a subreaper: its descendants' orphans become its children (prctl(2)).
+///
+/// # Errors
+/// The error of prctl(2).
+pub fn become_subreaper() -> io::Result<()> {
+    nix::sys::prctl::set_child_subreaper(true)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_of_a_process_can_be_lowered_from_outside() {
+        let mut child = std::process::Command::new("cat")
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .expect("cat");
+        let pid = Pid::from_raw(child.id() as i32);
+        set_limit(pid, libc::RLIMIT_NOFILE, 7, 9).expect("lowering needs no privilege");
+        let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).expect("limits");
+        let line = limits.lines().find(|l| l.starts_with("Max open files")).expect("the line");
+        assert_eq!(line.split_ascii_whitespace().skip(3).take(2).collect::<Vec<_>>(), ["7", "9"]);
+        drop(child.stdin.take());
+        child.wait().expect("our child");
+    }
+}

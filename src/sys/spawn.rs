@@ -1,0 +1,384 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Starts a process in new or joined namespaces from a program that may have any number of threads.
+//!
+//! ```text
+//!   caller ── clone3(new namespaces) ─────────────────────────▶ child: waits at the gate, executes
+//!   caller ── clone3() ──▶ joiner: setns…, clone3(CLONE_PARENT) ─▶ child: the same
+//!                             └─ reports the pid, exits
+//! ```
+//!
+//! Between clone and exec the child runs on a copy of a memory in which other threads may have held any lock. It
+//! makes raw system calls on data prepared before, and nothing else: no allocation, no lock, no unwinding. The child
+//! is a direct child of the caller in both forms.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr;
+
+use nix::sched::CloneFlags;
+use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
+use nix::unistd::Pid;
+
+/// clone3(2); the C library's constant of this name is too narrow for the value.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// What to start, and where.
+#[derive(Debug)]
+pub struct Spawn<'a> {
+    /// The program, executed through the descriptor, so that its path does not matter in the namespaces.
+    pub executable: BorrowedFd<'a>,
+    /// Its arguments, the name first.
+    pub argv: Vec<CString>,
+    /// Its environment.
+    pub envp: Vec<CString>,
+    /// What becomes its descriptors 0 to 2. Each must have a number of 3 or more.
+    pub stdio: [BorrowedFd<'a>; 3],
+    /// The child's end of a sequenced-packet socket, inherited under its number. The child waits for one packet on
+    /// it before it does anything, and answers with a [`SpawnFailure`] if it cannot execute the program.
+    pub gate: BorrowedFd<'a>,
+    /// Further descriptors that it inherits under their numbers (3 or more). No other descriptor survives.
+    pub inherit: Vec<BorrowedFd<'a>>,
+    /// Namespaces to join, in this order (setns(2)). Not a mount namespace: the program's loader would then come
+    /// from the other root.
+    pub join: Vec<(BorrowedFd<'a>, CloneFlags)>,
+    /// Namespaces to make.
+    pub namespaces: CloneFlags,
+    /// A cgroup v2 directory to start in (CLONE_INTO_CGROUP).
+    pub cgroup: Option<BorrowedFd<'a>>,
+}
+
+/// A started process: a child of the caller, which must wait for it.
+#[derive(Debug)]
+pub struct Spawned {
+    /// Its pid in the caller's namespace.
+    pub pid: Pid,
+    /// The same process by descriptor.
+    pub pidfd: OwnedFd,
+}
+
+/// Why a cloned child could not go on, as it reports it through the gate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {}", stage.call(), io::Error::from_raw_os_error(*errno))]
+pub struct SpawnFailure {
+    /// The step that failed.
+    pub stage: Stage,
+    /// The error number of its system call.
+    pub errno: i32,
+}
+
+/// The steps of a cloned child.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Stage {
+    /// Joining a namespace.
+    Join = 1,
+    /// Making the child in the joined namespaces.
+    Clone = 2,
+    /// Putting stdio in place.
+    Stdio = 3,
+    /// Setting which descriptors survive.
+    Inherit = 4,
+    /// Executing the program.
+    Execute = 5,
+}
+
+impl Stage {
+    fn call(self) -> &'static str {
+        match self {
+            Self::Join => "setns",
+            Self::Clone => "clone3",
+            Self::Stdio => "dup3",
+            Self::Inherit => "close_range",
+            Self::Execute => "execveat(self)",
+        }
+    }
+
+    fn from_number(number: u8) -> Option<Self> {
+        [Self::Join, Self::Clone, Self::Stdio, Self::Inherit, Self::Execute]
+            .into_iter()
+            .find(|stage| *stage as u8 == number)
+    }
+}
+
+impl SpawnFailure {
+    const SIZE: usize = 8;
+
+    fn encode(self) -> [u8; Self::SIZE] {
+        let errno = self.errno.to_le_bytes();
+        [0, self.stage as u8, errno[0], errno[1], errno[2], errno[3], 0, 0]
+    }
+
+    /// Reads a packet from the gate; `None` when it is none of ours (ours begin with a zero byte).
+    pub fn decode(packet: &[u8]) -> Option<Self> {
+        let packet: &[u8; Self::SIZE] = packet.try_into().ok()?;
+        if packet[0] != 0 {
+            return None;
+        }
+        let errno = i32::from_le_bytes([packet[2], packet[3], packet[4], packet[5]]);
+        Some(Self { stage: Stage::from_number(packet[1])?, errno })
+    }
+}
+
+/// Starts the process. It stands at the gate when this returns.
+///
+/// # Errors
+/// The error of clone3(2), of joining a namespace, or of the first preparation that failed. Nothing is left running.
+pub fn spawn(spawn: &Spawn<'_>) -> io::Result<Spawned> {
+    let raw = Prepared::new(spawn)?;
+    let mut old = SigSet::empty();
+    // A handler of the caller must not run in the child; the program sets its mask when it is up.
+    pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut old))?;
+    let spawned = if spawn.join.is_empty() { raw.clone_directly() } else { raw.clone_through_joiner() };
+    pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&old), None)?;
+    spawned
+}
+
+/// Everything the child touches, as plain numbers and pointers.
+struct Prepared<'a> {
+    spawn: &'a Spawn<'a>,
+    argv: Vec<*const libc::c_char>,
+    envp: Vec<*const libc::c_char>,
+    inherit: Vec<RawFd>,
+    join: Vec<(RawFd, libc::c_int)>,
+    stdio: [RawFd; 3],
+}
+
+impl<'a> Prepared<'a> {
+    fn new(spawn: &'a Spawn<'a>) -> io::Result<Self> {
+        let pointers = |list: &[CString]| {
+            list.iter().map(|text| text.as_ptr()).chain(std::iter::once(ptr::null())).collect::<Vec<_>>()
+        };
+        let stdio = spawn.stdio.map(|fd| fd.as_raw_fd());
+        let mut inherit: Vec<RawFd> = spawn.inherit.iter().map(AsRawFd::as_raw_fd).collect();
+        inherit.push(spawn.gate.as_raw_fd());
+        if stdio.iter().chain(&inherit).any(|fd| *fd < 3) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "a descriptor to hand over is 0, 1 or 2",
+            ));
+        }
+        Ok(Self {
+            spawn,
+            argv: pointers(&spawn.argv),
+            envp: pointers(&spawn.envp),
+            inherit,
+            join: spawn.join.iter().map(|(fd, kind)| (fd.as_raw_fd(), kind.bits())).collect(),
+            stdio,
+        })
+    }
+
+    fn clone_directly(&self) -> io::Result<Spawned> {
+        let mut pidfd: RawFd = -1;
+        let mut args = self.clone_args(libc::SIGCHLD as u64);
+        args.flags |= libc::CLONE_PIDFD as u64;
+        args.pidfd = &raw mut pidfd as u64;
+        // SAFETY: the child, which gets a copy of this memory, goes straight into `stand_at_gate`, which makes only
+        // raw system calls on prepared data and never returns.
+        let pid = unsafe { clone3(&args) };
+        match pid {
+            0 => self.stand_at_gate(),
+            pid if pid > 0 => {
+                // SAFETY: CLONE_PIDFD has stored a new close-on-exec descriptor there.
+                let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+                Ok(Spawned { pid: Pid::from_raw(pid as i32), pidfd })
+            }
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    fn clone_through_joiner(&self) -> io::Result<Spawned> {
+        let (report, joiner_end) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+        let report_to = joiner_end.as_raw_fd();
+        // SAFETY: all-zero bytes are a valid clone_args.
+        let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+        args.exit_signal = libc::SIGCHLD as u64;
+        // SAFETY: as in `clone_directly`; the joiner goes straight into `join_and_clone`.
+        let joiner = unsafe { clone3(&args) };
+        if joiner == 0 {
+            self.join_and_clone(report_to);
+        }
+        if joiner < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        drop(joiner_end);
+        let mut packet = [0_u8; SpawnFailure::SIZE];
+        let read = io::Read::read_exact(&mut std::fs::File::from(report), &mut packet);
+        while let Err(nix::errno::Errno::EINTR) = nix::sys::wait::waitpid(Pid::from_raw(joiner as i32), None)
+        {
+        }
+        read?;
+        if let Some(failure) = SpawnFailure::decode(&packet) {
+            return Err(io::Error::from_raw_os_error(failure.errno));
+        }
+        let pid = Pid::from_raw(i32::from_le_bytes([packet[2], packet[3], packet[4], packet[5]]));
+        // The child cannot be another process of that number: it is ours, and nobody has waited for it.
+        Ok(Spawned { pid, pidfd: super::pidfd::open(pid)? })
+    }
+
+    fn clone_args(&self, exit_signal: u64) -> libc::clone_args {
+        // SAFETY: all-zero bytes are a valid clone_args.
+        let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+        args.flags = self.spawn.namespaces.bits() as u64;
+        args.exit_signal = exit_signal;
+        if let Some(cgroup) = self.spawn.cgroup {
+            args.flags |= CLONE_INTO_CGROUP;
+            args.cgroup = cgroup.as_raw_fd() as u64;
+        }
+        args
+    }
+
+    // ---- below this line: in the child, raw system calls only ----
+
+    fn join_and_clone(&self, report_to: RawFd) -> ! {
+        for (namespace, kind) in &self.join {
+            // SAFETY: setns takes two integers.
+            if unsafe { libc::setns(*namespace, *kind) } != 0 {
+                fail(report_to, Stage::Join);
+            }
+        }
+        let mut args = self.clone_args(0);
+        args.flags |= libc::CLONE_PARENT as u64;
+        // SAFETY: as in `clone_directly`.
+        let pid = unsafe { clone3(&args) };
+        if pid == 0 {
+            self.stand_at_gate();
+        }
+        if pid < 0 {
+            fail(report_to, Stage::Clone);
+        }
+        let pid = (pid as i32).to_le_bytes();
+        let packet = [1, 0, pid[0], pid[1], pid[2], pid[3], 0, 0];
+        // SAFETY: write reads the packet, which lives on this stack; _exit ends the joiner.
+        unsafe {
+            libc::write(report_to, packet.as_ptr().cast(), packet.len());
+            libc::_exit(0);
+        }
+    }
+
+    fn stand_at_gate(&self) -> ! {
+        let gate = self.spawn.gate.as_raw_fd();
+        let mut byte = 0_u8;
+        // SAFETY: read stores at most one byte into `byte`.
+        let got = unsafe { libc::read(gate, (&raw mut byte).cast(), 1) };
+        if got != 1 {
+            // SAFETY: the caller is gone or gave up: this child ends without a trace.
+            unsafe { libc::_exit(1) };
+        }
+        for (number, fd) in self.stdio.iter().enumerate() {
+            // SAFETY: dup3 takes integers; what 0 to 2 were is this child's own copy.
+            if unsafe { libc::dup3(*fd, number as libc::c_int, 0) } < 0 {
+                fail(gate, Stage::Stdio);
+            }
+        }
+        if super::fd::cloexec_from(3).is_err() {
+            fail(gate, Stage::Inherit);
+        }
+        for fd in &self.inherit {
+            // SAFETY: F_SETFD takes integers.
+            if unsafe { libc::fcntl(*fd, libc::F_SETFD, 0) } < 0 {
+                fail(gate, Stage::Inherit);
+            }
+        }
+        // SAFETY: both lists end with a null pointer, and the strings live in the caller's `Spawn`, copied with it.
+        unsafe {
+            libc::syscall(
+                libc::SYS_execveat,
+                self.spawn.executable.as_raw_fd(),
+                c"".as_ptr(),
+                self.argv.as_ptr(),
+                self.envp.as_ptr(),
+                libc::AT_EMPTY_PATH,
+            );
+        }
+        fail(gate, Stage::Execute)
+    }
+}
+
+/// # Safety
+/// The child (return value 0) must only make raw system calls on data prepared before, and must not return.
+unsafe fn clone3(args: &libc::clone_args) -> libc::c_long {
+    // SAFETY: the kernel reads one clone_args of the size given; the rest is the caller's duty.
+    unsafe { libc::syscall(libc::SYS_clone3, ptr::from_ref(args), size_of::<libc::clone_args>()) }
+}
+
+fn fail(report_to: RawFd, stage: Stage) -> ! {
+    // SAFETY: __errno_location points to this thread's errno.
+    let errno = unsafe { *libc::__errno_location() };
+    let packet = SpawnFailure { stage, errno }.encode();
+    // SAFETY: write reads the packet, which lives on this stack; _exit ends the child.
+    unsafe {
+        libc::write(report_to, packet.as_ptr().cast(), packet.len());
+        libc::_exit(127);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+    use nix::sys::wait::{WaitStatus, waitpid};
+
+    use super::*;
+
+    fn start(program: &str, args: &[&str], join: Vec<(BorrowedFd<'_>, CloneFlags)>) -> (WaitStatus, Vec<u8>) {
+        let executable = std::fs::File::open(program).expect("open the program");
+        let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null").expect("null");
+        let (ours, theirs) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+                .expect("socketpair");
+        let spawn = Spawn {
+            executable: executable.as_fd(),
+            argv: args.iter().map(|a| CString::new(*a).expect("no NUL")).collect(),
+            envp: vec![],
+            stdio: [null.as_fd(); 3],
+            gate: theirs.as_fd(),
+            inherit: vec![],
+            join,
+            namespaces: CloneFlags::empty(),
+            cgroup: None,
+        };
+        let child = super::spawn(&spawn).expect("spawn");
+        drop(theirs);
+        nix::unistd::write(&ours, b"g").expect("open the gate");
+        let status = waitpid(child.pid, None).expect("our child");
+        let mut packet = [0; 64];
+        let read = nix::unistd::read(&ours, &mut packet).unwrap_or(0);
+        (status, packet[..read].to_vec())
+    }
+
+    #[test]
+    fn a_child_runs_after_the_gate_opens() {
+        let (status, packet) = start("/bin/sh", &["sh", "-c", "exit 7"], vec![]);
+        assert!(matches!(status, WaitStatus::Exited(_, 7)), "{status:?}");
+        assert!(packet.is_empty());
+    }
+
+    #[test]
+    fn a_child_behind_a_joiner_is_ours_to_wait_for() {
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let uts = std::fs::File::open("/proc/self/ns/uts").expect("uts");
+        let join = vec![(uts.as_fd(), CloneFlags::CLONE_NEWUTS)];
+        let (status, _) = start("/bin/sh", &["sh", "-c", "exit 8"], join);
+        assert!(matches!(status, WaitStatus::Exited(_, 8)), "{status:?}");
+    }
+
+    #[test]
+    fn what_cannot_be_executed_reports_the_call_and_why() {
+        let (status, packet) = start("/etc/passwd", &["x"], vec![]);
+        assert!(matches!(status, WaitStatus::Exited(_, 127)), "{status:?}");
+        let failure = SpawnFailure::decode(&packet).expect("a failure packet");
+        assert_eq!(failure, SpawnFailure { stage: Stage::Execute, errno: libc::EACCES });
+        assert_eq!(failure.to_string(), "execveat(self): Permission denied (os error 13)");
+    }
+
+    #[test]
+    fn foreign_packets_are_not_failures() {
+        assert_eq!(SpawnFailure::decode(b"{\"ready\""), None);
+        assert_eq!(SpawnFailure::decode(&[0; 8]), None);
+        assert_eq!(SpawnFailure::decode(&[0]), None);
+    }
+}
