@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Making a container's cgroup: directories, v1 cpusets, v2 controllers.
+//!
+//! Must not know limits. Sources: kernel admin-guide/cgroup-v1/cpusets.rst, admin-guide/cgroup-v2.rst.
+
+use std::ffi::OsStr;
+use std::path::Path;
+
+use nix::errno::Errno;
+
+use super::cgroup::{Cgroup, Node, name_pids};
+use super::directory::Directory;
+use super::freezer::{self, FreezerState};
+use super::hierarchy::{Layout, Version};
+use crate::{Context, Error, ErrorKind, Result};
+
+impl Cgroup {
+    /// Makes the directories, parents included. v1 cpusets are filled from their parents, v2 controllers are
+    /// switched on down the path where the host allows it. An empty cgroup of that name is taken over.
+    ///
+    /// # Errors
+    /// The cgroup exists and holds processes or is frozen (`AlreadyExists`); a directory cannot be made; a v2 cgroup
+    /// lies in a threaded subtree. What was made is removed again.
+    pub fn create(&self) -> Result<()> {
+        self.require_unused()?;
+        let mut made = Vec::new();
+        let created = self.nodes.iter().try_for_each(|node| self.create_node(node, &mut made));
+        created.map_err(|error| {
+            let failures = made.iter().rev().filter_map(|(parent, name): &(Directory, &OsStr)| {
+                let path = parent.path().join(name);
+                parent.remove(name).context(|| format!("rmdir cgroup {}", path.display())).err()
+            });
+            error.with_cleanup(failures)
+        })
+    }
+
+    fn require_unused(&self) -> Result<()> {
+        for node in &self.nodes {
+            let Some(directory) = node.open()? else { continue };
+            let pids = directory.all_pids()?;
+            if !pids.is_empty() {
+                return Err(in_use(&format!("{node} exists and holds {}", name_pids(&pids))));
+            }
+            if self.freezer_node() == Some(node)
+                && freezer::state(&directory, node.version)? != FreezerState::Thawed
+            {
+                return Err(in_use(&format!("{node} exists and is frozen")));
+            }
+        }
+        Ok(())
+    }
+
+    fn create_node<'a>(&self, node: &'a Node, made: &mut Vec<(Directory, &'a OsStr)>) -> Result<()> {
+        let mut directory = Directory::top(&node.mountpoint)?;
+        for name in &node.relative {
+            if self.layout() == Layout::Unified {
+                enable_all_controllers(&directory)?;
+            }
+            let (child, is_new) = directory.make(name)?;
+            let parent = std::mem::replace(&mut directory, child);
+            if node.version == Version::V1 && node.has("cpuset") {
+                inherit_cpuset(&parent, &directory)?;
+            }
+            if is_new {
+                made.push((parent, name));
+            }
+        }
+        match directory.read_if_exists("cgroup.type")?.as_deref() {
+            None | Some("domain" | "domain threaded") => Ok(()),
+            Some(kind) => Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("cgroup {node} cannot hold a container: its type is {kind:?}"),
+            )
+            .with_hint("a cgroup above it is threaded: choose another linux.cgroupsPath")),
+        }
+    }
+}
+
+fn in_use(what: &str) -> Error {
+    Error::new(ErrorKind::AlreadyExists, format!("cgroup {what}"))
+        .with_hint("give the container another linux.cgroupsPath, or remove what is left there")
+}
+
+/// A v1 cpuset without cpus or memory nodes takes no process: a new one gets its parent's.
+fn inherit_cpuset(parent: &Directory, child: &Directory) -> Result<()> {
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        if child.read(file)?.is_empty() {
+            child.write(file, &parent.read(file)?)?;
+        }
+    }
+    Ok(())
+}
+
+/// Gives the cgroups beneath `directory` every controller that it has. One that cannot be given is left: if a limit
+/// needs it, that limit says so.
+fn enable_all_controllers(directory: &Directory) -> Result<()> {
+    let controllers = directory.read_if_exists("cgroup.controllers")?.unwrap_or_default();
+    for controller in controllers.split_whitespace() {
+        if let Err(errno) = enable(directory, controller)? {
+            tracing::debug!(cgroup = %directory.path().display(), controller, %errno, "controller not enabled");
+        }
+    }
+    Ok(())
+}
+
+/// Switches a controller on for the cgroups beneath `directory`; the inner result is the kernel's answer.
+fn enable(directory: &Directory, controller: &str) -> Result<std::result::Result<(), Errno>> {
+    let enabled = directory.read_if_exists("cgroup.subtree_control")?.unwrap_or_default();
+    if enabled.split_whitespace().any(|c| c == controller) {
+        return Ok(Ok(()));
+    }
+    Ok(directory.write_raw("cgroup.subtree_control", &format!("+{controller}")))
+}
+
+/// Switches a v2 controller on along the whole path to `node`, unless it is on.
+pub(super) fn enable_down_to(node: &Node, controller: &str) -> Result<()> {
+    let has = |directory: &Directory| -> Result<bool> {
+        let listed = directory.read_if_exists("cgroup.controllers")?.unwrap_or_default();
+        Ok(listed.split_whitespace().any(|c| c == controller))
+    };
+    if has(&node.existing()?)? {
+        return Ok(());
+    }
+    let mut directory = Directory::top(&node.mountpoint)?;
+    for name in &node.relative {
+        if !has(&directory)? {
+            return Ok(());
+        }
+        if let Err(errno) = enable(&directory, controller)? {
+            let path = directory.path().display();
+            let error =
+                Err(errno).context(|| format!("enable the {controller} controller beneath cgroup {path}"));
+            return match errno {
+                Errno::EBUSY => error.map_err(|e: Error| {
+                    e.with_hint("a v2 cgroup with processes cannot give controllers to cgroups beneath it")
+                }),
+                _ => error,
+            };
+        }
+        let Some(child) = directory.descend(Path::new(name))? else { return Ok(()) };
+        directory = child;
+    }
+    Ok(())
+}

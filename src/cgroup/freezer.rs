@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Stopping and continuing every process of a cgroup at once.
+//!
+//! Must not know which hierarchy was chosen nor why it freezes. Sources: kernel
+//! admin-guide/cgroup-v1/freezer-subsystem.rst, admin-guide/cgroup-v2.rst.
+
+use std::fs::File;
+use std::io::{Read as _, Seek as _};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{OFlag, openat};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::stat::Mode;
+
+use super::directory::Directory;
+use super::hierarchy::Version;
+use crate::{Context, Error, ErrorKind, Result};
+
+/// How long a freeze may take before it is given up and undone.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// The v1 freezer is asked again after this pause at first, and after twice the last pause from then on: a few
+/// processes stop within 0.1 ms, and what is waited here the container stands still.
+const V1_FIRST_PAUSE: Duration = Duration::from_micros(50);
+
+/// The longest pause between two looks at the v1 freezer.
+const V1_LONGEST_PAUSE: Duration = Duration::from_micros(500);
+
+/// After so many v1 rounds in FREEZING the cgroup is thawed and frozen again: tasks that were forking while the state
+/// was written can hold it there for ever.
+const V1_ROUNDS: u32 = 50;
+
+/// The change of a v2 cgroup is looked for at least this often (milliseconds), notified or not.
+const V2_INTERVAL: u16 = 100;
+
+/// What the freezer of a cgroup does to its processes. That a cgroup above is frozen does not count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FreezerState {
+    /// Processes run.
+    Thawed,
+    /// Processes are being stopped; some may run.
+    Freezing,
+    /// All processes are stopped.
+    Frozen,
+}
+
+pub(super) fn state(directory: &Directory, version: Version) -> Result<FreezerState> {
+    match version {
+        Version::V1 => {
+            let state = directory.read("freezer.state")?;
+            let own = directory.read_if_exists("freezer.self_freezing")?;
+            Ok(v1_state(&state, own.as_deref()))
+        }
+        Version::V2 => {
+            if directory.read("cgroup.freeze")? == "0" {
+                return Ok(FreezerState::Thawed);
+            }
+            let events = directory.read("cgroup.events")?;
+            Ok(if reports_frozen(&events) { FreezerState::Frozen } else { FreezerState::Freezing })
+        }
+    }
+}
+
+/// A cgroup that a parent has frozen reads FROZEN, too, but is not frozen itself.
+fn v1_state(state: &str, self_freezing: Option<&str>) -> FreezerState {
+    match (state, self_freezing) {
+        (_, Some("0")) | ("THAWED", _) => FreezerState::Thawed,
+        ("FROZEN", _) => FreezerState::Frozen,
+        _ => FreezerState::Freezing,
+    }
+}
+
+fn reports_frozen(events: &str) -> bool {
+    events.lines().any(|line| line == "frozen 1")
+}
+
+/// Freezes and waits until every process is stopped. On an error the cgroup is thawed again.
+pub(super) fn freeze(directory: &Directory, version: Version) -> Result<()> {
+    let frozen = match version {
+        Version::V1 => freeze_v1(directory),
+        Version::V2 => freeze_v2(directory),
+    };
+    frozen.map_err(|error| error.with_cleanup(thaw(directory, version).err()))
+}
+
+/// Lets the processes run again.
+pub(super) fn thaw(directory: &Directory, version: Version) -> Result<()> {
+    match version {
+        Version::V1 => directory.write("freezer.state", "THAWED"),
+        Version::V2 => directory.write("cgroup.freeze", "0"),
+    }
+}
+
+fn freeze_v1(directory: &Directory) -> Result<()> {
+    let start = Instant::now();
+    while start.elapsed() < DEADLINE {
+        directory.write("freezer.state", "FROZEN")?;
+        let mut pause = V1_FIRST_PAUSE;
+        for _ in 0..V1_ROUNDS {
+            if directory.read("freezer.state")? == "FROZEN" {
+                return Ok(());
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(V1_LONGEST_PAUSE);
+        }
+        directory.write("freezer.state", "THAWED")?;
+    }
+    Err(timed_out(directory))
+}
+
+fn freeze_v2(directory: &Directory) -> Result<()> {
+    let start = Instant::now();
+    let path = || directory.path().join("cgroup.events");
+    let mut events = openat(directory, "cgroup.events", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+        .map(File::from)
+        .context(|| format!("open {}", path().display()))?;
+    directory.write("cgroup.freeze", "1")?;
+    while start.elapsed() < DEADLINE {
+        // Through the polled descriptor itself: kernfs reports changes since that one was last read.
+        let mut text = String::new();
+        events
+            .rewind()
+            .and_then(|()| events.read_to_string(&mut text))
+            .context(|| format!("read {}", path().display()))?;
+        if reports_frozen(&text) {
+            return Ok(());
+        }
+        let mut changed = [PollFd::new(events.as_fd(), PollFlags::POLLPRI)];
+        match poll(&mut changed, PollTimeout::from(V2_INTERVAL)) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(errno) => return Err(errno).context(|| format!("poll {}", path().display())),
+        }
+    }
+    Err(timed_out(directory))
+}
+
+fn timed_out(directory: &Directory) -> Error {
+    let message = format!(
+        "cgroup {} is not frozen after {} s and was thawed",
+        directory.path().display(),
+        DEADLINE.as_secs()
+    );
+    Error::new(ErrorKind::System, message)
+        .with_hint("a process in uninterruptible sleep (state D in ps) keeps a cgroup from freezing")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frozen_by_a_parent_counts_as_thawed() {
+        for (state, own, expected) in [
+            ("THAWED", Some("0"), FreezerState::Thawed),
+            ("FROZEN", Some("0"), FreezerState::Thawed),
+            ("FROZEN", Some("1"), FreezerState::Frozen),
+            ("FREEZING", Some("1"), FreezerState::Freezing),
+            ("FROZEN", None, FreezerState::Frozen),
+        ] {
+            assert_eq!(v1_state(state, own), expected, "{state} {own:?}");
+        }
+    }
+
+    #[test]
+    fn v2_states() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let directory = Directory::top(temp.path()).expect("open");
+        for (freeze, events, expected) in [
+            ("0\n", "populated 1\nfrozen 0\n", FreezerState::Thawed),
+            ("0\n", "populated 1\nfrozen 1\n", FreezerState::Thawed),
+            ("1\n", "populated 1\nfrozen 0\n", FreezerState::Freezing),
+            ("1\n", "populated 1\nfrozen 1\n", FreezerState::Frozen),
+        ] {
+            std::fs::write(temp.path().join("cgroup.freeze"), freeze).expect("write");
+            std::fs::write(temp.path().join("cgroup.events"), events).expect("write");
+            assert_eq!(state(&directory, Version::V2).expect("readable"), expected, "{freeze} {events}");
+        }
+        // "frozen 1" stands in the file, so this returns at once, having written the request.
+        std::fs::write(temp.path().join("cgroup.freeze"), "0").expect("write");
+        freeze(&directory, Version::V2).expect("frozen");
+        assert_eq!(std::fs::read_to_string(temp.path().join("cgroup.freeze")).expect("read"), "1");
+        thaw(&directory, Version::V2).expect("thawed");
+        assert_eq!(std::fs::read_to_string(temp.path().join("cgroup.freeze")).expect("read"), "0");
+    }
+}

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Killing every process of a cgroup, forking ones included.
+//!
+//! Must not know which process is a container's init. Source: kernel admin-guide/cgroup-v2.rst, `cgroup.kill`.
+
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::cgroup::{Cgroup, name_pids, require_foreign};
+use crate::{Context, Error, ErrorKind, Result};
+
+/// When killing is given up.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long the killed have to vanish before they are looked for and killed again.
+const ROUND: Duration = Duration::from_secs(1);
+
+impl Cgroup {
+    /// Kills every process in the cgroup and beneath it, in whichever hierarchy it is, and waits until none is left,
+    /// at most 10 s. A frozen cgroup is thawed. A cgroup that is gone has no process.
+    ///
+    /// # Errors
+    /// The calling process is in the cgroup, or a process does not die; the cgroup is thawed.
+    pub fn kill_all(&self) -> Result<()> {
+        let deadline = Instant::now() + DEADLINE;
+        let mut trouble = Vec::new();
+        let mut by_kernel = true;
+        loop {
+            let pids = self.pids_anywhere()?;
+            if pids.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                let message = format!("{} in the cgroup survived SIGKILL", name_pids(&pids));
+                return Err(Error::new(ErrorKind::System, message).with_cleanup(trouble));
+            }
+            // A process may have left the unified cgroup and still be in another: after the first round by hand.
+            if !(by_kernel && self.kill_by_kernel()?) {
+                self.kill_by_hand(&mut trouble)?;
+            }
+            by_kernel = false;
+            self.thaw_if_present(&mut trouble);
+            self.wait_until_empty(deadline.min(Instant::now() + ROUND))?;
+        }
+    }
+
+    /// Every process of the container that some hierarchy still lists; fails if we are among them.
+    fn pids_anywhere(&self) -> Result<Vec<i32>> {
+        let mut pids = Vec::new();
+        for node in &self.nodes {
+            if let Some(directory) = node.open()? {
+                let here = directory.all_pids()?;
+                require_foreign(&directory, &here)?;
+                pids.extend(here);
+            }
+        }
+        pids.sort_unstable();
+        pids.dedup();
+        Ok(pids)
+    }
+
+    /// `cgroup.kill` kills the whole tree at once, forks included (Linux 5.14); false if there is none.
+    fn kill_by_kernel(&self) -> Result<bool> {
+        for node in &self.nodes {
+            if let Some(directory) = node.open()?
+                && directory.has("cgroup.kill")
+            {
+                directory.write("cgroup.kill", "1")?;
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Frozen processes neither fork nor exit, so their pids mean what they meant when they were read.
+    fn kill_by_hand(&self, trouble: &mut Vec<Error>) -> Result<()> {
+        trouble.extend(self.freeze().err());
+        for pid in self.pids_anywhere()? {
+            match kill(Pid::from_raw(pid), Signal::SIGKILL) {
+                Ok(()) | Err(Errno::ESRCH) => {}
+                Err(errno) => {
+                    trouble.extend(Err::<(), _>(errno).context(|| format!("kill({pid}, SIGKILL)")).err());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn thaw_if_present(&self, trouble: &mut Vec<Error>) {
+        match self.thaw() {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            other => trouble.extend(other.err()),
+        }
+    }
+
+    fn wait_until_empty(&self, until: Instant) -> Result<()> {
+        let mut pause = Duration::from_micros(200);
+        while Instant::now() < until && !self.pids_anywhere()?.is_empty() {
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+}
