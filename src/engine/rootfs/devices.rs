@@ -7,6 +7,7 @@
 //! device rules.
 
 use std::ffi::OsStr;
+use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -58,6 +59,16 @@ pub enum DeviceKind {
     },
     /// A named pipe.
     Fifo,
+}
+
+impl fmt::Display for DeviceKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DeviceKind::Char { major, minor } => write!(f, "character device {major}:{minor}"),
+            DeviceKind::Block { major, minor } => write!(f, "block device {major}:{minor}"),
+            DeviceKind::Fifo => f.write_str("named pipe"),
+        }
+    }
 }
 
 impl DeviceKind {
@@ -220,7 +231,7 @@ fn require(kind: DeviceKind, stat: &FileStat, what: &str) -> Result<()> {
     if kind.matches(stat) {
         return Ok(());
     }
-    let message = format!("{what} is not the device wanted ({kind:?})");
+    let message = format!("{what} is no {kind}");
     Err(Error::new(ErrorKind::System, message).with_hint("remove the file from the root filesystem"))
 }
 
@@ -233,6 +244,10 @@ fn bind_host_device(device: &DevicePlan, parent: BorrowedFd<'_>, name: &OsStr) -
         Err(error) => return Err(error).context(|| "create the file to bind the host's node on"),
     }
     let target = open_node(parent, name)?;
+    let stat = fstat(&target).context(|| "stat the file to bind the host's node on")?;
+    if stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFLNK.bits() {
+        return Err(Error::new(ErrorKind::System, "a symbolic link is in the device's place"));
+    }
     let tree = clone_tree(source.as_fd(), Extent::Mount).context(|| "open_tree of the host's node")?;
     attach(tree.as_fd(), target.as_fd()).context(|| "bind the host's node")
 }

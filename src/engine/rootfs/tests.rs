@@ -636,6 +636,32 @@ fn nothing_of_a_container_shows_on_the_host() {
     assert!(fs::read_dir(bundle.rootfs("dev")).expect("readable").next().is_none());
 }
 
+/// A host whose mounts are shared, as systemd leaves them.
+#[test]
+fn nothing_propagates_to_a_host_with_shared_mounts() {
+    for word in ["", "rslave", "slave", "rprivate", "private", "shared", "rshared", "unbindable"] {
+        let mut bundle = Bundle::new();
+        bundle.config["linux"]["rootfsPropagation"] = json!(word);
+        let plan = bundle.plan();
+        in_namespace(|| {
+            let shared = MsFlags::MS_SHARED | MsFlags::MS_REC;
+            mount(None::<&str>, "/", None::<&str>, shared, None::<&str>).expect("make / shared");
+            let before = mountinfo::read().expect("mountinfo is readable");
+            let build = || {
+                unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS).expect("unshare");
+                let built = prepare(&plan).and_then(Prepared::enter).and_then(Entered::protect);
+                built.unwrap_or_else(|error| panic!("{word}: {}", error.chain()));
+                mounted("/").propagation
+            };
+            let propagation =
+                thread::scope(|scope| scope.spawn(build).join().unwrap_or_else(|panic| resume_unwind(panic)));
+            let is_shared = propagation.iter().any(|mark| mark.starts_with("shared:"));
+            assert_eq!(is_shared, word.ends_with("shared"), "{word}: {propagation:?}");
+            assert_eq!(mountinfo::read().expect("mountinfo is readable"), before, "{word}");
+        });
+    }
+}
+
 #[test]
 fn errors_name_the_entry_and_the_cause() {
     let table = [
