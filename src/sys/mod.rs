@@ -5,6 +5,8 @@
 
 pub mod arch;
 pub mod fd;
+pub mod mount;
+pub mod mountinfo;
 pub mod namespace;
 pub mod net;
 pub mod pidfd;

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Carries out a mount of type `cgroup`: what a container sees of its cgroups.
+//!
+//! Version 1 is a small tmpfs with a directory per hierarchy; each is the hierarchy itself if the container has a
+//! cgroup namespace (whose root is its own cgroup), else a bind mount of its own cgroup. Version 2 is one mount.
+//! Must not know how cgroups are made or limited: all paths come with the plan.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::{Mode, mkdirat};
+use nix::unistd::symlinkat;
+
+use super::filesystem::detached;
+use super::mounts::{check_destination, open_source, put, set_bind_attributes};
+use super::plan::{CgroupBind, CgroupLayout, MountPlan};
+use super::resolve::{Found, Links, Mountpoint, Root};
+use crate::sys::mount::{Attributes, Extent, MOUNT_ATTR_RDONLY, attach, clone_tree, set_attributes};
+use crate::{Context, Result};
+
+pub(super) fn mount_cgroups(
+    root: &Root,
+    plan: &MountPlan,
+    layout: &CgroupLayout,
+    namespace: bool,
+) -> Result<()> {
+    let target = root.open_or_create(&plan.destination, Mountpoint::Directory, Links::Follow)?;
+    check_destination(root, plan, &target, None)?;
+    match layout {
+        CgroupLayout::V1(hierarchies) => mount_v1(root, plan, &target, hierarchies, namespace),
+        CgroupLayout::V2 { host_mount, host_path } => {
+            let mounted = if namespace {
+                match detached("cgroup2", "cgroup", plan.options.set, &plan.options.data) {
+                    // In a user namespace that does not own the cgroup namespace.
+                    Err(error) if error.is_errno(libc::EPERM) || error.is_errno(libc::EBUSY) => {
+                        bind_v2(plan, host_path)
+                    }
+                    done => done,
+                }
+            } else {
+                // Mounting it anew from the host's cgroup namespace would reset the options of the host's own
+                // mount (nsdelegate, memory_recursiveprot): it is copied instead.
+                bind_v2(plan, host_mount)
+            }?;
+            put(root, plan, &mounted, &target, Links::Follow)
+        }
+    }
+}
+
+fn bind_v2(plan: &MountPlan, source: &Path) -> Result<OwnedFd> {
+    let mounted = copy_of(source)?;
+    set_bind_attributes(mounted.as_fd(), &plan.options)?;
+    // CRIU takes it for a mount of the container's own, which must not be the host's peer or slave.
+    set_attributes(mounted.as_fd(), &Attributes::propagation(libc::MS_PRIVATE), Extent::Mount)
+        .context(|| "make the mount private")?;
+    Ok(mounted)
+}
+
+fn copy_of(source: &Path) -> Result<OwnedFd> {
+    let (fd, _) = open_source(source)?;
+    clone_tree(fd.as_fd(), Extent::Mount).context(|| format!("open_tree {}", source.display()))
+}
+
+fn mount_v1(
+    root: &Root,
+    plan: &MountPlan,
+    target: &Found,
+    hierarchies: &[CgroupBind],
+    namespace: bool,
+) -> Result<()> {
+    let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+    let tmpfs = detached("tmpfs", "tmpfs", flags, ["mode=755"])?;
+    put(root, plan, &tmpfs, target, Links::Follow)?;
+    for hierarchy in hierarchies {
+        mount_hierarchy(plan, &tmpfs, hierarchy, namespace)
+            .context(|| format!("mount the {} hierarchy", hierarchy.name))?;
+    }
+    if plan.options.set & libc::MS_RDONLY != 0 {
+        set_attributes(tmpfs.as_fd(), &Attributes::new(MOUNT_ATTR_RDONLY, 0), Extent::Mount)
+            .context(|| "make the tmpfs read-only")?;
+    }
+    Ok(())
+}
+
+fn mount_hierarchy(plan: &MountPlan, tmpfs: &OwnedFd, hierarchy: &CgroupBind, namespace: bool) -> Result<()> {
+    let name = hierarchy.name.as_str();
+    mkdirat(tmpfs, name, Mode::from_bits_truncate(0o755)).context(|| "mkdir")?;
+    let directory = openat(tmpfs, name, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())
+        .context(|| "open the new directory")?;
+    let mounted = if namespace {
+        detached("cgroup", "cgroup", plan.options.set, [&hierarchy.fs_data])?
+    } else {
+        let mounted = copy_of(&hierarchy.host_path)?;
+        set_bind_attributes(mounted.as_fd(), &plan.options)?;
+        mounted
+    };
+    attach(mounted.as_fd(), directory.as_fd()).context(|| "move_mount")?;
+    for link in &hierarchy.symlinks {
+        match symlinkat(name, tmpfs, link.as_str()) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(error) => return Err(error).context(|| format!("link {link}")),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The container's root filesystem: decided in the parent, built by init.
+//!
+//! ```text
+//! parent   config.json ── RootfsPlan::from_spec ──▶ RootfsPlan ── JSON ──┐
+//! init     ┌─────────────────────────────────────────────────────────────┘
+//!          └▶ prepare ──▶ Prepared ── enter ──▶ Entered ── protect ──▶ done
+//!              mounts,     (hooks,     pivot,    (sysctl,   read-only and
+//!              devices      console)   read-only  hostname)  masked paths
+//! ```
+//!
+//! [`prepare`] to [`Entered::protect`] run in init: single-threaded, in the new mount namespace, with all
+//! capabilities, with the host's `/proc` mounted. Each step consumes the one before. On an error init exits, and with
+//! it the mount namespace goes: there is nothing to undo. Checkpoint and restore use [`resolve_destination`] and
+//! [`prepare_mountpoints`] in their own process.
+//!
+//! Knows neither cgroups (their paths come in as [`CgroupLayout`]) nor namespaces, hooks or capabilities.
+//! Nothing here walks a path of the container without resolving it beneath the root's fd.
+
+mod cgroups;
+mod devices;
+mod filesystem;
+mod mountpoints;
+mod mounts;
+mod options;
+mod pivot;
+mod plan;
+mod protect;
+mod resolve;
+mod stdio;
+#[cfg(test)]
+mod tests;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use nix::sys::stat::{Mode, umask};
+
+pub use devices::{DeviceKind, DevicePlan};
+pub use mountpoints::{prepare_mountpoints, resolve_destination};
+pub use options::{MountOptions, Propagation, PropagationKind, RecursiveAttributes};
+pub use plan::{CgroupBind, CgroupLayout, Entry, MountKind, MountPlan, PlanContext, RootfsPlan};
+
+use crate::sys::mount::{Attributes, Extent, MOUNT_ATTR_RDONLY, set_attributes};
+use crate::{Context, Result};
+use resolve::{Links, Mountpoint, Root};
+
+/// The root filesystem with its mounts and devices, not entered yet: the moment for createContainer hooks and for
+/// the console.
+#[derive(Debug)]
+pub struct Prepared<'a> {
+    plan: &'a RootfsPlan,
+    root: Root,
+    readonly_later: Vec<OwnedFd>,
+}
+
+/// The root filesystem as the process's `/`, before its last protections: the moment for sysctls, which are
+/// written below paths that become read-only.
+#[derive(Debug)]
+pub struct Entered<'a> {
+    plan: &'a RootfsPlan,
+    root: Root,
+}
+
+/// Mounts everything and makes the devices, beneath the plan's `rootfs`.
+///
+/// # Errors
+/// What could not be mounted or made, naming the entry of `config.json`; the namespace is then unusable.
+pub fn prepare(plan: &RootfsPlan) -> Result<Prepared<'_>> {
+    if plan.entry == Entry::Chroot {
+        let root = Root::open_host(&plan.rootfs)?;
+        return Ok(Prepared { plan, root, readonly_later: Vec::new() });
+    }
+    let _umask = Umask::set(0);
+    let root = pivot::isolate(plan)?;
+    let mut readonly_later = Vec::new();
+    for mount in &plan.mounts {
+        readonly_later.extend(mounts::mount_entry(&root, mount)?);
+    }
+    if let Some(devices) = &plan.devices {
+        devices::create(&root, devices, plan.bind_devices)?;
+    }
+    Ok(Prepared { plan, root, readonly_later })
+}
+
+impl<'a> Prepared<'a> {
+    /// The root filesystem's mount, to resolve paths in.
+    pub fn root(&self) -> BorrowedFd<'_> {
+        self.root.fd()
+    }
+
+    /// Makes the root filesystem `/`: the working directory becomes `/`, standard streams on the host's null
+    /// device move to the container's, a missing `process.cwd` is made, and what shall be read-only is.
+    ///
+    /// # Errors
+    /// The step that failed; the process is then neither here nor there and must exit.
+    pub fn enter(self) -> Result<Entered<'a>> {
+        let Self { plan, root, readonly_later } = self;
+        match plan.entry {
+            Entry::PivotRoot => pivot::pivot(&root)?,
+            Entry::MoveMount => pivot::move_over(&root, &plan.rootfs)?,
+            Entry::Chroot => pivot::enter_by_chroot(&root)?,
+        }
+        // The others were set before; these two stand in the way of pivot_root(2) or of the bind mount of /.
+        if plan.entry != Entry::Chroot
+            && matches!(plan.propagation.kind, PropagationKind::Shared | PropagationKind::Unbindable)
+        {
+            mounts::set_propagation(root.fd(), plan.propagation)
+                .context(|| "set linux.rootfsPropagation on /")?;
+        }
+        if plan.devices.is_some() {
+            stdio::reopen_dev_null()?;
+        }
+        if let Some(cwd) = plan.cwd.as_deref().filter(|cwd| *cwd != Path::new("/")) {
+            let _umask = Umask::set(0);
+            root.open_or_create(cwd, Mountpoint::Directory, Links::Follow).context(|| "make process.cwd")?;
+        }
+        for tmpfs in &readonly_later {
+            make_mount_readonly(tmpfs.as_fd()).context(|| "make a tmpfs read-only")?;
+        }
+        if plan.readonly_root {
+            make_mount_readonly(root.fd()).context(|| "make / read-only")?;
+        }
+        Ok(Entered { plan, root })
+    }
+}
+
+impl Entered<'_> {
+    /// Makes `linux.readonlyPaths` read-only and hides `linux.maskedPaths`.
+    ///
+    /// # Errors
+    /// The path that could not be protected; the container must not start.
+    pub fn protect(self) -> Result<()> {
+        protect::make_readonly(&self.root, &self.plan.readonly_paths)?;
+        protect::mask(&self.root, &self.plan.masked_paths)
+    }
+}
+
+/// The mount's other flags stay, the locked ones among them.
+fn make_mount_readonly(mount: BorrowedFd<'_>) -> Result<()> {
+    set_attributes(mount, &Attributes::new(MOUNT_ATTR_RDONLY, 0), Extent::Mount).context(|| "mount_setattr")
+}
+
+/// The umask, until dropped: modes are given exactly.
+struct Umask(Mode);
+
+impl Umask {
+    fn set(bits: libc::mode_t) -> Self {
+        Self(umask(Mode::from_bits_truncate(bits)))
+    }
+}
+
+impl Drop for Umask {
+    fn drop(&mut self) {
+        umask(self.0);
+    }
+}

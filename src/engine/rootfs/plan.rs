@@ -1,0 +1,562 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Everything about the root filesystem that can be decided before the container's first process exists.
+//!
+//! Pure: configuration in, [`RootfsPlan`] out; each error names the field of `config.json`. The plan travels as
+//! JSON to the re-executed init, which only carries it out. Must not touch the filesystem.
+
+use std::collections::HashSet;
+use std::path::{Component, Path, PathBuf};
+
+use oci_spec::runtime::{LinuxNamespaceType, Mount, Root, Spec};
+use serde::{Deserialize, Serialize};
+
+use super::devices::{self, DevicePlan};
+use super::options::{self, MountOptions, Propagation, PropagationKind};
+use crate::{Error, ErrorKind, Result};
+
+/// What the plan depends on besides the configuration.
+#[derive(Debug, Clone, Default)]
+pub struct PlanContext {
+    /// What a mount of type `cgroup` shows.
+    pub cgroups: CgroupLayout,
+    /// Enter the root filesystem with `MS_MOVE` and chroot(2) instead of pivot_root(2) (`--no-pivot`: for a root
+    /// filesystem on initramfs).
+    pub no_pivot: bool,
+}
+
+/// The host's cgroup hierarchies, as a mount of type `cgroup` needs to know them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum CgroupLayout {
+    /// Version 1 hierarchies, one directory each.
+    V1(Vec<CgroupBind>),
+    /// The unified hierarchy.
+    V2 {
+        /// Where the host mounts it, usually `/sys/fs/cgroup`.
+        host_mount: PathBuf,
+        /// The container's own cgroup directory below `host_mount`.
+        host_path: PathBuf,
+    },
+}
+
+impl Default for CgroupLayout {
+    /// No hierarchies at all.
+    fn default() -> Self {
+        CgroupLayout::V1(Vec::new())
+    }
+}
+
+/// One version 1 hierarchy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CgroupBind {
+    /// Directory name below the mount's destination: the base name of the host's mount point, such as
+    /// `cpu,cpuacct`.
+    pub name: String,
+    /// The container's own cgroup directory on the host.
+    pub host_path: PathBuf,
+    /// Options that select this hierarchy when it is mounted anew, such as `cpu,cpuacct` or `name=systemd`.
+    pub fs_data: String,
+    /// Further names for it, made as symbolic links, such as `cpu` and `cpuacct`.
+    pub symlinks: Vec<String>,
+}
+
+/// How the container's init enters the root filesystem.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Entry {
+    /// pivot_root(2), and the old root is detached.
+    PivotRoot,
+    /// The root filesystem is moved over `/`.
+    MoveMount,
+    /// chroot(2) alone: there is no mount namespace, and nothing is mounted.
+    Chroot,
+}
+
+/// The container's root filesystem, decided.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RootfsPlan {
+    /// Absolute host path of the root filesystem, without symbolic links.
+    pub rootfs: PathBuf,
+    /// How init enters it.
+    pub entry: Entry,
+    /// `linux.rootfsPropagation`.
+    pub propagation: Propagation,
+    /// Whether `/` becomes read-only.
+    pub readonly_root: bool,
+    /// Mounts, in the order of the configuration.
+    pub mounts: Vec<MountPlan>,
+    /// Device nodes, and the links beside them; `None` if `/dev` is a bind mount.
+    pub devices: Option<Vec<DevicePlan>>,
+    /// Bind mount the host's device nodes instead of making new ones: there is a user namespace.
+    pub bind_devices: bool,
+    /// The container's working directory, made if it is missing.
+    pub cwd: Option<PathBuf>,
+    /// Paths to make read-only, without duplicates.
+    pub readonly_paths: Vec<PathBuf>,
+    /// Paths to hide, without duplicates.
+    pub masked_paths: Vec<PathBuf>,
+}
+
+/// One entry of `mounts`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MountPlan {
+    /// Position in `mounts`, for errors.
+    pub index: usize,
+    /// Absolute, and free of `.` and `..`.
+    pub destination: PathBuf,
+    /// What is mounted.
+    pub kind: MountKind,
+    /// How.
+    pub options: MountOptions,
+}
+
+/// What is mounted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum MountKind {
+    /// A file or directory of the host.
+    Bind {
+        /// Absolute host path.
+        source: PathBuf,
+        /// Whether the mounts below it come along.
+        recursive: bool,
+    },
+    /// A new filesystem, or one that the kernel shares.
+    Filesystem {
+        /// Type, such as `tmpfs`.
+        fstype: String,
+        /// Device, or a word that appears in mountinfo; may be empty.
+        source: String,
+    },
+    /// The container's own cgroups.
+    Cgroup {
+        /// What there is.
+        layout: CgroupLayout,
+        /// Whether init is in a cgroup namespace of its own.
+        namespace: bool,
+    },
+}
+
+impl MountPlan {
+    /// What an error calls this mount's field.
+    pub fn field(&self, name: &str) -> String {
+        format!("mounts[{}].{name}", self.index)
+    }
+
+    /// Whether this mounts a new tmpfs.
+    pub fn is_tmpfs(&self) -> bool {
+        matches!(&self.kind, MountKind::Filesystem { fstype, .. } if fstype == "tmpfs")
+    }
+}
+
+impl RootfsPlan {
+    /// Decides everything from the configuration. `bundle` and `rootfs` are absolute; `rootfs` is `root.path`
+    /// without symbolic links.
+    ///
+    /// # Errors
+    /// `InvalidConfig` or `Unsupported`, naming the field.
+    pub fn from_spec(spec: &Spec, bundle: &Path, rootfs: &Path, context: &PlanContext) -> Result<Self> {
+        let linux = spec.linux().as_ref();
+        let has = |kind| {
+            linux
+                .and_then(|linux| linux.namespaces().as_ref())
+                .is_some_and(|namespaces| namespaces.iter().any(|namespace| namespace.typ() == kind))
+        };
+        if linux.and_then(|linux| linux.mount_label().as_ref()).is_some_and(|label| !label.is_empty()) {
+            return Err(Error::new(ErrorKind::Unsupported, "linux.mountLabel is not supported yet"));
+        }
+        let entry = match (has(LinuxNamespaceType::Mount), context.no_pivot) {
+            (false, _) => Entry::Chroot,
+            (true, false) => Entry::PivotRoot,
+            (true, true) => Entry::MoveMount,
+        };
+        let cgroup_namespace = has(LinuxNamespaceType::Cgroup);
+        let mounts = spec
+            .mounts()
+            .iter()
+            .flatten()
+            .enumerate()
+            .map(|(index, mount)| plan_mount(index, mount, bundle, &context.cgroups, cgroup_namespace))
+            .collect::<Result<Vec<_>>>()?;
+        let configured = linux.and_then(|linux| linux.devices().as_deref()).unwrap_or_default();
+        let devices = if wants_devices(&mounts, entry) { Some(devices::plan(configured)?) } else { None };
+        let plan = Self {
+            rootfs: absolute("root.path", rootfs)?,
+            entry,
+            propagation: root_propagation(linux.and_then(|linux| linux.rootfs_propagation().as_deref()))?,
+            readonly_root: spec.root().as_ref().and_then(Root::readonly).unwrap_or(false),
+            mounts,
+            devices,
+            bind_devices: has(LinuxNamespaceType::User),
+            cwd: spec.process().as_ref().map(|process| clean(process.cwd())),
+            readonly_paths: paths(
+                "linux.readonlyPaths",
+                linux.and_then(|linux| linux.readonly_paths().as_deref()),
+            )?,
+            masked_paths: paths(
+                "linux.maskedPaths",
+                linux.and_then(|linux| linux.masked_paths().as_deref()),
+            )?,
+        };
+        plan.require_mount_namespace()?;
+        Ok(plan)
+    }
+
+    /// Without a mount namespace every mount would be the host's: refused rather than done or left out.
+    fn require_mount_namespace(&self) -> Result<()> {
+        if self.entry != Entry::Chroot {
+            return Ok(());
+        }
+        let wanted = [
+            ("mounts", !self.mounts.is_empty()),
+            ("root.readonly", self.readonly_root),
+            ("linux.maskedPaths", !self.masked_paths.is_empty()),
+            ("linux.readonlyPaths", !self.readonly_paths.is_empty()),
+        ];
+        match wanted.iter().find(|(_, is_set)| *is_set) {
+            None => Ok(()),
+            Some((field, _)) => Err(Error::new(
+                ErrorKind::InvalidConfig,
+                format!("{field} needs a mount namespace, which linux.namespaces does not name"),
+            )),
+        }
+    }
+}
+
+fn plan_mount(
+    index: usize,
+    mount: &Mount,
+    bundle: &Path,
+    cgroups: &CgroupLayout,
+    cgroup_namespace: bool,
+) -> Result<MountPlan> {
+    let field = |name: &str| format!("mounts[{index}].{name}");
+    if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
+        let message = format!("{} is not supported yet", field("uidMappings"));
+        return Err(Error::new(ErrorKind::Unsupported, message));
+    }
+    let words = mount.options().as_deref().unwrap_or_default();
+    let mut options = options::parse(words, &field("options"))?;
+    let typ = mount.typ().as_deref().unwrap_or_default();
+    let source = mount.source().as_deref().unwrap_or(Path::new(""));
+    let kind = if options.set & libc::MS_BIND != 0 || typ == "bind" {
+        plan_bind(source, bundle, &options, &field)?
+    } else if typ == "cgroup" {
+        MountKind::Cgroup { layout: cgroups.clone(), namespace: cgroup_namespace }
+    } else if typ.is_empty() {
+        return Err(Error::new(ErrorKind::InvalidConfig, format!("{} is missing", field("type"))));
+    } else {
+        let source = source.to_str().filter(|source| !source.contains('\0')).ok_or_else(|| {
+            Error::new(ErrorKind::InvalidConfig, format!("{} is not valid text", field("source")))
+        })?;
+        MountKind::Filesystem { fstype: typ.to_owned(), source: source.to_owned() }
+    };
+    options.set &= !(libc::MS_BIND | libc::MS_REC);
+    if options.set & libc::MS_REMOUNT != 0 && !matches!(kind, MountKind::Filesystem { .. }) {
+        options.set &= !libc::MS_REMOUNT;
+    }
+    Ok(MountPlan { index, destination: destination(mount.destination(), &field)?, kind, options })
+}
+
+fn plan_bind(
+    source: &Path,
+    bundle: &Path,
+    options: &MountOptions,
+    field: &impl Fn(&str) -> String,
+) -> Result<MountKind> {
+    if source.as_os_str().is_empty() {
+        let message = format!("{} is missing: a bind mount needs one", field("source"));
+        return Err(Error::new(ErrorKind::InvalidConfig, message));
+    }
+    if !options.data.is_empty() {
+        let message = format!(
+            "{}: a bind mount takes no options of a filesystem, but has {}",
+            field("options"),
+            options.data.join(",")
+        );
+        return Err(Error::new(ErrorKind::InvalidConfig, message));
+    }
+    // `rbind` sets the bit; the type `bind` alone means one mount.
+    let recursive = options.set & libc::MS_REC != 0;
+    Ok(MountKind::Bind { source: bundle.join(source), recursive })
+}
+
+fn destination(path: &Path, field: &impl Fn(&str) -> String) -> Result<PathBuf> {
+    let name = field("destination");
+    if path.as_os_str().is_empty() || path.as_os_str().as_encoded_bytes().contains(&0) {
+        return Err(Error::new(ErrorKind::InvalidConfig, format!("{name} is empty or holds a NUL byte")));
+    }
+    if !path.is_absolute() {
+        tracing::warn!(field = %name, destination = %path.display(), "relative destination taken from the root");
+    }
+    let cleaned = clean(path);
+    if cleaned == Path::new("/") {
+        let message = format!("{name}: {} is the root filesystem itself", path.display());
+        return Err(Error::new(ErrorKind::InvalidConfig, message));
+    }
+    Ok(cleaned)
+}
+
+fn root_propagation(word: Option<&str>) -> Result<Propagation> {
+    match word {
+        None | Some("") => Ok(Propagation { kind: PropagationKind::Slave, recursive: true }),
+        Some(word) => Propagation::from_word(word).ok_or_else(|| {
+            let message = format!("linux.rootfsPropagation: {word:?} is no propagation type");
+            Error::new(ErrorKind::InvalidConfig, message)
+        }),
+    }
+}
+
+/// Nodes go into the container's `/dev` unless that is somebody else's directory.
+fn wants_devices(mounts: &[MountPlan], entry: Entry) -> bool {
+    let is_bound = |mount: &MountPlan| {
+        mount.destination == Path::new("/dev") && matches!(mount.kind, MountKind::Bind { .. })
+    };
+    entry != Entry::Chroot && !mounts.iter().any(is_bound)
+}
+
+fn paths(field: &str, listed: Option<&[String]>) -> Result<Vec<PathBuf>> {
+    let mut seen = HashSet::new();
+    let mut kept = Vec::new();
+    for (index, path) in listed.unwrap_or_default().iter().enumerate() {
+        let path = absolute(&format!("{field}[{index}]"), Path::new(path))?;
+        if seen.insert(path.clone()) {
+            kept.push(path);
+        }
+    }
+    Ok(kept)
+}
+
+pub(super) fn absolute(field: &str, path: &Path) -> Result<PathBuf> {
+    if !path.is_absolute() || path.as_os_str().as_encoded_bytes().contains(&0) {
+        let message = format!("{field}: {:?} is not an absolute path", path.display().to_string());
+        return Err(Error::new(ErrorKind::InvalidConfig, message));
+    }
+    Ok(clean(path))
+}
+
+/// The path from `/`, with `.` and `..` taken out by name, as `realpath -sm` does.
+pub(super) fn clean(path: &Path) -> PathBuf {
+    let mut cleaned = PathBuf::from("/");
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => cleaned.push(name),
+            Component::ParentDir => {
+                cleaned.pop();
+            }
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    cleaned
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::devices::DeviceKind;
+    use super::super::tests::default_config;
+    use super::*;
+
+    fn plan_of(config: &Value) -> Result<RootfsPlan> {
+        let spec: Spec = serde_json::from_value(config.clone()).expect("the test's config is well formed");
+        RootfsPlan::from_spec(
+            &spec,
+            Path::new("/bundle"),
+            Path::new("/bundle/rootfs"),
+            &PlanContext::default(),
+        )
+    }
+
+    fn with_mount(mount: impl Into<Value>) -> Value {
+        let mount: Value = mount.into();
+        let mut config = default_config();
+        config["mounts"] = json!([mount]);
+        config
+    }
+
+    #[test]
+    fn the_default_configuration_is_planned_in_its_order() {
+        let plan = plan_of(&default_config()).expect("valid");
+        assert_eq!((plan.entry, plan.readonly_root, plan.bind_devices), (Entry::PivotRoot, true, false));
+        assert_eq!(plan.propagation, Propagation { kind: PropagationKind::Slave, recursive: true });
+        let destinations: Vec<_> = plan.mounts.iter().map(|mount| mount.destination.to_str()).collect();
+        let expected =
+            ["/proc", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue", "/sys", "/sys/fs/cgroup"].map(Some);
+        assert_eq!(destinations, expected);
+        assert!(plan.mounts[1].is_tmpfs() && !plan.mounts[0].is_tmpfs());
+        assert_eq!(plan.mounts[1].options.data, ["mode=755", "size=65536k"]);
+        assert_eq!(plan.mounts[1].options.set, libc::MS_NOSUID | libc::MS_STRICTATIME);
+        assert!(matches!(plan.mounts[6].kind, MountKind::Cgroup { namespace: false, .. }));
+        let devices: Vec<_> =
+            plan.devices.iter().flatten().map(|device| device.path.display().to_string()).collect();
+        assert_eq!(
+            devices,
+            ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"]
+        );
+        assert_eq!((plan.masked_paths.len(), plan.readonly_paths.len()), (10, 5));
+        assert_eq!(plan.cwd.as_deref(), Some(Path::new("/")));
+    }
+
+    #[test]
+    fn a_plan_survives_the_journey_to_init() {
+        let plan = plan_of(&default_config()).expect("valid");
+        let json = serde_json::to_string(&plan).expect("a plan is plain data");
+        assert_eq!(serde_json::from_str::<RootfsPlan>(&json).expect("the same text"), plan);
+    }
+
+    #[test]
+    fn binds_are_recognised_by_type_or_option_and_relative_sources_lie_in_the_bundle() {
+        let table = [
+            (json!({"destination": "/a", "type": "bind", "source": "data"}), "/bundle/data", false),
+            (json!({"destination": "/a", "source": "/host", "options": ["bind", "ro"]}), "/host", false),
+            (
+                json!({"destination": "/a", "type": "ext4", "source": "/host", "options": ["rbind"]}),
+                "/host",
+                true,
+            ),
+            (
+                json!({"destination": "/a", "type": "none", "source": "../x", "options": ["rbind"]}),
+                "/bundle/../x",
+                true,
+            ),
+        ];
+        for (mount, source, recursive) in table {
+            let plan = plan_of(&with_mount(mount.clone())).expect("valid");
+            let expected = MountKind::Bind { source: PathBuf::from(source), recursive };
+            assert_eq!(plan.mounts[0].kind, expected, "{mount}");
+            assert_eq!(plan.mounts[0].options.set & (libc::MS_BIND | libc::MS_REC), 0, "{mount}");
+        }
+    }
+
+    #[test]
+    fn destinations_are_absolute_and_clean() {
+        for (given, expected) in
+            [("/a/b", "/a/b"), ("a", "/a"), ("/../../etc/x", "/etc/x"), ("/a/./b//c/../d/", "/a/b/d")]
+        {
+            let config = with_mount(json!({"destination": given, "type": "tmpfs", "source": "t"}));
+            assert_eq!(
+                plan_of(&config).expect("valid").mounts[0].destination,
+                Path::new(expected),
+                "{given}"
+            );
+        }
+    }
+
+    #[test]
+    fn refused_configurations_name_the_field() {
+        use ErrorKind::{InvalidConfig, Unsupported};
+        let tmpfs =
+            |options: Value| with_mount(json!({"destination": "/a", "type": "tmpfs", "options": options}));
+        let linux = |key: &str, value: Value| {
+            let mut config = default_config();
+            config["linux"][key] = value;
+            config
+        };
+        let no_mount_namespace = |mounts: Value| {
+            let mut config = linux("namespaces", json!([{"type": "pid"}]));
+            config["mounts"] = mounts;
+            config
+        };
+        let device = |device: Value| linux("devices", json!([device]));
+        let table = [
+            (
+                with_mount(json!({"destination": "/", "type": "tmpfs"})),
+                InvalidConfig,
+                "mounts[0].destination",
+            ),
+            (
+                with_mount(json!({"destination": "/a/..", "type": "tmpfs"})),
+                InvalidConfig,
+                "mounts[0].destination",
+            ),
+            (with_mount(json!({"destination": "", "type": "tmpfs"})), InvalidConfig, "mounts[0].destination"),
+            (with_mount(json!({"destination": "/a"})), InvalidConfig, "mounts[0].type"),
+            (with_mount(json!({"destination": "/a", "type": "bind"})), InvalidConfig, "mounts[0].source"),
+            (
+                with_mount(
+                    json!({"destination": "/a", "type": "bind", "source": "/x", "options": ["size=1"]}),
+                ),
+                InvalidConfig,
+                "mounts[0].options",
+            ),
+            (tmpfs(json!(["idmap"])), Unsupported, "mounts[0].options"),
+            (tmpfs(json!(["tmpcopyup"])), Unsupported, "mounts[0].options"),
+            (
+                with_mount(json!({"destination": "/a", "type": "tmpfs", "uidMappings": []})),
+                Unsupported,
+                "mounts[0].uidMappings",
+            ),
+            (linux("rootfsPropagation", json!("sideways")), InvalidConfig, "linux.rootfsPropagation"),
+            (linux("maskedPaths", json!(["/a", "proc/x"])), InvalidConfig, "linux.maskedPaths[1]"),
+            (linux("readonlyPaths", json!(["x"])), InvalidConfig, "linux.readonlyPaths[0]"),
+            (linux("mountLabel", json!("system_u:object_r:x")), Unsupported, "linux.mountLabel"),
+            (device(json!({"path": "/dev/x", "type": "a"})), InvalidConfig, "linux.devices[0].type"),
+            (device(json!({"path": "x", "type": "p"})), InvalidConfig, "linux.devices[0].path"),
+            (device(json!({"path": "/", "type": "p"})), InvalidConfig, "linux.devices[0].path"),
+            (
+                device(json!({"path": "/dev/x", "type": "c", "major": -1, "minor": 0})),
+                InvalidConfig,
+                "linux.devices[0].major",
+            ),
+            (
+                no_mount_namespace(json!([{"destination": "/proc", "type": "proc"}])),
+                InvalidConfig,
+                "mounts needs a mount namespace",
+            ),
+            (no_mount_namespace(json!([])), InvalidConfig, "root.readonly"),
+        ];
+        for (config, kind, field) in table {
+            let error = plan_of(&config).expect_err(field);
+            assert_eq!(error.kind(), kind, "{error}");
+            assert!(error.to_string().contains(field), "{error} does not name {field}");
+        }
+    }
+
+    #[test]
+    fn configured_devices_replace_defaults_of_the_same_path() {
+        let mut config = default_config();
+        config["linux"]["devices"] = json!([
+            {"path": "/dev/tty", "type": "c", "major": 5, "minor": 0, "fileMode": 0o620, "uid": 3, "gid": 5},
+            {"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229},
+            {"path": "/dev/pipe", "type": "p"},
+        ]);
+        let devices = plan_of(&config).expect("valid").devices.expect("/dev is the container's own");
+        assert_eq!(devices.len(), 8);
+        let tty = devices.iter().find(|device| device.path == Path::new("/dev/tty")).expect("planned");
+        assert_eq!((tty.mode, tty.uid, tty.gid), (0o620, 3, 5));
+        assert_eq!(devices[6].kind, DeviceKind::Char { major: 10, minor: 229 });
+        assert_eq!((devices[7].kind, devices[7].mode), (DeviceKind::Fifo, 0o666));
+    }
+
+    #[test]
+    fn a_bound_dev_gets_no_nodes() {
+        let plan = plan_of(&with_mount(
+            json!({"destination": "/dev/", "type": "bind", "source": "/dev", "options": ["rbind"]}),
+        ));
+        assert_eq!(plan.expect("valid").devices, None);
+    }
+
+    #[test]
+    fn repeated_paths_are_kept_once() {
+        let mut config = default_config();
+        config["linux"]["maskedPaths"] = json!(["/proc/keys", "/proc//keys", "/proc/acpi"]);
+        let plan = plan_of(&config).expect("valid");
+        assert_eq!(plan.masked_paths, [Path::new("/proc/keys"), Path::new("/proc/acpi")]);
+    }
+
+    #[test]
+    fn the_way_in_follows_from_namespace_and_flag() {
+        let mut config = default_config();
+        config["linux"]["namespaces"] = json!([{"type": "mount"}, {"type": "cgroup"}, {"type": "user"}]);
+        let spec: Spec = serde_json::from_value(config).expect("well formed");
+        let context = PlanContext { no_pivot: true, ..PlanContext::default() };
+        let plan =
+            RootfsPlan::from_spec(&spec, Path::new("/b"), Path::new("/b/rootfs"), &context).expect("valid");
+        assert_eq!((plan.entry, plan.bind_devices), (Entry::MoveMount, true));
+        assert!(matches!(plan.mounts[6].kind, MountKind::Cgroup { namespace: true, .. }));
+    }
+}
