@@ -10,7 +10,7 @@ use std::fmt;
 use std::io;
 
 /// What went wrong, for a caller who decides by it. The text is for people.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub enum ErrorKind {
     /// An argument of the call is unusable: an id with a slash, a flag's value, an option pair that excludes itself.

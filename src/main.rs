@@ -1,3 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The `migrate` command.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // A container's init is this program again: it must get there before anything else happens.
+    migrate::engine::init_if_requested();
+    migrate::cli::main()
+}

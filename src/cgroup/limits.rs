@@ -4,7 +4,7 @@
 //! The values and their order come from [`super::resources`]; here is where they are written, and what the kernel
 //! says to them.
 
-use oci_spec::runtime::{LinuxDeviceCgroup, LinuxResources};
+use crate::spec::oci::{LinuxDeviceCgroup, LinuxResources};
 
 use super::cgroup::Cgroup;
 use super::create::enable_down_to;

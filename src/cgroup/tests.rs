@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use oci_spec::runtime::LinuxResources;
+use crate::spec::oci::LinuxResources;
 
 use super::*;
 use crate::ErrorKind;

@@ -1,4 +1,39 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Module engine.
+//! The container engine: what libcontainer does, from a bundle to a process in its own namespaces and back to nothing.
+//!
+//! ```text
+//!   StateRoot + ContainerBuilder ── create ──▶ Container ── start · exec · kill · delete
+//!                     └────────── prepare ──▶ NewContainer (restore fills it with a process that CRIU made)
+//! ```
+//!
+//! Everything is re-entrant from disk: a command may die at any instruction, and the next one derives the truth from
+//! the process (pid and start time), the freezer and the fifo. The engine does not know CRIU or archives.
 
+mod builder;
+mod capabilities;
+mod container;
+mod exec;
+mod foreground;
+mod id;
+mod init;
+mod namespaces;
+mod process;
+mod program;
 pub mod rootfs;
+mod signal;
+mod state;
+mod state_root;
+mod status;
+
+pub use builder::{ContainerBuilder, NewContainer};
+pub use container::Container;
+pub use exec::ExecOptions;
+pub use foreground::{ExitCode, Foreground};
+pub use id::ContainerId;
+pub use init::init_if_requested;
+pub use namespaces::Namespaces;
+pub use process::{Process, ProcessIo};
+pub use signal::parse_signal;
+pub use state::{InitProcess, State};
+pub use state_root::StateRoot;
+pub use status::Status;

@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 pub mod arch;
+pub mod clock;
 pub mod fd;
 pub mod mount;
 pub mod mountinfo;

@@ -2,7 +2,7 @@
 //! Starts a process in new or joined namespaces from a program that may have any number of threads.
 //!
 //! ```text
-//!   caller ── clone3(new namespaces) ─────────────────────────▶ child: waits at the gate, executes
+//!   caller ── clone3(new namespaces) ─────────────────────────▶ child: enters its cgroups, executes
 //!   caller ── clone3() ──▶ joiner: setns…, clone3(CLONE_PARENT) ─▶ child: the same
 //!                             └─ reports the pid, exits
 //! ```
@@ -34,9 +34,9 @@ pub struct Spawn<'a> {
     pub envp: Vec<CString>,
     /// What becomes its descriptors 0 to 2. Each must have a number of 3 or more.
     pub stdio: [BorrowedFd<'a>; 3],
-    /// The child's end of a sequenced-packet socket, inherited under its number. The child waits for one packet on
-    /// it before it does anything, and answers with a [`SpawnFailure`] if it cannot execute the program.
-    pub gate: BorrowedFd<'a>,
+    /// The child's end of a sequenced-packet socket, inherited under its number. The child answers on it with a
+    /// [`SpawnFailure`] if it cannot execute the program.
+    pub report: BorrowedFd<'a>,
     /// Further descriptors that it inherits under their numbers (3 or more). No other descriptor survives.
     pub inherit: Vec<BorrowedFd<'a>>,
     /// Namespaces to join, in this order (setns(2)). Not a mount namespace: the program's loader would then come
@@ -46,6 +46,9 @@ pub struct Spawn<'a> {
     pub namespaces: CloneFlags,
     /// A cgroup v2 directory to start in (CLONE_INTO_CGROUP).
     pub cgroup: Option<BorrowedFd<'a>>,
+    /// The `tasks` files of cgroup v1 directories to enter, first of all. Entering by oneself costs microseconds
+    /// where being moved costs milliseconds: the kernel need not wait for other processors.
+    pub enter: Vec<BorrowedFd<'a>>,
 }
 
 /// A started process: a child of the caller, which must wait for it.
@@ -57,7 +60,7 @@ pub struct Spawned {
     pub pidfd: OwnedFd,
 }
 
-/// Why a cloned child could not go on, as it reports it through the gate.
+/// Why a cloned child could not go on, as it reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{}: {}", stage.call(), io::Error::from_raw_os_error(*errno))]
 pub struct SpawnFailure {
@@ -75,6 +78,8 @@ pub enum Stage {
     Join = 1,
     /// Making the child in the joined namespaces.
     Clone = 2,
+    /// Entering a cgroup.
+    Cgroup = 6,
     /// Putting stdio in place.
     Stdio = 3,
     /// Setting which descriptors survive.
@@ -88,6 +93,7 @@ impl Stage {
         match self {
             Self::Join => "setns",
             Self::Clone => "clone3",
+            Self::Cgroup => "write(cgroup tasks, \"0\")",
             Self::Stdio => "dup3",
             Self::Inherit => "close_range",
             Self::Execute => "execveat(self)",
@@ -95,7 +101,7 @@ impl Stage {
     }
 
     fn from_number(number: u8) -> Option<Self> {
-        [Self::Join, Self::Clone, Self::Stdio, Self::Inherit, Self::Execute]
+        [Self::Join, Self::Clone, Self::Cgroup, Self::Stdio, Self::Inherit, Self::Execute]
             .into_iter()
             .find(|stage| *stage as u8 == number)
     }
@@ -109,7 +115,7 @@ impl SpawnFailure {
         [0, self.stage as u8, errno[0], errno[1], errno[2], errno[3], 0, 0]
     }
 
-    /// Reads a packet from the gate; `None` when it is none of ours (ours begin with a zero byte).
+    /// Reads a packet of the report socket; `None` when it is none of ours (ours begin with a zero byte).
     pub fn decode(packet: &[u8]) -> Option<Self> {
         let packet: &[u8; Self::SIZE] = packet.try_into().ok()?;
         if packet[0] != 0 {
@@ -120,7 +126,7 @@ impl SpawnFailure {
     }
 }
 
-/// Starts the process. It stands at the gate when this returns.
+/// Starts the process.
 ///
 /// # Errors
 /// The error of clone3(2), of joining a namespace, or of the first preparation that failed. Nothing is left running.
@@ -141,6 +147,7 @@ struct Prepared<'a> {
     envp: Vec<*const libc::c_char>,
     inherit: Vec<RawFd>,
     join: Vec<(RawFd, libc::c_int)>,
+    enter: Vec<RawFd>,
     stdio: [RawFd; 3],
 }
 
@@ -151,7 +158,7 @@ impl<'a> Prepared<'a> {
         };
         let stdio = spawn.stdio.map(|fd| fd.as_raw_fd());
         let mut inherit: Vec<RawFd> = spawn.inherit.iter().map(AsRawFd::as_raw_fd).collect();
-        inherit.push(spawn.gate.as_raw_fd());
+        inherit.push(spawn.report.as_raw_fd());
         if stdio.iter().chain(&inherit).any(|fd| *fd < 3) {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
@@ -163,6 +170,7 @@ impl<'a> Prepared<'a> {
             argv: pointers(&spawn.argv),
             envp: pointers(&spawn.envp),
             inherit,
+            enter: spawn.enter.iter().map(AsRawFd::as_raw_fd).collect(),
             join: spawn.join.iter().map(|(fd, kind)| (fd.as_raw_fd(), kind.bits())).collect(),
             stdio,
         })
@@ -173,11 +181,11 @@ impl<'a> Prepared<'a> {
         let mut args = self.clone_args(libc::SIGCHLD as u64);
         args.flags |= libc::CLONE_PIDFD as u64;
         args.pidfd = &raw mut pidfd as u64;
-        // SAFETY: the child, which gets a copy of this memory, goes straight into `stand_at_gate`, which makes only
+        // SAFETY: the child, which gets a copy of this memory, goes straight into `become_program`, which makes only
         // raw system calls on prepared data and never returns.
         let pid = unsafe { clone3(&args) };
         match pid {
-            0 => self.stand_at_gate(),
+            0 => self.become_program(),
             pid if pid > 0 => {
                 // SAFETY: CLONE_PIDFD has stored a new close-on-exec descriptor there.
                 let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
@@ -242,7 +250,7 @@ impl<'a> Prepared<'a> {
         // SAFETY: as in `clone_directly`.
         let pid = unsafe { clone3(&args) };
         if pid == 0 {
-            self.stand_at_gate();
+            self.become_program();
         }
         if pid < 0 {
             fail(report_to, Stage::Clone);
@@ -256,28 +264,27 @@ impl<'a> Prepared<'a> {
         }
     }
 
-    fn stand_at_gate(&self) -> ! {
-        let gate = self.spawn.gate.as_raw_fd();
-        let mut byte = 0_u8;
-        // SAFETY: read stores at most one byte into `byte`.
-        let got = unsafe { libc::read(gate, (&raw mut byte).cast(), 1) };
-        if got != 1 {
-            // SAFETY: the caller is gone or gave up: this child ends without a trace.
-            unsafe { libc::_exit(1) };
+    fn become_program(&self) -> ! {
+        let report = self.spawn.report.as_raw_fd();
+        for tasks in &self.enter {
+            // SAFETY: write reads one byte of a constant.
+            if unsafe { libc::write(*tasks, c"0".as_ptr().cast(), 1) } != 1 {
+                fail(report, Stage::Cgroup);
+            }
         }
         for (number, fd) in self.stdio.iter().enumerate() {
             // SAFETY: dup3 takes integers; what 0 to 2 were is this child's own copy.
             if unsafe { libc::dup3(*fd, number as libc::c_int, 0) } < 0 {
-                fail(gate, Stage::Stdio);
+                fail(report, Stage::Stdio);
             }
         }
         if super::fd::cloexec_from(3).is_err() {
-            fail(gate, Stage::Inherit);
+            fail(report, Stage::Inherit);
         }
         for fd in &self.inherit {
             // SAFETY: F_SETFD takes integers.
             if unsafe { libc::fcntl(*fd, libc::F_SETFD, 0) } < 0 {
-                fail(gate, Stage::Inherit);
+                fail(report, Stage::Inherit);
             }
         }
         // SAFETY: both lists end with a null pointer, and the strings live in the caller's `Spawn`, copied with it.
@@ -291,7 +298,7 @@ impl<'a> Prepared<'a> {
                 libc::AT_EMPTY_PATH,
             );
         }
-        fail(gate, Stage::Execute)
+        fail(report, Stage::Execute)
     }
 }
 
@@ -333,7 +340,8 @@ mod tests {
             argv: args.iter().map(|a| CString::new(*a).expect("no NUL")).collect(),
             envp: vec![],
             stdio: [null.as_fd(); 3],
-            gate: theirs.as_fd(),
+            report: theirs.as_fd(),
+            enter: vec![],
             inherit: vec![],
             join,
             namespaces: CloneFlags::empty(),
@@ -341,7 +349,6 @@ mod tests {
         };
         let child = super::spawn(&spawn).expect("spawn");
         drop(theirs);
-        nix::unistd::write(&ours, b"g").expect("open the gate");
         let status = waitpid(child.pid, None).expect("our child");
         let mut packet = [0; 64];
         let read = nix::unistd::read(&ours, &mut packet).unwrap_or(0);
@@ -349,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn a_child_runs_after_the_gate_opens() {
+    fn a_child_runs_and_is_ours_to_wait_for() {
         let (status, packet) = start("/bin/sh", &["sh", "-c", "exit 7"], vec![]);
         assert!(matches!(status, WaitStatus::Exited(_, 7)), "{status:?}");
         assert!(packet.is_empty());

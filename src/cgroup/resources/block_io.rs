@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `linux.resources.blockIO`: weights (10..=1000 in the configuration) and throttles per device.
 
-use oci_spec::runtime::{LinuxBlockIo, LinuxThrottleDevice};
+use crate::spec::oci::{LinuxBlockIo, LinuxThrottleDevice};
 
 use super::{Write, invalid};
 use crate::Result;

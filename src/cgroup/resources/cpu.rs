@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `linux.resources.cpu`: weight, bandwidth (microseconds), real-time share, and the cpuset.
 
-use oci_spec::runtime::LinuxCpu;
+use crate::spec::oci::LinuxCpu;
 
 use super::{Current, Version, Write, invalid, single_line};
 use crate::Result;

@@ -7,7 +7,7 @@
 
 use std::fmt;
 
-use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
+use crate::spec::oci::{LinuxDeviceCgroup, LinuxDeviceType};
 
 use super::{Write, invalid, unsupported};
 use crate::Result;

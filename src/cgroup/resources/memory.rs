@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `linux.resources.memory`: bytes, -1 for unlimited, 0 for "leave as it is".
 
-use oci_spec::runtime::LinuxMemory;
+use crate::spec::oci::LinuxMemory;
 
 use super::{Current, Version, Write, invalid};
 use crate::{ErrorKind, Result};

@@ -14,7 +14,7 @@ mod cpu;
 mod devices;
 mod memory;
 
-use oci_spec::runtime::{LinuxHugepageLimit, LinuxNetwork, LinuxPids, LinuxRdma, LinuxResources};
+use crate::spec::oci::{LinuxHugepageLimit, LinuxNetwork, LinuxPids, LinuxRdma, LinuxResources};
 
 use super::hierarchy::Version;
 use crate::{Error, ErrorKind, Result};
@@ -144,7 +144,7 @@ pub fn unenforced(resources: &LinuxResources, version_of: &dyn Fn(&str) -> Versi
         }
     };
     let v2 = |controller: &str| version_of(controller) == Version::V2;
-    let denies = |rules: &Vec<oci_spec::runtime::LinuxDeviceCgroup>| rules.iter().any(|rule| !rule.allow());
+    let denies = |rules: &Vec<crate::spec::oci::LinuxDeviceCgroup>| rules.iter().any(|rule| !rule.allow());
     note(v2("devices") && resources.devices().as_ref().is_some_and(denies), "linux.resources.devices");
     if let Some(memory) = resources.memory() {
         let v2 = v2("memory");

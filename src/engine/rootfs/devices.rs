@@ -11,11 +11,11 @@ use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use crate::spec::oci::{LinuxDevice, LinuxDeviceType};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, makedev, mknodat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, symlinkat, unlinkat};
-use oci_spec::runtime::{LinuxDevice, LinuxDeviceType};
 use serde::{Deserialize, Serialize};
 
 use super::plan::absolute;

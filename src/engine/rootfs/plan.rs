@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 use std::path::{Component, Path, PathBuf};
 
-use oci_spec::runtime::{LinuxNamespaceType, Mount, Root, Spec};
+use crate::spec::oci::{LinuxNamespaceType, Mount, Root, Spec};
 use serde::{Deserialize, Serialize};
 
 use super::devices::{self, DevicePlan};

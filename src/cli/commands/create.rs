@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `migrate create`.
+
+use std::path::{Path, PathBuf};
+
+use crate::cli::{Global, parse_id};
+use crate::engine::{Container, ContainerBuilder, ContainerId, ProcessIo};
+use crate::{Context, Error, ErrorKind, Result};
+
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Args {
+    /// The new container's id
+    #[arg(value_name = "CONTAINER", value_parser = parse_id)]
+    id: ContainerId,
+    #[command(flatten)]
+    pub(super) bundle: BundleArgs,
+}
+
+/// The flags that `create` and `run` share.
+#[derive(Debug, clap::Args)]
+pub(super) struct BundleArgs {
+    /// Directory with config.json [default: the working directory]
+    #[arg(short, long, value_name = "DIR", default_value = ".", hide_default_value = true)]
+    bundle: PathBuf,
+    /// Write the pid of the container's first process to this file
+    #[arg(long, value_name = "FILE")]
+    pid_file: Option<PathBuf>,
+    /// Do not pivot to the root file system (for a root on a ramdisk)
+    #[arg(long)]
+    no_pivot: bool,
+    /// Do not make a session keyring for the container
+    #[arg(long)]
+    no_new_keyring: bool,
+    /// Socket that receives the master of the container's terminal
+    #[arg(long, value_name = "SOCKET")]
+    console_socket: Option<PathBuf>,
+    /// Number of further descriptors to pass to the container
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    preserve_fds: u32,
+}
+
+impl Args {
+    pub(in crate::cli) fn run(&self, global: &Global) -> Result<()> {
+        self.bundle.create(global, &self.id, ProcessIo::default()).map(drop)
+    }
+}
+
+impl BundleArgs {
+    /// Creates the container and writes the pid file. When that cannot be written, the container is removed again.
+    pub(super) fn create(&self, global: &Global, id: &ContainerId, io: ProcessIo) -> Result<Container> {
+        if self.console_socket.is_some() {
+            return Err(not_yet("--console-socket"));
+        }
+        if self.preserve_fds > 0 {
+            return Err(not_yet("--preserve-fds"));
+        }
+        let container = ContainerBuilder::from_bundle(id.clone(), &self.bundle)
+            .no_pivot(self.no_pivot)
+            .io(io)
+            .create(&global.state_root()?)?;
+        let pid = container.init().map(|init| init.pid);
+        if let (Some(path), Some(pid)) = (&self.pid_file, pid)
+            && let Err(error) = write_pid_file(path, pid)
+        {
+            return Err(error.with_cleanup(container.delete(true).err()));
+        }
+        Ok(container)
+    }
+}
+
+/// The flag is one of runc's that this version does not do.
+pub(super) fn not_yet(flag: &str) -> Error {
+    Error::new(ErrorKind::Unsupported, format!("{flag} is not supported yet"))
+}
+
+/// Writes a pid under a temporary name and renames it: who waits for the file never reads half a number.
+pub(super) fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
+    let context = || format!("write the pid file {}", path.display());
+    let name = path.file_name().ok_or_else(|| Error::new(ErrorKind::InvalidInput, context()))?;
+    let mut temporary_name = std::ffi::OsString::from(".");
+    temporary_name.push(name);
+    let temporary = path.with_file_name(temporary_name);
+    std::fs::write(&temporary, pid.to_string())
+        .and_then(|()| std::fs::rename(&temporary, path))
+        .context(context)
+}

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The commands. Each file has the flags of one command and runs it.
+
+pub(super) mod checkpoint;
+pub(super) mod create;
+pub(super) mod delete;
+pub(super) mod exec;
+pub(super) mod kill;
+pub(super) mod list;
+pub(super) mod ps;
+pub(super) mod restore;
+pub(super) mod run;
+pub(super) mod spec;
+pub(super) mod state;
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+
+use super::{Global, exit, parse_id};
+use crate::Result;
+use crate::engine::{Container, ContainerId};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Checkpoint a running container, to a directory or into one file
+    Checkpoint(checkpoint::Args),
+    /// Create a container that waits for `start`
+    Create(create::Args),
+    /// Remove a container and everything that belongs to it
+    Delete(delete::Args),
+    /// Run a further process in a container
+    Exec(exec::Args),
+    /// Send a signal to a container's first process
+    Kill(kill::Args),
+    /// List containers
+    List(list::Args),
+    /// Freeze a container's processes
+    Pause(OneContainer),
+    /// List the processes in a container
+    Ps(ps::Args),
+    /// Restore a container from a directory or from one file
+    Restore(restore::Args),
+    /// Let a paused container go on
+    Resume(OneContainer),
+    /// Create a container and start it
+    Run(run::Args),
+    /// Write a first config.json
+    Spec(spec::Args),
+    /// Start a created container
+    Start(OneContainer),
+    /// Print a container's state as JSON
+    State(OneContainer),
+}
+
+/// A command that needs nothing but a container.
+#[derive(Debug, Args)]
+pub(super) struct OneContainer {
+    /// The container's id
+    #[arg(value_name = "CONTAINER", value_parser = parse_id)]
+    id: ContainerId,
+}
+
+impl OneContainer {
+    fn load(&self, global: &Global) -> Result<Container> {
+        global.state_root()?.load(&self.id)
+    }
+}
+
+impl Command {
+    pub(super) fn run(&self, global: &Global) -> Result<ExitCode> {
+        let done = |result: Result<()>| result.map(|()| ExitCode::from(exit::SUCCESS));
+        match self {
+            Self::Checkpoint(args) => done(args.run(global)),
+            Self::Create(args) => done(args.run(global)),
+            Self::Delete(args) => done(args.run(global)),
+            Self::Exec(args) => args.run(global),
+            Self::Kill(args) => done(args.run(global)),
+            Self::List(args) => done(args.run(global)),
+            Self::Pause(args) => done(args.load(global).and_then(|mut c| c.pause())),
+            Self::Ps(args) => args.run(global),
+            Self::Restore(args) => args.run(global),
+            Self::Resume(args) => done(args.load(global).and_then(|mut c| c.resume())),
+            Self::Run(args) => args.run(global),
+            Self::Spec(args) => done(args.run()),
+            Self::Start(args) => done(args.load(global).and_then(|mut c| c.start())),
+            Self::State(args) => done(args.load(global).and_then(|c| state::print(&c))),
+        }
+    }
+}

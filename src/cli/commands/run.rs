@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `migrate run`.
+
+use std::process::ExitCode;
+
+use super::create::{BundleArgs, not_yet};
+use crate::cli::{Global, exit, parse_id};
+use crate::engine::{Container, ContainerId, Foreground, ProcessIo};
+use crate::sys;
+use crate::{Context, Error, ErrorKind, Result};
+
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Args {
+    /// The new container's id
+    #[arg(value_name = "CONTAINER", value_parser = parse_id)]
+    id: ContainerId,
+    #[command(flatten)]
+    bundle: BundleArgs,
+    /// Return as soon as the container runs
+    #[arg(short, long)]
+    detach: bool,
+    /// Do not delete the container when it ends
+    #[arg(long)]
+    keep: bool,
+    /// Do not reap the container's orphans
+    #[arg(long)]
+    no_subreaper: bool,
+}
+
+impl Args {
+    pub(in crate::cli) fn run(&self, global: &Global) -> Result<ExitCode> {
+        if self.detach {
+            if self.keep {
+                return Err(not_yet("--keep with --detach"));
+            }
+            let container = self.bundle.create(global, &self.id, ProcessIo::default())?;
+            start(container)?;
+            return Ok(exit::SUCCESS.into());
+        }
+        let (foreground, io) = Foreground::new(!self.no_subreaper)?;
+        let container = start(self.bundle.create(global, &self.id, io)?)?;
+        stay(container, foreground, self.keep)
+    }
+}
+
+/// Starts a container that was just created, or removes it.
+fn start(mut container: Container) -> Result<Container> {
+    match container.start() {
+        Ok(()) => Ok(container),
+        Err(error) => Err(error.with_cleanup(container.delete(true).err())),
+    }
+}
+
+/// Stays with the container until it ends, then deletes it; its exit code is ours.
+pub(super) fn stay(container: Container, foreground: Foreground, keep: bool) -> Result<ExitCode> {
+    let init = container.state().init.ok_or_else(|| {
+        Error::new(ErrorKind::System, format!("container {} has no process", container.id()))
+    })?;
+    // It is our child and nobody has waited for it: the pid is its own even if it has ended.
+    let pidfd = sys::pidfd::open(init.pid()).context(|| format!("pidfd_open({})", init.pid))?;
+    let code = foreground.wait(init.pid(), &pidfd)?;
+    if !keep {
+        // It may be gone already: deleted by another command, or by a checkpoint, which ends it too.
+        match container.delete(true) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)))
+}

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `migrate spec`.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::PathBuf;
+
+use crate::cgroup::{Hierarchies, Layout};
+use crate::{Context, Error, ErrorKind, Result, spec};
+
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Args {
+    /// Directory to write config.json to [default: the working directory]
+    #[arg(short, long, value_name = "DIR", default_value = ".", hide_default_value = true)]
+    bundle: PathBuf,
+}
+
+impl Args {
+    pub(in crate::cli) fn run(&self) -> Result<()> {
+        let unified = Hierarchies::detect().is_ok_and(|h| h.layout() == Layout::Unified);
+        let path = self.bundle.join("config.json");
+        let mut text =
+            serde_json::to_string_pretty(&spec::template(unified)).context(|| "serialise the template")?;
+        text.push('\n');
+        let written = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(&path)
+            .and_then(|mut f| f.write_all(text.as_bytes()));
+        match written {
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Err(Error::new(
+                ErrorKind::AlreadyExists,
+                format!("file {} exists, remove it first", path.display()),
+            )),
+            other => other.context(|| format!("write {}", path.display())),
+        }
+    }
+}

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `migrate state`: the JSON that engines read, with runc's keys.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::cli::output;
+use crate::engine::{Container, Status};
+use crate::spec::OCI_VERSION;
+use crate::{Context, Result};
+
+/// The state of one container as it is printed.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    #[serde(rename = "ociVersion")]
+    oci_version: &'static str,
+    pub(super) id: String,
+    /// 0 when it is stopped.
+    pub(super) pid: i32,
+    pub(super) status: String,
+    pub(super) bundle: PathBuf,
+    rootfs: PathBuf,
+    pub(super) created: String,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    annotations: BTreeMap<String, String>,
+    pub(super) owner: String,
+}
+
+impl Report {
+    pub(super) fn of(container: &Container) -> Result<Self> {
+        let status = container.status()?;
+        let state = container.state();
+        let pid = if status == Status::Stopped { 0 } else { container.init().map_or(0, |init| init.pid) };
+        let uid = std::fs::metadata(container.dir())
+            .context(|| format!("stat {}", container.dir().display()))?
+            .uid();
+        let owner = match nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid)) {
+            Ok(Some(user)) => user.name,
+            _ => format!("#{uid}"),
+        };
+        Ok(Self {
+            oci_version: OCI_VERSION,
+            id: state.id.clone(),
+            pid,
+            status: status.to_string(),
+            bundle: state.bundle.clone(),
+            rootfs: state.rootfs.clone(),
+            created: state.created.clone(),
+            annotations: state.annotations.clone(),
+            owner,
+        })
+    }
+}
+
+pub(super) fn print(container: &Container) -> Result<()> {
+    output::json(&Report::of(container)?)
+}

@@ -1,0 +1,387 @@
+// SPDX-License-Identifier: Apache-2.0
+//! From an id and a bundle to a container: what `create` does, and the first half of what `restore` does.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use nix::fcntl::Flock;
+use nix::sched::CloneFlags;
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, mkfifo};
+
+use super::container::{EXEC_FIFO, remove_container_dir};
+use super::init::parent::{Entry, Launch, launch};
+use super::init::plan::InitPlan;
+use super::namespaces::{Namespaces, sysctl_path};
+use super::process::{Process, ProcessPlan, descriptor_names, limits};
+use super::rootfs::{CgroupBind, CgroupLayout, PlanContext, RootfsPlan};
+use super::state::{Creator, InitProcess, State, save_config};
+use super::{Container, ContainerId, ProcessIo, StateRoot};
+use crate::cgroup::{Cgroup, CgroupMounts, CgroupState, Hierarchies};
+use crate::spec::{self, Config};
+use crate::{Context, Error, ErrorKind, Result, sys};
+
+/// Makes a container from a bundle.
+#[derive(Debug)]
+pub struct ContainerBuilder {
+    id: ContainerId,
+    bundle: PathBuf,
+    io: ProcessIo,
+    no_pivot: bool,
+}
+
+impl ContainerBuilder {
+    /// A container of this id from the bundle in this directory.
+    pub fn from_bundle(id: ContainerId, bundle: &Path) -> Self {
+        Self { id, bundle: bundle.to_owned(), io: ProcessIo::default(), no_pivot: false }
+    }
+
+    /// What the container's init gets as stdin, stdout and stderr.
+    #[must_use]
+    pub fn io(mut self, io: ProcessIo) -> Self {
+        self.io = io;
+        self
+    }
+
+    /// Moves the root file system to `/` instead of pivoting, for a root on a ramdisk. Less safe.
+    #[must_use]
+    pub fn no_pivot(mut self, no_pivot: bool) -> Self {
+        self.no_pivot = no_pivot;
+        self
+    }
+
+    /// Creates the container: its init is set up and waits for [`Container::start`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidConfig`] and [`ErrorKind::Unsupported`] name the field; [`ErrorKind::AlreadyExists`];
+    /// [`ErrorKind::NotFound`] and [`ErrorKind::PermissionDenied`] when the program cannot run; else the system call
+    /// that failed. Nothing is left behind.
+    pub fn create(self, root: &StateRoot) -> Result<Container> {
+        let mut new = NewContainer::reserve(root, self.id)?;
+        let done = new
+            .configure(&self.bundle, self.no_pivot)
+            .and_then(|()| new.create_cgroup())
+            .and_then(|()| new.start_init(self.io));
+        match done {
+            Ok(()) => new.into_container(),
+            Err(error) => Err(new.roll_back(error)),
+        }
+    }
+}
+
+/// A container that is coming to be: it has an id, a directory and a lock, and is undone unless it is finished.
+#[derive(Debug)]
+pub struct NewContainer {
+    root: StateRoot,
+    id: ContainerId,
+    dir: PathBuf,
+    state: State,
+    config: Option<Config>,
+    rootfs_plan: Option<RootfsPlan>,
+    cgroup: Option<Cgroup>,
+    /// Held until the container is there or gone.
+    lock: Flock<File>,
+    finished: bool,
+}
+
+impl NewContainer {
+    /// Takes an id. From here on the directory exists, and `delete` can remove it if this process dies.
+    ///
+    /// # Errors
+    /// [`ErrorKind::AlreadyExists`], or the error of making the directory.
+    pub fn reserve(root: &StateRoot, id: ContainerId) -> Result<Self> {
+        let dir = root.reserve(&id)?;
+        let prepare = || {
+            let lock = super::container::lock(&dir)?;
+            let state = State {
+                schema: State::schema(),
+                id: id.to_string(),
+                init: None,
+                creator: Creator::this()?,
+                created: sys::clock::rfc3339_utc(SystemTime::now()),
+                bundle: dir.join("bundle"),
+                rootfs: dir.join("bundle/rootfs"),
+                owns_bundle: false,
+                cgroup: CgroupState::default(),
+                namespace_paths: BTreeMap::new(),
+                external_descriptors: Default::default(),
+                annotations: BTreeMap::new(),
+            };
+            state.save(&dir)?;
+            Ok((lock, state))
+        };
+        match prepare() {
+            Ok((lock, state)) => Ok(Self {
+                root: root.clone(),
+                id,
+                dir,
+                state,
+                config: None,
+                rootfs_plan: None,
+                cgroup: None,
+                lock,
+                finished: false,
+            }),
+            Err(error) => Err(Error::with_cleanup(error, remove_container_dir(&dir, false).err())),
+        }
+    }
+
+    /// Its directory under the state root.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Declares that the bundle lives in the container's directory and goes with it; returns where it must be made.
+    ///
+    /// # Errors
+    /// When the record cannot be written.
+    pub fn own_bundle(&mut self) -> Result<PathBuf> {
+        self.state.owns_bundle = true;
+        self.state.save(&self.dir)?;
+        Ok(self.dir.join("bundle"))
+    }
+
+    /// Reads and judges the bundle's configuration and decides on everything that follows from it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidConfig`] and [`ErrorKind::Unsupported`] name the field.
+    pub fn configure(&mut self, bundle: &Path, no_pivot: bool) -> Result<()> {
+        let bundle =
+            std::path::absolute(bundle).context(|| format!("resolve the bundle {}", bundle.display()))?;
+        let config = Config::load(&bundle)?;
+        spec::validate(&config.spec)?;
+        if let Some(field) = spec::unsupported(&config.spec) {
+            return Err(Error::new(ErrorKind::Unsupported, format!("field `{field}` is not supported yet"))
+                .with_hint("remove the field from config.json, or run this container with another runtime"));
+        }
+        let rootfs = root_path(&config, &bundle)?;
+        let linux = config.spec.linux().as_ref();
+        let hierarchies = Hierarchies::detect()?;
+        let cgroups_path = linux.and_then(|l| l.cgroups_path().as_deref());
+        let cgroup = Cgroup::plan(&hierarchies, cgroups_path, self.id.as_str())?;
+        let context = PlanContext { cgroups: cgroup_layout(&cgroup), no_pivot };
+        let plan = RootfsPlan::from_spec(&config.spec, &bundle, &rootfs, &context)?;
+        save_config(&self.dir, &config.bytes)?;
+        self.state.annotations =
+            config.spec.annotations().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
+        self.state.bundle = bundle;
+        self.state.rootfs = rootfs;
+        self.state.cgroup = cgroup.state();
+        self.state.save(&self.dir)?;
+        self.config = Some(config);
+        self.rootfs_plan = Some(plan);
+        self.cgroup = Some(cgroup);
+        Ok(())
+    }
+
+    /// The configuration, once [`NewContainer::configure`] has read it.
+    pub fn config(&self) -> &Config {
+        self.config.as_ref().expect("configure() comes before whatever asks for the configuration")
+    }
+
+    /// What is decided about the root file system.
+    pub fn rootfs_plan(&self) -> &RootfsPlan {
+        self.rootfs_plan.as_ref().expect("configure() comes before whatever asks for the plan")
+    }
+
+    /// The root file system's directory on the host.
+    pub fn rootfs(&self) -> &Path {
+        &self.state.rootfs
+    }
+
+    /// The container's cgroup.
+    pub fn cgroup(&self) -> &Cgroup {
+        self.cgroup.as_ref().expect("configure() comes before whatever asks for the cgroup")
+    }
+
+    /// Makes the cgroups and sets their limits.
+    ///
+    /// # Errors
+    /// The cgroup that could not be made, or the field of the limit that could not be set.
+    pub fn create_cgroup(&mut self) -> Result<()> {
+        let cgroup = self.cgroup.as_ref().expect("configure() has planned the cgroup");
+        cgroup.create()?;
+        let resources =
+            self.config.as_ref().and_then(|c| c.spec.linux().as_ref()).and_then(|l| l.resources().as_ref());
+        if let Some(resources) = resources {
+            cgroup.set(resources)?;
+            for field in cgroup.unenforced(resources)? {
+                tracing::warn!(field, "limit not enforced on cgroup v2");
+            }
+        }
+        let devices = resources.and_then(|r| r.devices().as_deref()).unwrap_or_default();
+        cgroup.restrict_devices(devices)
+    }
+
+    /// Starts init and sees it through to the fifo.
+    fn start_init(&mut self, io: ProcessIo) -> Result<()> {
+        let spec = &self.config().spec;
+        let process = spec.process().clone().ok_or_else(|| {
+            Error::new(ErrorKind::InvalidConfig, "invalid configuration: field `process` is required")
+        })?;
+        let stdio = io.resolve()?;
+        let stdio_fds = [stdio[0].as_fd(), stdio[1].as_fd(), stdio[2].as_fd()];
+        let fifo = self.make_fifo()?;
+        let namespaces = Namespaces::from_spec(spec);
+        let joined = namespaces.open()?;
+        let mount_namespace = match namespaces.mount_path() {
+            Some(path) => {
+                Some(File::open(path).context(|| format!("open the mount namespace {}", path.display()))?)
+            }
+            None => None,
+        };
+        let plan = InitPlan {
+            rootfs: mount_namespace.is_none().then(|| self.rootfs_plan().clone()),
+            mount_namespace: mount_namespace.as_ref().map(AsRawFd::as_raw_fd),
+            hostname: spec.hostname().clone().filter(|name| !name.is_empty()),
+            domainname: spec.domainname().clone().filter(|name| !name.is_empty()),
+            sysctls: sysctls(spec),
+            new_network: namespaces.creates(CloneFlags::CLONE_NEWNET),
+            new_cgroup_namespace: namespaces.creates(CloneFlags::CLONE_NEWCGROUP),
+            fifo: Some(fifo.as_raw_fd()),
+            process: ProcessPlan::new(&Process::from_spec(process.clone()))?,
+        };
+        let mut inherit = vec![fifo.as_fd()];
+        inherit.extend(mount_namespace.as_ref().map(AsFd::as_fd));
+        let entry = Entry::of(self.cgroup())?;
+        let starting = launch(
+            &plan,
+            &Launch {
+                stdio: stdio_fds,
+                inherit,
+                join: &joined,
+                namespaces: namespaces.clone_flags(),
+                cgroup: &entry,
+            },
+        )?;
+        starting.set_up().context(|| format!("set container {} up", self.id))?;
+        set_limits(starting.pid(), &process)?;
+        self.record(starting.pid(), descriptor_names(stdio_fds)?, &namespaces.types())?;
+        starting.finish().context(|| "unable to start container process")?;
+        Ok(())
+    }
+
+    fn make_fifo(&self) -> Result<std::os::fd::OwnedFd> {
+        let path = self.dir.join(EXEC_FIFO);
+        mkfifo(&path, Mode::from_bits_truncate(0o622)).context(|| format!("mkfifo {}", path.display()))?;
+        let fifo = fs::OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_PATH | libc::O_CLOEXEC | libc::O_NOFOLLOW)
+            .open(&path)
+            .context(|| format!("open {}", path.display()))?;
+        sys::fd::above_stdio(fifo.as_fd()).context(|| "dup")
+    }
+
+    /// Writes down the container's first process, with the namespaces (by `/proc/PID/ns` name) that belong to it.
+    ///
+    /// # Errors
+    /// When the process is gone or the record cannot be written.
+    pub fn record(&mut self, pid: Pid, descriptors: [String; 3], namespaces: &[&str]) -> Result<()> {
+        self.state.init = Some(InitProcess::of(pid)?);
+        self.state.created = sys::clock::rfc3339_utc(SystemTime::now());
+        self.state.external_descriptors = descriptors;
+        self.state.namespace_paths = namespaces
+            .iter()
+            .map(|name| ((*name).to_owned(), PathBuf::from(format!("/proc/{pid}/ns/{name}"))))
+            .collect();
+        self.state.save(&self.dir)
+    }
+
+    /// The finished container.
+    ///
+    /// # Errors
+    /// When the record cannot be read back.
+    pub fn into_container(mut self) -> Result<Container> {
+        self.finished = true;
+        Container::load(self.root.clone(), &self.id)
+    }
+
+    /// Undoes everything and returns the cause, with what could not be undone.
+    pub fn roll_back(mut self, cause: Error) -> Error {
+        self.finished = true;
+        cause.with_cleanup(self.undo())
+    }
+
+    fn undo(&mut self) -> Vec<Error> {
+        let mut failed = Vec::new();
+        if let Some(init) = self.state.init.filter(InitProcess::is_alive)
+            && let Err(e) = super::container::kill_process(init)
+        {
+            failed.push(e);
+        }
+        if let Some(cgroup) = &mut self.cgroup {
+            failed.extend(cgroup.kill_all().err());
+            failed.extend(cgroup.destroy().err());
+        }
+        failed.extend(remove_container_dir(&self.dir, self.state.owns_bundle).err());
+        failed
+    }
+}
+
+impl Drop for NewContainer {
+    fn drop(&mut self) {
+        if !self.finished {
+            for error in self.undo() {
+                tracing::warn!(id = %self.id, error = error.chain(), "clean-up after a failed create");
+            }
+        }
+        // The lock goes last, with the file.
+        let _ = &self.lock;
+    }
+}
+
+pub(super) fn set_limits(pid: Pid, process: &spec::oci::Process) -> Result<()> {
+    for (i, (resource, soft, hard)) in limits(process).into_iter().enumerate() {
+        sys::process::set_limit(pid, resource, soft, hard)
+            .context(|| format!("prlimit(process.rlimits[{i}], soft {soft}, hard {hard})"))?;
+    }
+    Ok(())
+}
+
+fn root_path(config: &Config, bundle: &Path) -> Result<PathBuf> {
+    let root = config.spec.root().as_ref().expect("validate() demands a root");
+    let path = bundle.join(root.path());
+    let resolved = fs::canonicalize(&path).map_err(|e| {
+        Error::new(ErrorKind::InvalidConfig, format!("field `root.path` leads to {}", path.display()))
+            .with_source(e)
+    })?;
+    if !resolved.is_dir() {
+        return Err(Error::new(
+            ErrorKind::InvalidConfig,
+            format!("field `root.path` leads to {}, which is not a directory", resolved.display()),
+        ));
+    }
+    Ok(resolved)
+}
+
+/// The container's cgroups, as a mount of type `cgroup` needs to know them.
+fn cgroup_layout(cgroup: &Cgroup) -> CgroupLayout {
+    match cgroup.container_mounts() {
+        CgroupMounts::PerHierarchy(mounts) => CgroupLayout::V1(
+            mounts
+                .into_iter()
+                .map(|m| CgroupBind {
+                    name: m.name,
+                    host_path: m.host_path,
+                    fs_data: m.data,
+                    symlinks: m.links,
+                })
+                .collect(),
+        ),
+        CgroupMounts::Unified(mount) => {
+            CgroupLayout::V2 { host_mount: mount.host_mountpoint, host_path: mount.host_path }
+        }
+    }
+}
+
+fn sysctls(spec: &spec::oci::Spec) -> Vec<(String, String)> {
+    let map = spec.linux().as_ref().and_then(|l| l.sysctl().as_ref());
+    let mut list: Vec<_> =
+        map.into_iter().flatten().map(|(name, value)| (sysctl_path(name), value.clone())).collect();
+    list.sort();
+    list
+}

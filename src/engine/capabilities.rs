@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The five capability sets of a process (capabilities(7)): dropped in the order that the kernel allows.
+
+use std::collections::HashSet;
+use std::str::FromStr;
+
+use caps::{CapSet, Capability};
+use serde::{Deserialize, Serialize};
+
+use crate::spec::oci::{Capabilities, LinuxCapabilities};
+use crate::{Context, Error, ErrorKind, Result};
+
+/// The sets of one process, by name. A set that the configuration leaves out is empty.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct CapabilitySets {
+    bounding: Vec<String>,
+    effective: Vec<String>,
+    permitted: Vec<String>,
+    inheritable: Vec<String>,
+    ambient: Vec<String>,
+}
+
+impl CapabilitySets {
+    pub(super) fn from_spec(sets: Option<&LinuxCapabilities>) -> Self {
+        let Some(sets) = sets else { return Self::default() };
+        Self {
+            bounding: names(sets.bounding().as_ref()),
+            effective: names(sets.effective().as_ref()),
+            permitted: names(sets.permitted().as_ref()),
+            inheritable: names(sets.inheritable().as_ref()),
+            ambient: names(sets.ambient().as_ref()),
+        }
+    }
+
+    /// Adds capabilities as `exec --cap` does: to bounding, effective and permitted, and to ambient where the
+    /// capability is inheritable.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`] for a name that is none.
+    pub(super) fn add(&mut self, wanted: &[String]) -> Result<()> {
+        for name in wanted {
+            let name = if name.starts_with("CAP_") { name.clone() } else { format!("CAP_{name}") };
+            if Capability::from_str(&name).is_err() {
+                return Err(Error::new(ErrorKind::InvalidInput, format!("unknown capability `{name}`")));
+            }
+            let inheritable = self.inheritable.contains(&name);
+            for set in [&mut self.bounding, &mut self.effective, &mut self.permitted] {
+                push_once(set, &name);
+            }
+            if inheritable {
+                push_once(&mut self.ambient, &name);
+            }
+        }
+        Ok(())
+    }
+
+    /// First half, still as root: what is not in the bounding set can never come back.
+    pub(super) fn drop_bounding(&self) -> Result<()> {
+        let keep = parse(&self.bounding);
+        for capability in caps::runtime::thread_all_supported() {
+            if !keep.contains(&capability) {
+                caps::drop(None, CapSet::Bounding, capability)
+                    .context(|| format!("prctl(PR_CAPBSET_DROP, {capability})"))?;
+            }
+        }
+        nix::sys::prctl::set_keepcaps(true).context(|| "prctl(PR_SET_KEEPCAPS, 1)")
+    }
+
+    /// Second half, after the user is set: the sets themselves. An ambient capability that the kernel refuses only
+    /// warns, as in runc.
+    pub(super) fn apply(&self) -> Result<()> {
+        nix::sys::prctl::set_keepcaps(false).context(|| "prctl(PR_SET_KEEPCAPS, 0)")?;
+        caps::clear(None, CapSet::Ambient).context(|| "prctl(PR_CAP_AMBIENT_CLEAR_ALL)")?;
+        let permitted = parse(&self.permitted);
+        let effective = parse(&self.effective);
+        // Lowering permitted first would take away what the other calls need; inheritable may not exceed it.
+        for (set, wanted) in [
+            (CapSet::Inheritable, parse(&self.inheritable)),
+            (CapSet::Effective, effective),
+            (CapSet::Permitted, permitted),
+        ] {
+            caps::set(None, set, &wanted).context(|| format!("capset({set:?}, {wanted:?})"))?;
+        }
+        for capability in parse(&self.ambient) {
+            if let Err(error) = caps::raise(None, CapSet::Ambient, capability) {
+                tracing::warn!(%capability, %error, "ambient capability not raised");
+            }
+        }
+        Ok(())
+    }
+}
+
+fn names(set: Option<&Capabilities>) -> Vec<String> {
+    let mut names: Vec<String> =
+        set.into_iter().flatten().map(|capability| format!("CAP_{capability}")).collect();
+    names.sort();
+    names
+}
+
+fn push_once(set: &mut Vec<String>, name: &str) {
+    if !set.iter().any(|n| n == name) {
+        set.push(name.to_owned());
+    }
+}
+
+/// Names that this program's table lacks are left out: the configuration's reader has warned of them.
+fn parse(names: &[String]) -> HashSet<Capability> {
+    names.iter().filter_map(|name| Capability::from_str(name).ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_of_the_specification_is_known_to_the_kernel_table() {
+        let all = [
+            "CAP_AUDIT_WRITE",
+            "CAP_KILL",
+            "CAP_NET_BIND_SERVICE",
+            "CAP_CHECKPOINT_RESTORE",
+            "CAP_SYS_ADMIN",
+        ];
+        let json = serde_json::json!({"bounding": all, "ambient": ["CAP_KILL"]});
+        let sets: LinuxCapabilities = serde_json::from_value(json).expect("valid sets");
+        let sets = CapabilitySets::from_spec(Some(&sets));
+        assert_eq!(parse(&sets.bounding).len(), all.len());
+        assert_eq!(sets.ambient, ["CAP_KILL"]);
+        assert!(sets.permitted.is_empty());
+    }
+
+    #[test]
+    fn an_added_capability_is_ambient_only_when_inheritable() {
+        let mut sets = CapabilitySets { inheritable: vec!["CAP_KILL".into()], ..CapabilitySets::default() };
+        sets.add(&["CAP_KILL".into(), "CHOWN".into()]).expect("both exist");
+        assert_eq!(sets.ambient, ["CAP_KILL"]);
+        assert_eq!(sets.permitted, ["CAP_KILL", "CAP_CHOWN"]);
+        assert_eq!(sets.add(&["CAP_NOPE".into()]).expect_err("no such").kind(), ErrorKind::InvalidInput);
+    }
+}

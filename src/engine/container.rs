@@ -1,0 +1,399 @@
+// SPDX-License-Identifier: Apache-2.0
+//! An existing container: what it is, what it does, and the way it ends.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{Flock, FlockArg};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::state::load_config;
+use super::{ContainerId, InitProcess, State, StateRoot, Status};
+use crate::cgroup::{Cgroup, FreezerState, Hierarchies};
+use crate::spec::Config;
+use crate::{Context, Error, ErrorKind, Result, sys};
+
+/// The fifo that a created container's init waits at; its presence is what makes it created.
+pub(super) const EXEC_FIFO: &str = "exec.fifo";
+
+/// How long a killed process may take to go.
+const END_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long another command may keep a container to itself.
+const LOCK_DEADLINE: Duration = Duration::from_secs(10);
+
+/// A container, as it is written down. What it does now is asked each time.
+#[derive(Debug)]
+pub struct Container {
+    root: StateRoot,
+    id: ContainerId,
+    dir: PathBuf,
+    state: State,
+}
+
+/// The right to change a container. Other commands wait; it ends with the value, or with the process.
+#[derive(Debug)]
+pub struct ContainerLock(#[allow(dead_code)] Flock<File>);
+
+impl Container {
+    pub(super) fn load(root: StateRoot, id: &ContainerId) -> Result<Self> {
+        let dir = root.dir(id);
+        let state = State::load(&dir).map_err(|e| match e.kind() {
+            ErrorKind::NotFound => Error::new(ErrorKind::NotFound, format!("container {id} does not exist"))
+                .with_hint(format!("`migrate list` shows what is under {}", root.path().display())),
+            kind => Error::new(kind, format!("load container {id}")).with_source(e),
+        })?;
+        Ok(Self { root, id: id.clone(), dir, state })
+    }
+
+    /// Its id.
+    pub fn id(&self) -> &ContainerId {
+        &self.id
+    }
+
+    /// The state root that it is under.
+    pub fn root(&self) -> &StateRoot {
+        &self.root
+    }
+
+    /// Its directory under the state root.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// What is written down of it.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// The configuration as it was at create.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn config(&self) -> Result<Config> {
+        load_config(&self.dir)
+    }
+
+    /// Its cgroup.
+    ///
+    /// # Errors
+    /// When this machine's hierarchies cannot be found.
+    pub fn cgroup(&self) -> Result<Cgroup> {
+        Cgroup::from_state(&self.state.cgroup, &Hierarchies::detect()?)
+    }
+
+    /// Its first process, as long as it lives.
+    pub fn init(&self) -> Option<InitProcess> {
+        self.state.init.filter(InitProcess::is_alive)
+    }
+
+    /// What it does now: derived from its first process, the fifo and the freezer.
+    ///
+    /// # Errors
+    /// When the freezer cannot be read.
+    pub fn status(&self) -> Result<Status> {
+        if self.state.init.is_none() && self.state.creator.is_alive() {
+            return Ok(Status::Creating);
+        }
+        if self.init().is_none() {
+            return Ok(Status::Stopped);
+        }
+        if self.dir.join(EXEC_FIFO).exists() {
+            return Ok(Status::Created);
+        }
+        match self.cgroup()?.freezer_state()? {
+            FreezerState::Frozen => Ok(Status::Paused),
+            _ => Ok(Status::Running),
+        }
+    }
+
+    /// Takes the right to change the container, and reads its record anew.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WrongStatus`] when another command keeps it for long; [`ErrorKind::NotFound`] when it went away.
+    pub fn lock(&mut self) -> Result<ContainerLock> {
+        let file = lock(&self.dir).context(|| format!("lock container {}", self.id))?;
+        self.state = State::load(&self.dir).map_err(|e| {
+            Error::new(ErrorKind::NotFound, format!("container {} does not exist", self.id)).with_source(e)
+        })?;
+        Ok(ContainerLock(file))
+    }
+
+    /// Lets a created container's program run.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WrongStatus`] unless it is created. When init died meanwhile, the container is stopped.
+    pub fn start(&mut self) -> Result<()> {
+        let _lock = self.lock()?;
+        match self.status()? {
+            Status::Created => {}
+            Status::Stopped => return Err(self.wrong_status("cannot start a container that has stopped")),
+            Status::Creating => {
+                return Err(self.wrong_status("cannot start a container that is being created"));
+            }
+            Status::Running | Status::Paused => {
+                return Err(self.wrong_status("cannot start an already running container"));
+            }
+        }
+        let init =
+            self.state.init.ok_or_else(|| self.wrong_status("cannot start a container without a process"))?;
+        let pidfd = sys::pidfd::open(init.pid()).context(|| format!("pidfd_open({})", init.pid))?;
+        let path = self.dir.join(EXEC_FIFO);
+        let fifo = fs::OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW | libc::O_CLOEXEC)
+            .open(&path)
+            .context(|| format!("open {}", path.display()))?;
+        wait_for_writer(&fifo, &pidfd).context(|| format!("start container {}", self.id))?;
+        fs::remove_file(&path).context(|| format!("remove {}", path.display()))
+    }
+
+    /// Sends a signal, by the kernel's number, to the container's first process.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WrongStatus`] when it does not run.
+    pub fn signal(&self, signal: i32) -> Result<()> {
+        let init = self.init().ok_or_else(|| self.wrong_status("container not running"))?;
+        let pidfd = sys::pidfd::open(init.pid()).context(|| format!("pidfd_open({})", init.pid))?;
+        if !init.is_alive() {
+            return Err(self.wrong_status("container not running"));
+        }
+        sys::pidfd::send_signal(pidfd.as_fd(), signal)
+            .context(|| format!("send signal {signal} to process {} of container {}", init.pid, self.id))
+    }
+
+    /// Sends a signal to all its processes, those that were started by `exec` too. A stopped container may still have
+    /// some when it shares another's pid namespace.
+    ///
+    /// # Errors
+    /// The first process that could not be signalled; one that has just ended is no error.
+    pub fn signal_all(&self, signal: i32) -> Result<()> {
+        for pid in self.processes()? {
+            match sys::pidfd::open(nix::unistd::Pid::from_raw(pid))
+                .and_then(|pidfd| sys::pidfd::send_signal(pidfd.as_fd(), signal))
+            {
+                Err(e) if e.raw_os_error() == Some(libc::ESRCH) => {}
+                other => other
+                    .context(|| format!("send signal {signal} to process {pid} of container {}", self.id))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Freezes its processes.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WrongStatus`] unless it runs.
+    pub fn pause(&mut self) -> Result<()> {
+        let _lock = self.lock()?;
+        match self.status()? {
+            Status::Running | Status::Created => self.cgroup()?.freeze(),
+            other => Err(self.wrong_status(&format!("cannot pause a container that is {other}"))),
+        }
+    }
+
+    /// Lets frozen processes go on.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WrongStatus`] unless it is paused.
+    pub fn resume(&mut self) -> Result<()> {
+        let _lock = self.lock()?;
+        match self.status()? {
+            Status::Paused => self.cgroup()?.thaw(),
+            other => Err(self.wrong_status(&format!("cannot resume a container that is {other}"))),
+        }
+    }
+
+    /// The pids on the host of all its processes.
+    ///
+    /// # Errors
+    /// When its cgroup cannot be read.
+    pub fn processes(&self) -> Result<Vec<i32>> {
+        self.cgroup()?.all_pids()
+    }
+
+    /// Ends its processes and removes every trace of it. With `force` a running container is killed first.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WrongStatus`] when it runs and `force` is not given; otherwise what could not be removed, and the
+    /// rest is gone.
+    pub fn delete(mut self, force: bool) -> Result<()> {
+        let _lock = self.lock()?;
+        match self.status()? {
+            Status::Stopped | Status::Created => {}
+            other if !force => {
+                let message = format!("cannot delete container {} that is not stopped: {other}", self.id);
+                return Err(Error::new(ErrorKind::WrongStatus, message)
+                    .with_hint("stop it first with `migrate kill`, or pass --force"));
+            }
+            _ => {}
+        }
+        self.destroy()
+    }
+
+    /// [`Container::delete`] for a caller who holds the lock and has judged the status: a checkpoint that ended it.
+    ///
+    /// # Errors
+    /// What could not be removed; the rest is gone.
+    pub fn destroy(&self) -> Result<()> {
+        let cgroup = self.cgroup()?;
+        let mut failed = Vec::new();
+        if cgroup.freezer_state().is_ok_and(|s| s == FreezerState::Frozen) {
+            // A frozen process of cgroup v1 does not even die.
+            failed.extend(cgroup.thaw().err());
+        }
+        if let Some(init) = self.init() {
+            failed.extend(kill_process(init).err());
+        }
+        failed.extend(cgroup.kill_all().err());
+        failed.extend(cgroup.destroy().err());
+        failed.extend(remove_container_dir(&self.dir, self.state.owns_bundle).err());
+        if failed.is_empty() {
+            return Ok(());
+        }
+        let first = failed.remove(0);
+        let kind = first.kind();
+        Err(Error::new(kind, format!("remove container {}", self.id)).with_source(first).with_cleanup(failed))
+    }
+
+    /// Removes what is left of a container whose record was never written or cannot be read.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when there is nothing of it either.
+    pub fn remove_remains(root: &StateRoot, id: &ContainerId) -> Result<()> {
+        let dir = root.dir(id);
+        if !dir.is_dir() {
+            return Err(Error::new(ErrorKind::NotFound, format!("container {id} does not exist")));
+        }
+        let _lock = lock(&dir)?;
+        remove_container_dir(&dir, false)
+    }
+
+    fn wrong_status(&self, message: &str) -> Error {
+        Error::new(ErrorKind::WrongStatus, message.to_owned())
+            .with_hint(format!("`migrate state {}` tells what it does", self.id))
+    }
+}
+
+/// Waits until init has opened the fifo and written its byte, or is dead.
+fn wait_for_writer(mut fifo: &File, pidfd: &std::os::fd::OwnedFd) -> Result<()> {
+    loop {
+        let mut fds =
+            [PollFd::new(fifo.as_fd(), PollFlags::POLLIN), PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, PollTimeout::NONE) {
+            Err(nix::errno::Errno::EINTR) => continue,
+            other => other.context(|| "poll the exec fifo")?,
+        };
+        let readable = fds[0].any().unwrap_or(false);
+        let ended = fds[1].any().unwrap_or(false);
+        let mut byte = [0];
+        if readable && fifo.read(&mut byte).context(|| "read the exec fifo")? == 1 {
+            return Ok(());
+        }
+        if ended {
+            return Err(Error::new(ErrorKind::WrongStatus, "container process is already dead"));
+        }
+    }
+}
+
+/// Takes the lock of a container's directory, for as long as the value lives.
+pub(super) fn lock(dir: &Path) -> Result<Flock<File>> {
+    let deadline = Instant::now() + LOCK_DEADLINE;
+    loop {
+        let file = File::open(dir).map_err(|e| {
+            let kind =
+                if e.kind() == io::ErrorKind::NotFound { ErrorKind::NotFound } else { ErrorKind::System };
+            Error::new(kind, format!("open {}", dir.display())).with_source(e)
+        })?;
+        let locked = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(locked) => locked,
+            Err((_, nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR)) if Instant::now() < deadline => {
+                // flock(2) has no deadline of its own.
+                std::thread::sleep(Duration::from_millis(5));
+                continue;
+            }
+            Err((_, nix::errno::Errno::EAGAIN)) => {
+                return Err(Error::new(
+                    ErrorKind::WrongStatus,
+                    format!(
+                        "another command has been at work on {} for {} s",
+                        dir.display(),
+                        LOCK_DEADLINE.as_secs()
+                    ),
+                )
+                .with_hint("wait for it to end, or end it"));
+            }
+            Err((_, errno)) => return Err(errno).context(|| format!("flock({})", dir.display())),
+        };
+        // The directory may have been removed, and made again, before we had the lock.
+        let same = fs::metadata(dir).is_ok_and(|now| {
+            locked.metadata().is_ok_and(|held| (held.dev(), held.ino()) == (now.dev(), now.ino()))
+        });
+        if same {
+            return Ok(locked);
+        }
+        if !dir.exists() {
+            return Err(Error::new(ErrorKind::NotFound, format!("{} went away", dir.display())));
+        }
+    }
+}
+
+/// Kills a process and waits for its end.
+pub(super) fn kill_process(process: InitProcess) -> Result<()> {
+    let pidfd = match sys::pidfd::open(process.pid()) {
+        Ok(pidfd) => pidfd,
+        Err(e) if e.raw_os_error() == Some(libc::ESRCH) => return Ok(()),
+        Err(e) => return Err(e).context(|| format!("pidfd_open({})", process.pid)),
+    };
+    if !process.is_alive() {
+        return Ok(());
+    }
+    match sys::pidfd::send_signal(pidfd.as_fd(), libc::SIGKILL) {
+        Err(e) if e.raw_os_error() != Some(libc::ESRCH) => {
+            return Err(e).context(|| format!("kill process {}", process.pid));
+        }
+        _ => {}
+    }
+    if sys::pidfd::wait_ended(&pidfd, END_DEADLINE).context(|| format!("wait for process {}", process.pid))? {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::System,
+        format!("process {} did not end within {} s of SIGKILL", process.pid, END_DEADLINE.as_secs()),
+    )
+    .with_hint("it hangs in the kernel (state D): look at /proc/PID/stack and at its storage"))
+}
+
+/// Removes a container's directory, with the bundle if it is the container's own.
+///
+/// A bundle holds what a stranger made, and an operator may have mounted something in it: what is mounted there is
+/// not ours to empty.
+pub(super) fn remove_container_dir(dir: &Path, owns_bundle: bool) -> Result<()> {
+    let has_directories = fs::read_dir(dir)
+        .context(|| format!("list {}", dir.display()))?
+        .filter_map(io::Result::ok)
+        .any(|entry| entry.file_type().is_ok_and(|t| t.is_dir()));
+    if (owns_bundle || has_directories)
+        && let Some(mountpoint) = mountpoint_beneath(dir)?
+    {
+        return Err(Error::new(
+            ErrorKind::WrongStatus,
+            format!("{} is mounted inside the container's directory", mountpoint.display()),
+        )
+        .with_hint("unmount it and delete the container again"));
+    }
+    fs::remove_dir_all(dir).context(|| format!("remove {}", dir.display()))
+}
+
+fn mountpoint_beneath(dir: &Path) -> Result<Option<PathBuf>> {
+    let text = fs::read_to_string("/proc/self/mountinfo").context(|| "read /proc/self/mountinfo")?;
+    Ok(text
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(|field| PathBuf::from(field.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")))
+        .find(|mountpoint| mountpoint != dir && mountpoint.starts_with(dir)))
+}

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A further process in a running container.
+
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
+
+use nix::sched::CloneFlags;
+
+use super::builder::set_limits;
+use super::init::parent::{Entry, Launch, launch};
+use super::init::plan::InitPlan;
+use super::namespaces;
+use super::process::{Process, ProcessIo, ProcessPlan};
+use super::{Container, Status};
+use crate::sys::spawn::Spawned;
+use crate::{Context, Error, ErrorKind, Result};
+
+/// How a further process is started.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct ExecOptions {
+    /// Its stdin, stdout and stderr.
+    pub io: ProcessIo,
+    /// Starts it in a paused container too, where it freezes at once.
+    pub ignore_paused: bool,
+}
+
+impl Container {
+    /// Runs a process in the container's namespaces and cgroup. It is a child of the caller, who must wait for it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WrongStatus`] unless the container runs; [`ErrorKind::NotFound`] and
+    /// [`ErrorKind::PermissionDenied`] when the program cannot be run; else the system call that failed. The container
+    /// itself is untouched.
+    pub fn exec(&self, process: &Process, options: ExecOptions) -> Result<Spawned> {
+        match self.status()? {
+            Status::Running | Status::Created => {}
+            Status::Paused if options.ignore_paused => {}
+            Status::Paused => {
+                return Err(Error::new(ErrorKind::WrongStatus, "cannot exec in a paused container")
+                    .with_hint("resume it first, or pass --ignore-paused"));
+            }
+            Status::Stopped | Status::Creating => {
+                return Err(Error::new(ErrorKind::WrongStatus, "cannot exec in a stopped container"));
+            }
+        }
+        crate::spec::validate_process(&process.spec, "process")?;
+        if let Some(field) = crate::spec::unsupported_process(&process.spec, "process") {
+            return Err(Error::new(ErrorKind::Unsupported, format!("field `{field}` is not supported yet")));
+        }
+        let stdio = options.io.resolve()?;
+        let (join, mount_namespace) = self.open_namespaces()?;
+        let plan = InitPlan {
+            rootfs: None,
+            mount_namespace: mount_namespace.as_ref().map(AsRawFd::as_raw_fd),
+            hostname: None,
+            domainname: None,
+            sysctls: Vec::new(),
+            new_network: false,
+            new_cgroup_namespace: false,
+            fifo: None,
+            process: ProcessPlan::new(process)?,
+        };
+        let entry = Entry::of(&self.cgroup()?)?;
+        let starting = launch(
+            &plan,
+            &Launch {
+                stdio: [stdio[0].as_fd(), stdio[1].as_fd(), stdio[2].as_fd()],
+                inherit: mount_namespace.iter().map(AsFd::as_fd).collect(),
+                join: &join,
+                namespaces: CloneFlags::empty(),
+                cgroup: &entry,
+            },
+        )?;
+        starting.set_up().context(|| format!("exec in container {}", self.id()))?;
+        set_limits(starting.pid(), &process.spec)?;
+        starting.finish().context(|| format!("exec in container {}", self.id()))
+    }
+
+    /// The namespaces that the container's configuration lists, from its living init.
+    fn open_namespaces(&self) -> Result<(Vec<(File, CloneFlags)>, Option<File>)> {
+        let mut join = Vec::new();
+        let mut mount_namespace = None;
+        for (name, path) in &self.state().namespace_paths {
+            let Some(flag) = namespaces::flag_of(name) else { continue };
+            let file = namespaces::open(name, Path::new(path))?;
+            if flag == CloneFlags::CLONE_NEWNS {
+                mount_namespace = Some(file);
+            } else {
+                join.push((file, flag));
+            }
+        }
+        // The pid in those paths is init's only if init has lived until now.
+        if self.init().is_none() {
+            return Err(Error::new(ErrorKind::WrongStatus, "cannot exec in a stopped container"));
+        }
+        Ok((join, mount_namespace))
+    }
+}

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The first process of a container, from both sides.
+//!
+//! ```text
+//!   runtime (parent.rs)                     container (stage.rs)
+//!   clone3 ──────────────────────────────▶  enter the cgroups, execute the sealed self as `init`
+//!   plan: a sealed memory file ──────────▶  namespaces, root file system, user's view
+//!                      ◀── Ready | Failed ──
+//!   limits, state.json
+//!   ── one byte ─────────────────────────▶  user, capabilities; wait at the fifo (create only)
+//!                      ◀── EOF: the program runs; Failed: it does not
+//! ```
+
+pub(super) mod parent;
+pub(super) mod plan;
+mod stage;
+mod sync;
+
+use std::os::fd::OwnedFd;
+
+use crate::sys;
+
+/// The variable that tells a re-executed runtime that it is init, and which descriptors it inherited.
+const REQUEST: &str = "_MIGRATE_INIT";
+
+/// Becomes a container's first process when this process was started as one, and returns otherwise.
+///
+/// A program that uses this library calls it first in `main`, before it has threads: the engine starts the program
+/// again for each container and each `exec`.
+pub fn init_if_requested() {
+    let Some(request) = std::env::var_os(REQUEST) else { return };
+    let Some((sync, plan)) = request.to_str().and_then(parse_request) else { return };
+    // From here on this process is a container's, whatever happens.
+    let code = match (sys::fd::take_inherited(sync), sys::fd::take_inherited(plan)) {
+        (Ok(sync), Ok(plan)) => run(sync, plan),
+        _ => 1,
+    };
+    sys::process::exit_now(code);
+}
+
+fn run(sync: OwnedFd, plan: OwnedFd) -> i32 {
+    let channel = sync::InitSide::new(sync);
+    let error = match plan::InitPlan::read(plan).and_then(|plan| stage::run(plan, &channel)) {
+        Ok(never) => match never {},
+        Err(error) => error,
+    };
+    channel.failed(&error);
+    1
+}
+
+fn parse_request(text: &str) -> Option<(i32, i32)> {
+    let (sync, plan) = text.split_once(':')?;
+    Some((sync.parse().ok()?, plan.parse().ok()?))
+}

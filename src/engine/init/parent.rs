@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The runtime's side of starting a process in a container.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use nix::sched::CloneFlags;
+use nix::unistd::Pid;
+
+use super::plan::InitPlan;
+use super::{REQUEST, sync};
+use crate::cgroup::Cgroup;
+use crate::sys::spawn::{Spawn, Spawned};
+use crate::{Context, Error, ErrorKind, Result, sys};
+
+/// The way into a container's cgroups: the child takes it by itself, before it does anything else.
+pub(in crate::engine) struct Entry {
+    unified: Option<OwnedFd>,
+    tasks: Vec<OwnedFd>,
+}
+
+impl Entry {
+    pub(in crate::engine) fn of(cgroup: &Cgroup) -> Result<Self> {
+        let above = |fd: &OwnedFd| sys::fd::above_stdio(fd.as_fd()).context(|| "dup");
+        Ok(Self {
+            unified: cgroup.clone_into_fd()?,
+            tasks: cgroup.entry_fds()?.iter().map(|entry| above(&entry.fd)).collect::<Result<_>>()?,
+        })
+    }
+}
+
+/// Where and with what the process starts.
+pub(in crate::engine) struct Launch<'a> {
+    pub stdio: [BorrowedFd<'a>; 3],
+    /// Descriptors that the plan names.
+    pub inherit: Vec<BorrowedFd<'a>>,
+    pub join: &'a [(File, CloneFlags)],
+    pub namespaces: CloneFlags,
+    pub cgroup: &'a Entry,
+}
+
+/// A process that is being started. Dropped before it is [`Starting::finish`]ed, it is killed and reaped.
+#[derive(Debug)]
+pub(in crate::engine) struct Starting {
+    child: Option<Spawned>,
+    channel: sync::RuntimeSide,
+}
+
+/// Clones the process, into its cgroups.
+pub(in crate::engine) fn launch(plan: &InitPlan, launch: &Launch<'_>) -> Result<Starting> {
+    let plan = OwnedFd::from(plan.to_memfd()?);
+    let plan = sys::fd::above_stdio(plan.as_fd()).context(|| "dup")?;
+    let executable = sys::self_exe::sealed().context(|| "seal the runtime's own executable")?;
+    let (channel, report) = sync::pair()?;
+    let mut inherit = launch.inherit.clone();
+    inherit.push(plan.as_fd());
+    let request = format!("{REQUEST}={}:{}", report.as_raw_fd(), plan.as_raw_fd());
+    let spawn = Spawn {
+        executable: executable.as_fd(),
+        argv: vec![c"migrate".to_owned(), c"init".to_owned()],
+        envp: vec![CString::new(request).context(|| "make a C string")?],
+        stdio: launch.stdio,
+        report: report.as_fd(),
+        inherit,
+        join: launch.join.iter().map(|(file, kind)| (file.as_fd(), *kind)).collect(),
+        namespaces: launch.namespaces,
+        cgroup: launch.cgroup.unified.as_ref().map(AsFd::as_fd),
+        enter: launch.cgroup.tasks.iter().map(AsFd::as_fd).collect(),
+    };
+    let child = sys::spawn::spawn(&spawn)
+        .context(|| format!("clone3({:?}) for the container's process", launch.namespaces))?;
+    Ok(Starting { child: Some(child), channel })
+}
+
+impl Starting {
+    /// The process's pid on the host.
+    pub(in crate::engine) fn pid(&self) -> Pid {
+        self.child.as_ref().expect("the child is there until finish() takes it").pid
+    }
+
+    /// Waits until everything is set up.
+    ///
+    /// # Errors
+    /// What init could not do.
+    pub(in crate::engine) fn set_up(&self) -> Result<()> {
+        match self.channel.answer()? {
+            sync::Answer::Ready => Ok(()),
+            sync::Answer::Closed => Err(self.died()),
+        }
+    }
+
+    /// Lets the process go on to its program, and waits until it runs or, with a fifo, waits there.
+    ///
+    /// # Errors
+    /// What init could not do.
+    pub(in crate::engine) fn finish(mut self) -> Result<Spawned> {
+        self.channel.go_on().context(|| "release the container's init")?;
+        match self.channel.answer()? {
+            sync::Answer::Closed => {}
+            sync::Answer::Ready => {
+                return Err(Error::new(ErrorKind::System, "the container's init reported out of order"));
+            }
+        }
+        Ok(self.child.take().expect("the child is there until this call takes it"))
+    }
+
+    fn died(&self) -> Error {
+        Error::new(ErrorKind::System, "the container's init died while it was set up")
+            .with_hint("a memory limit that is too small kills it; see the kernel's log")
+    }
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        let Some(child) = self.child.take() else { return };
+        // It is our child: if it is gone already, the signal has nothing to do, and there is still a zombie to reap.
+        drop(sys::pidfd::send_signal(child.pidfd.as_fd(), libc::SIGKILL));
+        drop(sys::pidfd::wait_ended(&child.pidfd, Duration::from_secs(10)));
+        let _ = nix::sys::wait::waitpid(child.pid, Some(nix::sys::wait::WaitPidFlag::WNOHANG));
+    }
+}

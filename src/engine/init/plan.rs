@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Everything that init does, decided before the clone: init itself judges nothing.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+
+use serde::{Deserialize, Serialize};
+
+use crate::engine::process::ProcessPlan;
+use crate::engine::rootfs::RootfsPlan;
+use crate::{Context, Result, sys};
+
+/// The plan, as it travels to init in a sealed memory file. Descriptors are numbers that init inherits.
+#[derive(Debug, Serialize, Deserialize)]
+pub(in crate::engine) struct InitPlan {
+    /// The root file system to build; `None` for a process that joins a container.
+    pub rootfs: Option<RootfsPlan>,
+    /// The mount namespace to join.
+    pub mount_namespace: Option<i32>,
+    pub hostname: Option<String>,
+    pub domainname: Option<String>,
+    /// Kernel parameters, as paths below `/proc/sys`.
+    pub sysctls: Vec<(String, String)>,
+    /// Whether the network namespace is new, so that its loopback interface is down.
+    pub new_network: bool,
+    /// Whether to make a cgroup namespace. It can only be made after the cgroup was joined.
+    pub new_cgroup_namespace: bool,
+    /// The fifo to wait at before the program starts, opened with `O_PATH`.
+    pub fifo: Option<i32>,
+    pub process: ProcessPlan,
+}
+
+impl InitPlan {
+    pub(super) fn to_memfd(&self) -> Result<File> {
+        let bytes = serde_json::to_vec(self).context(|| "serialise the plan for init")?;
+        sys::fd::sealed_memfd(c"init-plan", &bytes).context(|| "hand the plan to init")
+    }
+
+    pub(super) fn read(plan: OwnedFd) -> Result<Self> {
+        serde_json::from_reader(std::io::BufReader::new(File::from(plan)))
+            .context(|| "read the plan for init")
+    }
+}

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Inside the container: from the re-executed runtime to the container's program, one stage after the other.
+//! Single-threaded, and the only place where the engine changes its own process.
+
+use std::convert::Infallible;
+use std::ffi::CString;
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
+
+use nix::fcntl::{OFlag, open, openat};
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::stat::Mode;
+use nix::unistd::{Gid, Uid, setgroups, sethostname, setresgid, setresuid, setsid};
+
+use super::plan::InitPlan;
+use super::sync::InitSide;
+use crate::engine::process::ProcessPlan;
+use crate::engine::{program, rootfs};
+use crate::{Context, Result, sys};
+
+/// Becomes the container's program. Returns only when that fails.
+pub(super) fn run(plan: InitPlan, channel: &InitSide) -> Result<Infallible> {
+    // The host's /proc, as long as it can be reached: the container's own may be missing or a trap (CVE-2025-52881).
+    let own_fds = open("/proc/self/fd", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+        .context(|| "open /proc/self/fd")?;
+    let fifo = take(plan.fifo)?;
+    let mount_namespace = take(plan.mount_namespace)?;
+    setsid().context(|| "setsid()")?;
+    enter_namespaces(&plan)?;
+    if let Some(namespace) = mount_namespace {
+        setns(namespace, CloneFlags::CLONE_NEWNS).context(|| "setns(CLONE_NEWNS)")?;
+    }
+    if let Some(rootfs) = &plan.rootfs {
+        rootfs::prepare(rootfs)?.enter()?.protect()?;
+    }
+    channel.ready()?;
+    let process = &plan.process;
+    program::enter_directory(&process.cwd)?;
+    become_user(process)?;
+    let environment = program::environment(process);
+    let path = program::find(&process.args[0], &environment)?;
+    if let Some(fifo) = fifo {
+        // From here on the runtime is not waited for: what fails now, `start` sees as a container that ended.
+        channel.finished();
+        wait_at_fifo(&own_fds, &fifo)?;
+    }
+    drop(own_fds);
+    execute(&path, &process.args, &environment)
+}
+
+fn take(number: Option<i32>) -> Result<Option<OwnedFd>> {
+    number.map(sys::fd::take_inherited).transpose().context(|| "take over a descriptor from the runtime")
+}
+
+/// What belongs to the namespaces that the clone has made, while the host's `/proc` is still in reach.
+fn enter_namespaces(plan: &InitPlan) -> Result<()> {
+    if let Some(score) = plan.process.oom_score_adj {
+        fs::write("/proc/self/oom_score_adj", score.to_string())
+            .context(|| format!("write {score} to /proc/self/oom_score_adj"))?;
+    }
+    if plan.new_cgroup_namespace {
+        unshare(CloneFlags::CLONE_NEWCGROUP).context(|| "unshare(CLONE_NEWCGROUP)")?;
+    }
+    if plan.new_network {
+        sys::net::bring_loopback_up().context(|| "bring the loopback interface up")?;
+    }
+    if let Some(name) = &plan.hostname {
+        sethostname(name).context(|| format!("sethostname({name:?})"))?;
+    }
+    if let Some(name) = &plan.domainname {
+        write_sysctl("kernel/domainname", name)?;
+    }
+    for (path, value) in &plan.sysctls {
+        write_sysctl(path, value)?;
+    }
+    Ok(())
+}
+
+fn write_sysctl(path: &str, value: &str) -> Result<()> {
+    let path = Path::new("/proc/sys").join(path);
+    OpenOptions::new()
+        .write(true)
+        .open(&path)
+        .and_then(|mut file| file.write_all(value.as_bytes()))
+        .context(|| format!("write {value:?} to {}", path.display()))
+}
+
+/// From root with all capabilities to the process's user with its own. Irreversible.
+fn become_user(process: &ProcessPlan) -> Result<()> {
+    nix::sys::stat::umask(Mode::from_bits_truncate(process.umask));
+    program::own_stdio(process.uid)?;
+    process.capabilities.drop_bounding()?;
+    let groups: Vec<Gid> = process.additional_gids.iter().copied().map(Gid::from_raw).collect();
+    setgroups(&groups).context(|| format!("setgroups({:?})", process.additional_gids))?;
+    let (uid, gid) = (Uid::from_raw(process.uid), Gid::from_raw(process.gid));
+    setresgid(gid, gid, gid).context(|| format!("setresgid({gid})"))?;
+    setresuid(uid, uid, uid).context(|| format!("setresuid({uid})"))?;
+    program::retry_directory(&process.cwd)?;
+    process.capabilities.apply()?;
+    if process.no_new_privileges {
+        nix::sys::prctl::set_no_new_privs().context(|| "prctl(PR_SET_NO_NEW_PRIVS, 1)")?;
+    }
+    Ok(())
+}
+
+/// Opening the fifo for writing waits for its reader, which is `start`.
+fn wait_at_fifo(own_fds: &OwnedFd, fifo: &OwnedFd) -> Result<()> {
+    let name = CString::new(fifo.as_raw_fd().to_string()).context(|| "name the fifo")?;
+    let opened = loop {
+        match openat(own_fds, name.as_c_str(), OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty()) {
+            Err(nix::errno::Errno::EINTR) => {}
+            other => break other.context(|| "open the exec fifo")?,
+        }
+    };
+    File::from(opened).write_all(b"0").context(|| "write to the exec fifo")
+}
+
+fn execute(path: &Path, args: &[String], environment: &[(String, String)]) -> Result<Infallible> {
+    let c_string = |text: Vec<u8>| CString::new(text).context(|| "make a C string of an argument");
+    let program = c_string(path.as_os_str().as_encoded_bytes().to_vec())?;
+    let argv = args.iter().map(|a| c_string(a.clone().into_bytes())).collect::<Result<Vec<_>>>()?;
+    let envp = environment
+        .iter()
+        .map(|(name, value)| c_string(format!("{name}={value}").into_bytes()))
+        .collect::<Result<Vec<_>>>()?;
+    // Nothing of the runtime may reach the program (CVE-2024-21626).
+    sys::fd::cloexec_from(3).context(|| "close_range(3, CLOEXEC)")?;
+    sys::process::reset_signals().context(|| "reset the signals")?;
+    Err(sys::process::execute(&program, &argv, &envp)).context(|| format!("exec {path:?}"))
+}

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The namespaces of a configuration, as clone flags and files to join. Pure but for [`Namespaces::open`].
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use nix::sched::CloneFlags;
+
+use crate::spec::oci::{LinuxNamespaceType, Spec};
+use crate::{Context, Result};
+
+/// The kinds that this version makes or joins: flag, name under `/proc/PID/ns`, type in the configuration. The order
+/// is that of joining.
+const KINDS: [(CloneFlags, &str, LinuxNamespaceType); 6] = [
+    (CloneFlags::CLONE_NEWPID, "pid", LinuxNamespaceType::Pid),
+    (CloneFlags::CLONE_NEWNET, "net", LinuxNamespaceType::Network),
+    (CloneFlags::CLONE_NEWIPC, "ipc", LinuxNamespaceType::Ipc),
+    (CloneFlags::CLONE_NEWUTS, "uts", LinuxNamespaceType::Uts),
+    (CloneFlags::CLONE_NEWCGROUP, "cgroup", LinuxNamespaceType::Cgroup),
+    (CloneFlags::CLONE_NEWNS, "mnt", LinuxNamespaceType::Mount),
+];
+
+/// clone3(2); the C library's constant is missing in some versions.
+const CLONE_NEWTIME: i32 = 0x80;
+
+/// What the configuration says of each kind: nothing, a new one, or the one at a path.
+#[derive(Debug, Clone)]
+pub struct Namespaces(Vec<(CloneFlags, &'static str, Option<PathBuf>)>);
+
+impl Namespaces {
+    /// The namespaces of a configuration.
+    pub fn from_spec(spec: &Spec) -> Self {
+        let list = spec.linux().as_ref().and_then(|l| l.namespaces().as_ref());
+        let find = |typ: LinuxNamespaceType| list.into_iter().flatten().find(|n| n.typ() == typ);
+        Self(
+            KINDS
+                .into_iter()
+                .filter_map(|(flag, name, typ)| {
+                    let path = find(typ)?.path().clone().filter(|p| !p.as_os_str().is_empty());
+                    Some((flag, name, path))
+                })
+                .collect(),
+        )
+    }
+
+    /// Whether the container has a new namespace of this kind.
+    pub fn creates(&self, kind: CloneFlags) -> bool {
+        self.0.iter().any(|(flag, _, path)| *flag == kind && path.is_none())
+    }
+
+    /// The path of the namespace of this kind that the container joins.
+    pub fn path(&self, kind: CloneFlags) -> Option<&Path> {
+        self.0.iter().find(|(flag, _, _)| *flag == kind).and_then(|(_, _, path)| path.as_deref())
+    }
+
+    /// The names under `/proc/PID/ns` of all kinds that the configuration lists.
+    pub fn types(&self) -> Vec<&'static str> {
+        self.0.iter().map(|(_, name, _)| *name).collect()
+    }
+
+    /// The kinds that the clone makes. A cgroup namespace is not among them: it is made when the cgroup is joined.
+    pub(super) fn clone_flags(&self) -> CloneFlags {
+        let mut flags = CloneFlags::empty();
+        for (flag, _, path) in &self.0 {
+            if path.is_none() && *flag != CloneFlags::CLONE_NEWCGROUP {
+                flags |= *flag;
+            }
+        }
+        flags
+    }
+
+    pub(super) fn mount_path(&self) -> Option<&Path> {
+        self.path(CloneFlags::CLONE_NEWNS)
+    }
+
+    /// Opens what is to be joined before the clone; the mount namespace is init's to join.
+    pub(super) fn open(&self) -> Result<Vec<(File, CloneFlags)>> {
+        let mut opened = Vec::new();
+        for (flag, name, path) in &self.0 {
+            let Some(path) = path else { continue };
+            if *flag != CloneFlags::CLONE_NEWNS {
+                opened.push((open(name, path)?, *flag));
+            }
+        }
+        Ok(opened)
+    }
+}
+
+/// The flag of a namespace by its name under `/proc/PID/ns`.
+pub(super) fn flag_of(name: &str) -> Option<CloneFlags> {
+    if name == "time" {
+        return Some(CloneFlags::from_bits_retain(CLONE_NEWTIME));
+    }
+    KINDS.iter().find(|(_, n, _)| *n == name).map(|(flag, _, _)| *flag)
+}
+
+/// Opens a namespace's file.
+pub(super) fn open(name: &str, path: &Path) -> Result<File> {
+    File::open(path).context(|| format!("open the {name} namespace {}", path.display()))
+}
+
+/// `net.ipv4.ip_forward` and `net/ipv4/ip_forward` as a path below `/proc/sys` (sysctl(8): the first separator found
+/// decides which spelling it is).
+pub(super) fn sysctl_path(name: &str) -> String {
+    match name.find(['.', '/']).map(|at| name.as_bytes()[at]) {
+        Some(b'.') => name
+            .chars()
+            .map(|c| match c {
+                '.' => '/',
+                '/' => '.',
+                other => other,
+            })
+            .collect(),
+        _ => name.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn of(list: &serde_json::Value) -> Namespaces {
+        let json = json!({"ociVersion": "1.0.2", "linux": {"namespaces": list}});
+        Namespaces::from_spec(&serde_json::from_value(json).expect("a valid configuration"))
+    }
+
+    #[test]
+    fn a_path_is_joined_and_its_absence_makes_a_new_one() {
+        let namespaces = of(&json!([
+            {"type": "cgroup"}, {"type": "mount"}, {"type": "network", "path": "/proc/self/ns/net"}, {"type": "pid", "path": ""}
+        ]));
+        assert_eq!(namespaces.clone_flags(), CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID);
+        assert!(namespaces.creates(CloneFlags::CLONE_NEWCGROUP));
+        assert!(!namespaces.creates(CloneFlags::CLONE_NEWNET));
+        assert_eq!(namespaces.path(CloneFlags::CLONE_NEWNET), Some(Path::new("/proc/self/ns/net")));
+        assert_eq!(namespaces.types(), ["pid", "net", "cgroup", "mnt"]);
+        assert_eq!(namespaces.open().expect("it exists").len(), 1);
+    }
+
+    #[test]
+    fn parameters_are_paths() {
+        assert_eq!(sysctl_path("net.ipv4.ip_forward"), "net/ipv4/ip_forward");
+        assert_eq!(sysctl_path("net/ipv4/conf/eth0.1/forwarding"), "net/ipv4/conf/eth0.1/forwarding");
+        assert_eq!(sysctl_path("net.ipv4.conf.eth0/1.forwarding"), "net/ipv4/conf/eth0.1/forwarding");
+    }
+}

@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The process that runs in a container: what the caller says of it, and what init needs to know to become it.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::capabilities::CapabilitySets;
+use crate::spec::oci::{self, PosixRlimitType};
+use crate::sys;
+use crate::{Context, Result};
+
+/// The mask of file modes when the configuration gives none (runc's).
+const DEFAULT_UMASK: u32 = 0o022;
+
+/// What becomes the container's stdin, stdout and stderr. Where nothing is given, the caller's own.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct ProcessIo {
+    /// Descriptor 0.
+    pub stdin: Option<OwnedFd>,
+    /// Descriptor 1.
+    pub stdout: Option<OwnedFd>,
+    /// Descriptor 2.
+    pub stderr: Option<OwnedFd>,
+}
+
+impl ProcessIo {
+    /// All three on `/dev/null`.
+    ///
+    /// # Errors
+    /// When `/dev/null` cannot be opened.
+    pub fn null() -> Result<Self> {
+        let open = || {
+            std::fs::OpenOptions::new()
+                .read(true)
+                .write(true)
+                .open("/dev/null")
+                .map(OwnedFd::from)
+                .context(|| "open /dev/null")
+        };
+        Ok(Self { stdin: Some(open()?), stdout: Some(open()?), stderr: Some(open()?) })
+    }
+
+    /// The three descriptors, none of them in the place of another.
+    pub(crate) fn resolve(self) -> Result<[OwnedFd; 3]> {
+        let place = |given: Option<OwnedFd>, number: usize| {
+            let fd = given.as_ref().map_or_else(|| sys::fd::stdio(number), OwnedFd::as_fd);
+            sys::fd::above_stdio(fd).context(|| format!("duplicate descriptor {number} for the container"))
+        };
+        Ok([place(self.stdin, 0)?, place(self.stdout, 1)?, place(self.stderr, 2)?])
+    }
+}
+
+/// What `/proc/self/fd` calls each of the three: a path, or `pipe:[7]`. A restore matches pipes by it.
+pub(crate) fn descriptor_names(stdio: [BorrowedFd<'_>; 3]) -> Result<[String; 3]> {
+    let name = |fd: BorrowedFd<'_>| {
+        std::fs::read_link(sys::fd::proc_path(fd))
+            .map(|target| target.to_string_lossy().into_owned())
+            .context(|| "read where the container's stdio leads")
+    };
+    let [stdin, stdout, stderr] = stdio;
+    Ok([name(stdin)?, name(stdout)?, name(stderr)?])
+}
+
+/// A process to run in an existing container (libcontainer's `Process`).
+#[derive(Debug, Clone)]
+pub struct Process {
+    pub(super) spec: oci::Process,
+    pub(super) added_capabilities: Vec<String>,
+}
+
+impl Process {
+    /// The process of a configuration.
+    pub fn from_spec(spec: oci::Process) -> Self {
+        Self { spec, added_capabilities: Vec::new() }
+    }
+
+    /// The description, for reading and changing.
+    pub fn spec_mut(&mut self) -> &mut oci::Process {
+        &mut self.spec
+    }
+
+    /// Capabilities on top of the configuration's: bounding, effective and permitted.
+    pub fn add_capabilities(&mut self, names: impl IntoIterator<Item = String>) {
+        self.added_capabilities.extend(names);
+    }
+}
+
+/// Everything init must know to become the process, decided before the clone.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct ProcessPlan {
+    pub args: Vec<String>,
+    pub env: Vec<(String, String)>,
+    pub cwd: PathBuf,
+    pub uid: u32,
+    pub gid: u32,
+    pub additional_gids: Vec<u32>,
+    pub umask: u32,
+    pub capabilities: CapabilitySets,
+    pub no_new_privileges: bool,
+    pub oom_score_adj: Option<i32>,
+}
+
+impl ProcessPlan {
+    pub(super) fn new(process: &Process) -> Result<Self> {
+        let spec = &process.spec;
+        let user = spec.user();
+        let mut capabilities = CapabilitySets::from_spec(spec.capabilities().as_ref());
+        capabilities.add(&process.added_capabilities)?;
+        Ok(Self {
+            args: spec.args().clone().unwrap_or_default(),
+            env: environment(spec.env().as_deref().unwrap_or_default()),
+            cwd: spec.cwd().clone(),
+            uid: user.uid(),
+            gid: user.gid(),
+            additional_gids: user.additional_gids().clone().unwrap_or_default(),
+            umask: user.umask().unwrap_or(DEFAULT_UMASK),
+            capabilities,
+            no_new_privileges: spec.no_new_privileges().unwrap_or(false),
+            oom_score_adj: spec.oom_score_adj(),
+        })
+    }
+}
+
+/// `NAME=value` pairs in order, the last of each name only, at the place of the last.
+fn environment(entries: &[String]) -> Vec<(String, String)> {
+    let mut pairs: Vec<(String, String)> = Vec::with_capacity(entries.len());
+    for entry in entries {
+        if let Some((name, value)) = entry.split_once('=') {
+            pairs.retain(|(n, _)| n != name);
+            pairs.push((name.to_owned(), value.to_owned()));
+        }
+    }
+    pairs
+}
+
+/// A resource limit as prlimit(2) takes it: the kernel's number, soft, hard.
+pub(super) fn limits(process: &oci::Process) -> Vec<(u32, u64, u64)> {
+    process
+        .rlimits()
+        .iter()
+        .flatten()
+        .map(|limit| (limit_number(limit.typ()), limit.soft(), limit.hard()))
+        .collect()
+}
+
+fn limit_number(limit: PosixRlimitType) -> u32 {
+    (match limit {
+        PosixRlimitType::RlimitCpu => libc::RLIMIT_CPU,
+        PosixRlimitType::RlimitFsize => libc::RLIMIT_FSIZE,
+        PosixRlimitType::RlimitData => libc::RLIMIT_DATA,
+        PosixRlimitType::RlimitStack => libc::RLIMIT_STACK,
+        PosixRlimitType::RlimitCore => libc::RLIMIT_CORE,
+        PosixRlimitType::RlimitRss => libc::RLIMIT_RSS,
+        PosixRlimitType::RlimitNproc => libc::RLIMIT_NPROC,
+        PosixRlimitType::RlimitNofile => libc::RLIMIT_NOFILE,
+        PosixRlimitType::RlimitMemlock => libc::RLIMIT_MEMLOCK,
+        PosixRlimitType::RlimitAs => libc::RLIMIT_AS,
+        PosixRlimitType::RlimitLocks => libc::RLIMIT_LOCKS,
+        PosixRlimitType::RlimitSigpending => libc::RLIMIT_SIGPENDING,
+        PosixRlimitType::RlimitMsgqueue => libc::RLIMIT_MSGQUEUE,
+        PosixRlimitType::RlimitNice => libc::RLIMIT_NICE,
+        PosixRlimitType::RlimitRtprio => libc::RLIMIT_RTPRIO,
+        PosixRlimitType::RlimitRttime => libc::RLIMIT_RTTIME,
+    }) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_value_of_a_variable_counts() {
+        let entries = ["A=1", "B=2", "A=3", "C=x=y"].map(str::to_owned);
+        let pairs = environment(&entries);
+        let text: Vec<String> = pairs.iter().map(|(n, v)| format!("{n}={v}")).collect();
+        assert_eq!(text, ["B=2", "A=3", "C=x=y"]);
+    }
+
+    #[test]
+    fn names_of_pipes_are_what_proc_calls_them() {
+        let (read, write) = nix::unistd::pipe().expect("pipe");
+        let null = std::fs::File::open("/dev/null").expect("null");
+        let names = descriptor_names([null.as_fd(), read.as_fd(), write.as_fd()]).expect("names");
+        assert_eq!(names[0], "/dev/null");
+        assert!(names[1].starts_with("pipe:[") && names[1] == names[2]);
+    }
+}

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is written down of a container: facts that cannot be derived from the running system. The status is not
+//! among them.
+//!
+//! One directory a container, `<state root>/<id>`:
+//!
+//! | file | content |
+//! | --- | --- |
+//! | `state.json` | [`State`], replaced by rename |
+//! | `config.json` | the configuration as it was at create, byte for byte |
+//! | `exec.fifo` | only while the container is created and not started |
+//! | `bundle/` | only when the container owns its bundle (a restore from an archive) |
+//!
+//! The files are not fsynced: the state root is on a file system that does not outlive the boot, and neither do the
+//! processes that the files speak of.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+
+use crate::cgroup::CgroupState;
+use crate::sys::proc::Stat;
+use crate::{Context, Error, ErrorKind, Result};
+
+/// The version of `state.json` that this program writes.
+const SCHEMA: u32 = 1;
+
+const STATE: &str = "state.json";
+const CONFIG: &str = "config.json";
+
+/// One process for ever: the pid, and when it started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InitProcess {
+    /// The pid on the host.
+    #[serde(rename = "init_process_pid")]
+    pub pid: i32,
+    /// The start time in clock ticks since boot (field 22 of `/proc/PID/stat`).
+    #[serde(rename = "init_process_start")]
+    pub start_time: u64,
+}
+
+impl InitProcess {
+    /// The process that has this pid now.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn of(pid: Pid) -> Result<Self> {
+        let stat = Stat::of(pid).context(|| format!("read /proc/{pid}/stat"))?;
+        Ok(Self { pid: pid.as_raw(), start_time: stat.start_time })
+    }
+
+    /// The pid, for calls that take one.
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(self.pid)
+    }
+
+    /// Whether this very process still runs (a zombie does not).
+    pub fn is_alive(&self) -> bool {
+        Stat::of(self.pid()).is_ok_and(|stat| stat.start_time == self.start_time && !stat.ended())
+    }
+}
+
+/// The record of one container.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct State {
+    /// The version of this record.
+    pub schema: u32,
+    /// The container's id.
+    pub id: String,
+    /// Its first process, once there is one.
+    #[serde(flatten)]
+    pub init: Option<InitProcess>,
+    /// The command that makes it; when that has died without an init, the container never came to be.
+    pub creator: Creator,
+    /// When it was created or restored, RFC 3339 in UTC.
+    pub created: String,
+    /// The directory of its `config.json`.
+    pub bundle: PathBuf,
+    /// Its root file system.
+    pub rootfs: PathBuf,
+    /// Whether the bundle goes with the container when it is deleted.
+    pub owns_bundle: bool,
+    /// Its cgroups.
+    pub cgroup: CgroupState,
+    /// Where its namespaces are, by type, as long as init lives.
+    pub namespace_paths: BTreeMap<String, PathBuf>,
+    /// What its descriptors 0 to 2 were given as, which a restore must know (checkpoint's `descriptors.json`).
+    pub external_descriptors: [String; 3],
+    /// Annotations of the configuration.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// The command that makes a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Creator {
+    /// Its pid on the host.
+    pub pid: i32,
+    /// Its start time in clock ticks since boot.
+    pub start_time: u64,
+}
+
+impl Creator {
+    /// This process.
+    pub(crate) fn this() -> Result<Self> {
+        let InitProcess { pid, start_time } = InitProcess::of(Pid::this())?;
+        Ok(Self { pid, start_time })
+    }
+
+    /// Whether the command is still at work.
+    pub fn is_alive(self) -> bool {
+        InitProcess { pid: self.pid, start_time: self.start_time }.is_alive()
+    }
+}
+
+impl State {
+    /// The version that is written into new records.
+    pub(crate) const fn schema() -> u32 {
+        SCHEMA
+    }
+
+    /// Reads the record in a container's directory.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] without a record; an error that names the field for a damaged one.
+    pub(crate) fn load(dir: &Path) -> Result<Self> {
+        let path = dir.join(STATE);
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                return Err(Error::new(ErrorKind::NotFound, format!("{} is missing", path.display())));
+            }
+            Err(e) => return Err(e).context(|| format!("read {}", path.display())),
+        };
+        let state: Self = serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_slice(&bytes))
+            .map_err(|e| {
+                let message = format!("{} is damaged at `{}`", path.display(), e.path());
+                Error::new(ErrorKind::System, message).with_source(e.into_inner())
+            })?;
+        if state.schema != SCHEMA {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("{} has schema {}, this program knows {SCHEMA}", path.display(), state.schema),
+            ));
+        }
+        Ok(state)
+    }
+
+    /// Writes the record: a reader sees the old one or the new one, never half of one.
+    pub(crate) fn save(&self, dir: &Path) -> Result<()> {
+        let bytes = serde_json::to_vec(self).context(|| "serialise the container's state")?;
+        replace_file(&dir.join(STATE), &bytes)
+    }
+}
+
+/// Keeps the configuration as it was at create.
+pub(crate) fn save_config(dir: &Path, bytes: &[u8]) -> Result<()> {
+    replace_file(&dir.join(CONFIG), bytes)
+}
+
+/// The configuration as it was at create.
+pub(crate) fn load_config(dir: &Path) -> Result<crate::spec::Config> {
+    crate::spec::Config::load(dir)
+}
+
+/// Writes a small file under a temporary name beside it and renames it into place.
+pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = path.with_file_name(format!(".{name}.{}", std::process::id()));
+    let write = || {
+        let mut file =
+            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        file.write_all(bytes)?;
+        fs::rename(&temporary, path)
+    };
+    write().context(|| format!("write {}", path.display()))
+}

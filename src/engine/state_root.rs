@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The directory under which containers are written down, and the way from an id to a container.
+//!
+//! A container that was made under another root is found by its id alone (Podman's clean-up calls `delete` without
+//! `--root`): every root that is not the default one leaves its path in `.roots` of the default one.
+
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, symlink};
+use std::path::{Path, PathBuf};
+
+use super::{Container, ContainerId};
+use crate::{Context, Error, ErrorKind, Result};
+
+/// The default state root of a privileged caller.
+const DEFAULT: &str = "/run/migrate";
+
+/// The directory of links to other roots, beneath the default root.
+pub(super) const OTHER_ROOTS: &str = ".roots";
+
+/// A state root.
+#[derive(Debug, Clone)]
+pub struct StateRoot {
+    path: PathBuf,
+    explicit: bool,
+}
+
+impl StateRoot {
+    /// The root at a path, which is made on first use.
+    ///
+    /// # Errors
+    /// When the path is relative and the working directory cannot be found.
+    pub fn at(path: &Path) -> Result<Self> {
+        let path =
+            std::path::absolute(path).context(|| format!("resolve the state root {}", path.display()))?;
+        Ok(Self { path, explicit: true })
+    }
+
+    /// The default root: `/run/migrate`, or `migrate` under `XDG_RUNTIME_DIR` for a caller who is not root. Needs no
+    /// environment.
+    pub fn default_root() -> Self {
+        let path = if nix::unistd::geteuid().is_root() {
+            PathBuf::from(DEFAULT)
+        } else {
+            std::env::var_os("XDG_RUNTIME_DIR")
+                .filter(|dir| !dir.is_empty())
+                .map_or_else(|| format!("/run/user/{}", nix::unistd::geteuid()).into(), PathBuf::from)
+                .join("migrate")
+        };
+        Self { path, explicit: false }
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Loads a container. Under the default root the search goes on to every other root that was ever used, and the
+    /// id must then be unique.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when there is none of that id; [`ErrorKind::InvalidInput`] when several roots have one.
+    pub fn load(&self, id: &ContainerId) -> Result<Container> {
+        if self.has(id) || self.explicit {
+            return Container::load(self.clone(), id);
+        }
+        let mut found: Vec<Self> = self.others().into_iter().filter(|root| root.has(id)).collect();
+        match (found.pop(), found.first()) {
+            (Some(root), None) => Container::load(root, id),
+            (Some(one), Some(other)) => Err(Error::new(
+                ErrorKind::InvalidInput,
+                format!("container {id} exists under {} and {}", one.path.display(), other.path.display()),
+            )
+            .with_hint("say which one with --root")),
+            (None, _) => Container::load(self.clone(), id),
+        }
+    }
+
+    /// The ids that this root holds, sorted. Whether each can be loaded is another question.
+    ///
+    /// # Errors
+    /// When the root cannot be listed. A root that does not exist holds none.
+    pub fn ids(&self) -> Result<Vec<ContainerId>> {
+        let entries = match fs::read_dir(&self.path) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(e).context(|| format!("list the state root {}", self.path.display())),
+        };
+        let mut ids = Vec::new();
+        for entry in entries {
+            let entry = entry.context(|| format!("list the state root {}", self.path.display()))?;
+            if let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) {
+                ids.push(id);
+            }
+        }
+        ids.sort();
+        Ok(ids)
+    }
+
+    /// The directory of a container, whether it exists or not.
+    pub(crate) fn dir(&self, id: &ContainerId) -> PathBuf {
+        self.path.join(id.as_str())
+    }
+
+    /// Makes the directory of a new container. Only one caller can have an id.
+    pub(super) fn reserve(&self, id: &ContainerId) -> Result<PathBuf> {
+        let dir = self.dir(id);
+        let make = |path: &Path, mode: u32| fs::DirBuilder::new().recursive(true).mode(mode).create(path);
+        make(&self.path, 0o700).context(|| format!("make the state root {}", self.path.display()))?;
+        match fs::DirBuilder::new().mode(0o711).create(&dir) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                return Err(Error::new(
+                    ErrorKind::AlreadyExists,
+                    format!("container with given ID already exists: {id}"),
+                )
+                .with_hint(format!("take another id, or remove that one with `migrate delete {id}`")));
+            }
+            Err(e) => return Err(e).context(|| format!("make {}", dir.display())),
+        }
+        if self.explicit {
+            self.register();
+        }
+        Ok(dir)
+    }
+
+    fn has(&self, id: &ContainerId) -> bool {
+        self.dir(id).is_dir()
+    }
+
+    /// Leaves this root's path where [`StateRoot::load`] looks. Being found without `--root` is a convenience: a
+    /// failure is no reason to refuse the container.
+    fn register(&self) {
+        let default = Self::default_root();
+        if default.path == self.path {
+            return;
+        }
+        let links = default.path.join(OTHER_ROOTS);
+        let name: String = self.path.as_os_str().as_bytes().iter().map(|b| format!("{b:02x}")).collect();
+        let name =
+            if name.len() <= 255 { name } else { format!("{:x}", fnv(self.path.as_os_str().as_bytes())) };
+        let link = links.join(name);
+        if link.symlink_metadata().is_ok() {
+            return;
+        }
+        let made = fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&links)
+            .and_then(|()| symlink(&self.path, &link));
+        if let Err(error) = made {
+            tracing::debug!(root = %self.path.display(), %error, "state root not registered");
+        }
+    }
+
+    fn others(&self) -> Vec<Self> {
+        let Ok(entries) = fs::read_dir(self.path.join(OTHER_ROOTS)) else { return Vec::new() };
+        let mut roots = Vec::new();
+        for link in entries.filter_map(|entry| entry.ok().map(|e| e.path())) {
+            match fs::read_link(&link) {
+                Ok(path) if path.is_dir() => roots.push(Self { path, explicit: true }),
+                // A root that is gone needs no link. If it cannot be removed, the next search meets it again.
+                _ => drop(fs::remove_file(&link)),
+            }
+        }
+        roots
+    }
+}
+
+/// A name for a path that is too long to be one (Fowler–Noll–Vo, 64 bits).
+fn fnv(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, b| (hash ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3))
+}
