@@ -20,6 +20,7 @@ use nix::fcntl::{AtFlags, FallocateFlags, OFlag, fallocate, open, openat, rename
 use nix::sys::stat::{Mode, SFlag, fstatat};
 use nix::unistd::{UnlinkatFlags, fsync, unlinkat};
 
+use super::failed;
 use crate::{Context, Error, ErrorKind, Result};
 
 /// Longest name of a file, in bytes.
@@ -58,7 +59,7 @@ impl ArchiveFile {
                 let message = format!("directory {} for the archive is not there", parent.display());
                 Error::new(ErrorKind::NotFound, message).with_source(errno).with_hint("create it first")
             }
-            _ => explained(errno, attempt()),
+            _ => failed(errno, attempt()),
         })?;
         match fstatat(&directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
             Ok(found) => match SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT {
@@ -67,7 +68,7 @@ impl ArchiveFile {
                 _ => return Err(not_a_file(path, "it exists and is not a regular file")),
             },
             Err(Errno::ENOENT) => {}
-            Err(errno) => return Err(explained(errno, attempt())),
+            Err(errno) => return Err(failed(errno, attempt())),
         }
         loop {
             let partial = partial_name(name);
@@ -79,7 +80,7 @@ impl ArchiveFile {
                     return Ok(Self { file, directory, target, partial, written: 0, committed: false });
                 }
                 Err(Errno::EEXIST) => {}
-                Err(errno) => return Err(explained(errno, attempt())),
+                Err(errno) => return Err(failed(errno, attempt())),
             }
         }
     }
@@ -101,7 +102,7 @@ impl ArchiveFile {
         match fallocate(&self.file, FallocateFlags::FALLOC_FL_KEEP_SIZE, offset, length) {
             Ok(()) | Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => Ok(()),
             Err(errno) => {
-                Err(explained(errno, format!("reserve {bytes} bytes for archive {}", self.target.display())))
+                Err(failed(errno, format!("reserve {bytes} bytes for archive {}", self.target.display())))
             }
         }
     }
@@ -161,11 +162,6 @@ fn partial_name(name: &OsStr) -> OsString {
 fn not_a_file(path: &Path, why: &str) -> Error {
     Error::new(ErrorKind::InvalidInput, format!("cannot write an archive to {}: {why}", path.display()))
         .with_hint("name a file, or - for the standard output")
-}
-
-fn explained(errno: Errno, attempted: String) -> Error {
-    let failed: std::result::Result<(), Errno> = Err(errno);
-    failed.context(|| attempted).expect_err("an error was given")
 }
 
 #[cfg(test)]

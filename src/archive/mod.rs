@@ -24,6 +24,7 @@ mod unpack;
 mod writer;
 
 use std::borrow::Cow;
+use std::convert::Infallible;
 use std::io;
 
 pub use file::ArchiveFile;
@@ -57,12 +58,20 @@ fn invalid(message: impl Into<Cow<'static, str>>) -> Error {
     Error::new(ErrorKind::InvalidArchive, message)
 }
 
+/// What was attempted failed, and this is the cause. The kind is that of the cause.
+fn failed<E>(cause: E, attempted: impl Into<Cow<'static, str>>) -> Error
+where
+    E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
+{
+    let Err(error) = Err::<Infallible, E>(cause).context(|| attempted);
+    error
+}
+
 /// Sorts out why bytes of an archive could not be read: the operating system said no, the archive ends early, or
 /// it is damaged. `what` is the member, or what else was being read.
 fn unreadable(error: io::Error, what: &str) -> Error {
     if error.raw_os_error().is_some() {
-        let failed: Result<(), _> = Err(error);
-        return failed.context(|| format!("read {what}")).expect_err("an error was given");
+        return failed(error, format!("read {what}"));
     }
     if error.kind() == io::ErrorKind::UnexpectedEof {
         let hint = "the file was not copied or written to its end: copy it again, or export again";

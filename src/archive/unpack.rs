@@ -26,7 +26,7 @@ use super::open::Archive;
 use super::read_ahead::{ReadAhead, reading_ahead};
 use super::rootfs::{self, DeviceNodes, UnpackedRootfs};
 use super::tar_reader::TarReader;
-use super::{Progress, invalid, printable, unreadable};
+use super::{Progress, failed, invalid, printable, unreadable};
 use crate::sys::beneath::open_beneath;
 use crate::{Context, Error, ErrorKind, Result};
 
@@ -333,7 +333,7 @@ fn open_parent(root: BorrowedFd<'_>, path: &str, member: &str) -> Result<std::os
             Errno::ENOENT | Errno::ELOOP | Errno::ENOTDIR | Errno::EXDEV => {
                 invalid(format!("member {member}: its directory does not come before it")).with_source(errno)
             }
-            _ => failed(errno, member),
+            _ => failed(errno, format!("create member {member}")),
         }
     })
 }
@@ -342,10 +342,5 @@ fn not_made(errno: Errno, member: &str) -> Error {
     if errno == Errno::EEXIST && member.starts_with(IMAGES) && member != IMAGES {
         return invalid(format!("member {member} is there twice"));
     }
-    failed(errno, member)
-}
-
-fn failed(errno: Errno, member: &str) -> Error {
-    let result: std::result::Result<(), Errno> = Err(errno);
-    result.context(|| format!("create member {member}")).expect_err("an error was given")
+    failed(errno, format!("create member {member}"))
 }

@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 
-use super::walk::{LeftOut, failed, walk};
+use super::walk::{LeftOut, not_read, walk};
 use crate::archive::entry::{BLOCK, Entry, Kind};
 use crate::archive::sink::{Sink, changed};
 use crate::archive::{Progress, printable};
@@ -93,7 +93,7 @@ pub(in crate::archive) fn emit<W: std::io::Write>(
         }
         sink.put(&header)?;
         if entry.kind == Kind::File && entry.size > 0 {
-            let file = open_file(dir, name).map_err(|errno| failed(errno, &entry.path, "open"))?;
+            let file = open_file(dir, name).map_err(|errno| not_read(errno, &entry.path, "open"))?;
             sink.put_file(&file, entry.size, &|| printable(&entry.path), progress)?;
             sink.pad()?;
         }

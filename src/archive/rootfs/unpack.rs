@@ -19,7 +19,7 @@ use super::STREAM;
 use super::apply::{Ignored, finish_named, finish_open, reopened, split, write_sparse};
 use crate::archive::entry::{Entry, Kind};
 use crate::archive::tar_reader::TarReader;
-use crate::archive::{Limits, Progress, invalid, printable};
+use crate::archive::{Limits, Progress, failed, invalid, printable};
 use crate::sys::beneath::open_beneath;
 use crate::{Context, Error, Result};
 
@@ -203,7 +203,7 @@ fn open_directory(root: BorrowedFd<'_>, path: &[u8], entry: &[u8]) -> Result<Own
             Errno::ELOOP | Errno::ENOTDIR | Errno::EXDEV => {
                 invalid(format!("{entry}: a part of its path is not a directory")).with_source(errno)
             }
-            _ => not_opened(errno, &entry),
+            _ => failed(errno, format!("open the directory of {entry}")),
         }
     })
 }
@@ -243,13 +243,7 @@ fn not_made(errno: Errno, entry: &Entry) -> Error {
     if errno == Errno::EEXIST {
         return appears_twice(entry);
     }
-    let failed: std::result::Result<(), Errno> = Err(errno);
-    failed.context(|| format!("create {}", printable(&entry.path))).expect_err("an error was given")
-}
-
-fn not_opened(errno: Errno, entry: &str) -> Error {
-    let failed: std::result::Result<(), Errno> = Err(errno);
-    failed.context(|| format!("open the directory of {entry}")).expect_err("an error was given")
+    failed(errno, format!("create {}", printable(&entry.path)))
 }
 
 fn appears_twice(entry: &Entry) -> Error {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Owns the walk over a directory tree: every file as a tar entry, by descriptor, without leaving the mount.
 //!
-//! Order: a directory's entries, sorted by name, before those of its subdirectories. One directory is open at a time.
-//! Must not know what becomes of the entries.
+//! Order: a directory, its files sorted by name, then its subdirectories one after the other. One directory is open at
+//! a time. Must not know what becomes of the entries.
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, OsStr};
@@ -16,8 +16,8 @@ use nix::sys::stat::Mode;
 
 use super::path_in;
 use crate::archive::entry::{Entry, Kind, PAX_MAX, Xattr};
-use crate::archive::printable;
 use crate::archive::sink::changed;
+use crate::archive::{failed, printable};
 use crate::sys::beneath::open_beneath_same_mount;
 use crate::sys::metadata::{Metadata, metadata_at};
 use crate::{Context, Error, ErrorKind, Result};
@@ -34,20 +34,13 @@ pub(super) struct LeftOut {
     pub(super) mount_points: u64,
 }
 
-/// Who looks at each entry: the entry, and where the file is (the root itself has an empty name).
+/// Who looks at each entry: the entry, and where the file is (a directory is open itself, the name is empty).
 pub(super) type Visit<'a> = dyn FnMut(Entry, BorrowedFd<'_>, &CStr) -> Result<()> + 'a;
 
 /// Visits every file beneath `root`, `root` first as `./`.
 pub(super) fn walk(root: BorrowedFd<'_>, visit: &mut Visit<'_>) -> Result<LeftOut> {
-    let metadata = metadata_at(root, c"").context(|| "look at the root filesystem")?;
-    if metadata.file_type() != libc::S_IFDIR {
-        return Err(Error::new(ErrorKind::InvalidInput, "the root filesystem is not a directory"));
-    }
     let mut walk =
         Walk { root, links: HashMap::new(), pending: vec![Vec::new()], left_out: LeftOut::default() };
-    let mut entry = facts(&metadata, Kind::Directory, b"./".to_vec());
-    entry.xattrs = xattrs(root, c"", b"./")?;
-    visit(entry, root, c"")?;
     while let Some(path) = walk.pending.pop() {
         walk.directory(&path, visit)?;
     }
@@ -67,21 +60,19 @@ struct Walk<'r> {
 }
 
 impl Walk<'_> {
+    /// Visits a directory and its files; its subdirectories are left for later.
     fn directory(&mut self, path: &[u8], visit: &mut Visit<'_>) -> Result<()> {
         let here = if path.is_empty() { &b"."[..] } else { path };
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
-        let fd = match open_beneath_same_mount(self.root, here, flags, Mode::empty()) {
-            // A kernel before 5.8 does not tell mount points in advance.
-            Err(Errno::EXDEV) => {
-                self.left_out.mount_points += 1;
-                return Ok(());
-            }
-            other => other.map_err(|errno| failed(errno, here, "open"))?,
-        };
-        let mut dir = Dir::from_fd(fd).map_err(|errno| failed(errno, here, "open"))?;
-        let names = sorted_names(&mut dir, here)?;
+        let fd = open_beneath_same_mount(self.root, here, flags, Mode::empty());
+        let fd = fd.map_err(|errno| not_read(errno, here, "open"))?;
+        let metadata = metadata_at(fd.as_fd(), c"").map_err(|errno| not_read(errno, here, "look at"))?;
+        let mut entry = facts(&metadata, Kind::Directory, [here, b"/"].concat());
+        entry.xattrs = xattrs(fd.as_fd(), c"", here)?;
+        visit(entry, fd.as_fd(), c"")?;
+        let mut dir = Dir::from_fd(fd).map_err(|errno| not_read(errno, here, "open"))?;
         let first_pending = self.pending.len();
-        for name in names {
+        for name in sorted_names(&mut dir, here)? {
             let path = joined(path, &name)?;
             if let Some(entry) = self.entry(dir.as_fd(), &name, path)? {
                 visit(entry, dir.as_fd(), &name)?;
@@ -91,9 +82,9 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// The entry of a file, if a tar can hold it. Directories are put on the pending list.
-    fn entry(&mut self, dir: BorrowedFd<'_>, name: &CStr, mut path: Vec<u8>) -> Result<Option<Entry>> {
-        let metadata = metadata_at(dir, name).map_err(|errno| failed(errno, &path, "look at"))?;
+    /// The entry of a file, if a tar can hold it. A directory is put on the pending list instead.
+    fn entry(&mut self, dir: BorrowedFd<'_>, name: &CStr, path: Vec<u8>) -> Result<Option<Entry>> {
+        let metadata = metadata_at(dir, name).map_err(|errno| not_read(errno, &path, "look at"))?;
         let kind = match metadata.file_type() {
             libc::S_IFREG => Kind::File,
             libc::S_IFDIR => Kind::Directory,
@@ -111,9 +102,10 @@ impl Walk<'_> {
             return Ok(Some(mount_point(&metadata, kind, path)));
         }
         if kind == Kind::Directory {
-            self.pending.push(path.clone());
-            path.push(b'/');
-        } else if metadata.links > 1
+            self.pending.push(path);
+            return Ok(None);
+        }
+        if metadata.links > 1
             && let Some(first) = self.first_name(&metadata, &path)
         {
             let entry = facts(&metadata, Kind::HardLink, path);
@@ -124,7 +116,7 @@ impl Walk<'_> {
             Kind::File => entry.size = metadata.size,
             Kind::Character | Kind::Block => entry.device = metadata.node,
             Kind::Symlink => {
-                let target = readlinkat(dir, name).map_err(|errno| failed(errno, &entry.path, "read"))?;
+                let target = readlinkat(dir, name).map_err(|errno| not_read(errno, &entry.path, "read"))?;
                 entry.link = target.into_vec();
             }
             _ => {}
@@ -169,7 +161,7 @@ fn facts(metadata: &Metadata, kind: Kind, path: Vec<u8>) -> Entry {
 fn sorted_names(dir: &mut Dir, path: &[u8]) -> Result<Vec<CString>> {
     let mut names = Vec::new();
     for found in dir.iter() {
-        let found = found.map_err(|errno| failed(errno, path, "list"))?;
+        let found = found.map_err(|errno| not_read(errno, path, "list"))?;
         let name = found.file_name();
         if name != c"." && name != c".." {
             names.push(name.to_owned());
@@ -219,10 +211,10 @@ fn xattrs(dir: BorrowedFd<'_>, name: &CStr, path: &[u8]) -> Result<Vec<Xattr>> {
     Ok(found)
 }
 
-pub(super) fn failed(errno: Errno, path: &[u8], attempted: &str) -> Error {
+/// A file could not be looked at, or is not there any more.
+pub(super) fn not_read(errno: Errno, path: &[u8], attempted: &str) -> Error {
     if errno == Errno::ENOENT {
         return changed(&printable(path), "vanished").with_source(errno);
     }
-    let result: std::result::Result<(), Errno> = Err(errno);
-    result.context(|| format!("{attempted} {}", printable(path))).expect_err("an error was given")
+    failed(errno, format!("{attempted} {}", printable(path)))
 }
