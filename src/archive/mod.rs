@@ -1,2 +1,113 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Module archive.
+//! A checkpoint in one file: written and read as a stream, in bounded memory, verified before it is used.
+//!
+//! ```text
+//!            images dir, rootfs ──▶ ArchiveWriter ──▶ tar ──▶ zstd ──▶ ArchiveFile (or any Write)
+//!  private dir, rootfs dir ◀── Archive::unpack_into ◀── tar ◀── zstd ◀── any Read
+//! ```
+//! The format is described in `docs/archive-format.md`. This module knows paths and bytes; it must not know CRIU
+//! calls or the engine. What it reads is hostile: every name is resolved beneath a directory, every size is bounded
+//! by [`Limits`], and nothing is reported as unpacked before the index has verified.
+
+mod entry;
+mod file;
+mod index;
+mod limits;
+mod manifest;
+pub mod member;
+mod open;
+mod read_ahead;
+mod rootfs;
+mod sink;
+mod tar_reader;
+mod unpack;
+mod writer;
+
+use std::borrow::Cow;
+use std::convert::Infallible;
+use std::io;
+
+pub use file::ArchiveFile;
+pub use limits::Limits;
+pub use manifest::{ContainerFacts, CriuVersion, LAYOUT_FULL, Manifest, SCHEMA, Tool};
+pub use member::SmallMember;
+pub use open::Archive;
+pub use rootfs::{DeviceNodes, UnpackedRootfs};
+pub use unpack::{UnpackOptions, UnpackedCheckpoint};
+pub use writer::{ArchiveWriter, Compression, RootfsSummary, Summary, WriteOptions};
+
+use crate::{Context, Error, ErrorKind};
+
+/// Who wants to know how far a long operation is. Bytes are counted before compression.
+pub trait Progress {
+    /// As far as is known now, the operation consists of this many bytes in all. May grow as more becomes known.
+    fn total(&mut self, bytes: u64);
+
+    /// This many bytes more are done.
+    fn advance(&mut self, bytes: u64);
+}
+
+/// Nobody wants to know.
+impl Progress for () {
+    fn total(&mut self, _bytes: u64) {}
+    fn advance(&mut self, _bytes: u64) {}
+}
+
+/// The archive is wrong, and this is how.
+fn invalid(message: impl Into<Cow<'static, str>>) -> Error {
+    Error::new(ErrorKind::InvalidArchive, message)
+}
+
+/// What was attempted failed, and this is the cause. The kind is that of the cause.
+fn failed<E>(cause: E, attempted: impl Into<Cow<'static, str>>) -> Error
+where
+    E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
+{
+    let Err(error) = Err::<Infallible, E>(cause).context(|| attempted);
+    error
+}
+
+/// Sorts out why bytes of an archive could not be read: the operating system said no, the archive ends early, or
+/// it is damaged. `what` is the member, or what else was being read.
+fn unreadable(error: io::Error, what: &str) -> Error {
+    if error.raw_os_error().is_some() {
+        return failed(error, format!("read {what}"));
+    }
+    if error.kind() == io::ErrorKind::UnexpectedEof {
+        let hint = "the file was not copied or written to its end: copy it again, or export again";
+        return invalid(format!("archive is truncated: it ends within {what}")).with_hint(hint);
+    }
+    invalid(format!("archive is damaged: {what} cannot be decoded")).with_source(error)
+}
+
+/// Bytes from a hostile name, for a message: printable, and not longer than a line or two.
+fn printable(name: &[u8]) -> String {
+    const LONGEST: usize = 200;
+    let (shown, more) = if name.len() > LONGEST { (&name[..LONGEST], "…") } else { (name, "") };
+    let mut text = String::new();
+    for chunk in shown.utf8_chunks() {
+        for character in chunk.valid().chars() {
+            if character.is_control() {
+                text.extend(character.escape_default());
+            } else {
+                text.push(character);
+            }
+        }
+        for byte in chunk.invalid() {
+            text.extend(std::ascii::escape_default(*byte).map(char::from));
+        }
+    }
+    text + more
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hostile_names_are_printable() {
+        assert_eq!(printable("etc/ä".as_bytes()), "etc/ä");
+        assert_eq!(printable(b"a\x1b[2J\n\xff"), "a\\u{1b}[2J\\n\\xff");
+        assert!(printable(&[b'x'; 5000]).len() < 300);
+    }
+}

@@ -4,8 +4,10 @@
 #![allow(unsafe_code)]
 
 pub mod arch;
+pub mod beneath;
 pub mod clock;
 pub mod fd;
+pub mod metadata;
 pub mod mount;
 pub mod mountinfo;
 pub mod namespace;

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Owns `migrate.json`: the facts about a checkpoint that can be read without the rest of the archive.
+//!
+//! The facts are the caller's: nothing here looks at the host.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use super::invalid;
+use super::member::{MANIFEST, MANIFEST_MAX};
+use crate::sys::clock::rfc3339_utc;
+use crate::{Context, Error, ErrorKind, Result};
+
+/// The manifest schema that this version writes, and the only one that it reads.
+pub const SCHEMA: u32 = 1;
+
+/// The archive layout that this version writes, and the only one that it reads: everything is in the archive.
+pub const LAYOUT_FULL: &str = "full";
+
+/// The first member of an archive. Unknown fields are ignored, so that a later version may add some.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Manifest {
+    /// Version of this structure: [`SCHEMA`].
+    pub schema: u32,
+    /// The container's id on the source.
+    pub id: String,
+    /// The program that wrote the archive.
+    pub tool: Tool,
+    /// When the archive was begun: RFC 3339, UTC.
+    pub created: String,
+    /// When the container was frozen, in nanoseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frozen_at: Option<u64>,
+    /// The CRIU that wrote the images.
+    pub criu: CriuVersion,
+    /// The source's kernel release, as `uname -r` prints it.
+    pub kernel: String,
+    /// The source's machine, as `uname -m` prints it.
+    pub arch: String,
+    /// The source's processor features, as `/proc/cpuinfo` lists them.
+    #[serde(default)]
+    pub cpu_features: Vec<String>,
+    /// How the archive is laid out: [`LAYOUT_FULL`].
+    pub layout: String,
+    /// `zstd` or `none`. For people: a reader goes by the magic number. The writer fills it in.
+    #[serde(default)]
+    pub compression: String,
+    /// What the container looked like.
+    #[serde(default)]
+    pub container: ContainerFacts,
+}
+
+/// A program and its version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Tool {
+    /// Name.
+    pub name: String,
+    /// Version, `major.minor.patch`.
+    pub version: String,
+}
+
+/// CRIU's version, as a number to compare and a text to show.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CriuVersion {
+    /// `major * 10000 + minor * 100 + sublevel`.
+    pub number: u32,
+    /// As CRIU prints it, e.g. `4.2.1`.
+    pub text: String,
+}
+
+/// What the container looked like.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ContainerFacts {
+    /// Host name in its UTS namespace.
+    pub hostname: Option<String>,
+    /// Whether the archive holds its root filesystem.
+    pub rootfs: bool,
+    /// Whether its first process had a terminal.
+    pub terminal: bool,
+}
+
+impl Manifest {
+    /// A manifest of this program for a container, created at `created`. The other facts are for the caller to
+    /// fill in.
+    pub fn new(id: impl Into<String>, created: SystemTime) -> Self {
+        let tool = Tool { name: "migrate".into(), version: env!("CARGO_PKG_VERSION").into() };
+        Self {
+            schema: SCHEMA,
+            id: id.into(),
+            tool,
+            created: rfc3339_utc(created),
+            frozen_at: None,
+            criu: CriuVersion::default(),
+            kernel: String::new(),
+            arch: String::new(),
+            cpu_features: Vec::new(),
+            layout: LAYOUT_FULL.into(),
+            compression: String::new(),
+            container: ContainerFacts::default(),
+        }
+    }
+
+    /// Sets the moment when the container was frozen.
+    pub fn set_frozen_at(&mut self, time: SystemTime) {
+        let since = time.duration_since(UNIX_EPOCH).ok();
+        self.frozen_at = since.and_then(|since| u64::try_from(since.as_nanos()).ok());
+    }
+
+    /// The member's bytes: JSON for people too, with a line feed at the end.
+    ///
+    /// # Errors
+    /// `InvalidInput` if the facts make it larger than a reader accepts.
+    pub(super) fn to_bytes(&self) -> Result<Vec<u8>> {
+        let mut bytes = serde_json::to_vec_pretty(self).context(|| format!("write {MANIFEST}"))?;
+        bytes.push(b'\n');
+        if bytes.len() as u64 > MANIFEST_MAX {
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                format!("{MANIFEST} would be {} bytes, at most {MANIFEST_MAX} are allowed", bytes.len()),
+            ));
+        }
+        Ok(bytes)
+    }
+
+    /// Reads the member's bytes.
+    ///
+    /// # Errors
+    /// `InvalidArchive` if they are not a manifest, or one of a schema or layout that this version does not read.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Versioned {
+            schema: u32,
+        }
+        let parsed =
+            |error: serde_json::Error| invalid(format!("{MANIFEST} is not a manifest")).with_source(error);
+        let Versioned { schema } = serde_json::from_slice(bytes).map_err(parsed)?;
+        if schema != SCHEMA {
+            let message = format!("{MANIFEST} has schema {schema}, this version reads schema {SCHEMA}");
+            let hint = "use the version of migrate that wrote the archive, or a newer one";
+            return Err(invalid(message).with_hint(hint));
+        }
+        let manifest: Self = serde_json::from_slice(bytes).map_err(parsed)?;
+        if manifest.layout != LAYOUT_FULL {
+            let layout = &manifest.layout;
+            let message =
+                format!("{MANIFEST} names the layout {layout:?}, this version reads {LAYOUT_FULL:?}");
+            return Err(invalid(message));
+        }
+        Ok(manifest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manifest_reads_as_written_and_ignores_what_it_does_not_know() {
+        let mut manifest = Manifest::new("web", UNIX_EPOCH);
+        manifest.criu = CriuVersion { number: 40201, text: "4.2.1".into() };
+        manifest.set_frozen_at(UNIX_EPOCH + std::time::Duration::from_nanos(7));
+        let bytes = manifest.to_bytes().expect("small");
+        assert_eq!(Manifest::from_bytes(&bytes).expect("ours"), manifest);
+        let mut value: serde_json::Value = serde_json::from_slice(&bytes).expect("JSON");
+        value["later"] = "addition".into();
+        let bytes = serde_json::to_vec(&value).expect("JSON");
+        assert_eq!(Manifest::from_bytes(&bytes).expect("compatible").frozen_at, Some(7));
+    }
+
+    #[test]
+    fn foreign_manifests_are_refused_with_the_reason() {
+        let ours =
+            String::from_utf8(Manifest::new("web", UNIX_EPOCH).to_bytes().expect("small")).expect("text");
+        for (text, reason) in [
+            ("", "not a manifest"),
+            ("{}", "not a manifest"),
+            ("[1]", "not a manifest"),
+            (r#"{"schema":"1"}"#, "not a manifest"),
+            (r#"{"schema":1}"#, "not a manifest"),
+            (&ours.replace("\"schema\": 1", "\"schema\": 2"), "has schema 2, this version reads schema 1"),
+            (&ours.replace("\"full\"", "\"packed\""), "layout \"packed\""),
+        ] {
+            let error = Manifest::from_bytes(text.as_bytes()).expect_err("it is not ours");
+            assert_eq!(error.kind(), ErrorKind::InvalidArchive);
+            assert!(error.chain().contains(reason), "{}", error.chain());
+        }
+    }
+}

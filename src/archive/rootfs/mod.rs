@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A root filesystem as a tar of its own: walked, measured and written; read back beneath a directory.
+//!
+//! ```text
+//! walk ──▶ Plan (exact size, one fingerprint per entry)          the outer header needs the size first
+//! walk ──▶ emit (compared with the plan, streamed)
+//! TarReader ──▶ unpack (beneath the root, directories finished last)
+//! ```
+//! Must not know the archive around it.
+
+mod apply;
+mod pack;
+mod unpack;
+mod walk;
+
+use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::path::PathBuf;
+
+pub(super) use apply::write_sparse;
+pub(super) use pack::{emit, plan};
+pub(super) use unpack::unpack;
+pub use unpack::{DeviceNodes, UnpackedRootfs};
+
+/// What messages call the nested tar.
+pub(super) const STREAM: &str = super::member::ROOTFS;
+
+/// A path for calls that take only paths: `name` in `dir`, or `dir` itself if `name` is empty. For `l*` calls, which
+/// do not follow a symbolic link in the last component.
+fn path_in(dir: BorrowedFd<'_>, name: &std::ffi::OsStr) -> PathBuf {
+    let mut path = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));
+    path.push(if name.is_empty() { ".".as_ref() } else { name });
+    path
+}
