@@ -1,2 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Module sys.
+
+pub mod seqpacket;
+pub mod swrk;
