@@ -1,2 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Module criu.
+//! Everything between us and CRIU: finding it, its version, its protocol, its notifications, its log, its statistics.
+//!
+//! Knows file descriptors and process ids, **not** containers. CRIU itself is a process of its own per operation;
+//! no type of `rust-criu` or `protobuf` appears in the interface.
+//!
+//! ```text
+//! Criu::find ─▶ CriuClient::spawn ─▶ dump(DumpRequest, Notify)       ─▶ Dumped{stats}
+//!                 (version checked) └▶ restore(RestoreRequest, Notify) ─▶ Restored{pid, pidfd}
+//! ```
+
+mod client;
+mod find;
+mod log;
+mod notify;
+mod request;
+mod rpc;
+mod stats;
+mod version;
+
+pub use client::{CriuClient, Dumped, Features, Restored, Session, SpawnOptions, Stdio};
+pub use find::Criu;
+pub use log::{Job, LogError, first_error};
+pub use notify::{Notify, Silent};
+pub use request::{
+    AfterDump, CgroupRoot, DumpRequest, ExternalMount, InheritFd, InheritedFd, JoinNamespace, ManageCgroups,
+    NetworkLock, Options, RestoreRequest, RestoredParent, TcpConnections,
+};
+pub use stats::{DumpStats, RestoreStats};
+pub use version::{Kernel, MINIMUM, Version, check, check_inet_sockets};

@@ -16,4 +16,6 @@ pub mod pidfd;
 pub mod proc;
 pub mod process;
 pub mod self_exe;
+pub mod seqpacket;
 pub mod spawn;
+pub mod swrk;

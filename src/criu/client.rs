@@ -1,0 +1,425 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One CRIU process and one operation with it.
+//!
+//! CRIU is started as `criu swrk 3`, in a session of its own and without a parent-death signal, so that it ends its
+//! work in order when we die: killed between the infection of the first task and the end of a dump, it would leave
+//! tasks dead, TCP sockets in repair mode and firewall rules behind. For the same reason nothing here ever sends it
+//! `SIGKILL`: a client that is given up closes its end of the connection, on which CRIU fails by itself, and waits.
+//!
+//! CRIU reaches the directories of a request as `/proc/<our pid>/fd/N`: they need not be inherited but must stay open
+//! until it has answered, which the borrows in the requests see to.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::wait::WaitStatus;
+use protobuf::MessageField;
+use rust_criu::rust_criu_protobuf::rpc::{Criu_features, Criu_opts, Criu_req, Criu_req_type, Criu_resp};
+
+use super::find::DEFAULT_PATH;
+use super::log::{self, Job, LogError};
+use super::notify::{Notify, Silent};
+use super::request::{InheritedFd, Options};
+use super::rpc::{Connection, Init, Outcome, Reply};
+use super::stats::DumpStats;
+use super::version::{self, Kernel, Version};
+use super::{Criu, DumpRequest, RestoreRequest};
+use crate::sys::seqpacket;
+use crate::sys::swrk::{self, Launch, Worker};
+use crate::{Context, Error, ErrorKind, Result};
+
+pub use crate::sys::swrk::Session;
+
+/// CRIU's standard streams. In a restore they are what inherited pipes and streams are made from.
+#[derive(Debug, Default)]
+pub enum Stdio {
+    /// `/dev/null`; what CRIU prints to its standard error is kept for an error message.
+    #[default]
+    Null,
+    /// Ours.
+    Inherit,
+    /// These: input, output, error.
+    Given([OwnedFd; 3]),
+}
+
+/// How CRIU is started.
+#[derive(Debug, Default)]
+pub struct SpawnOptions {
+    stdio: Stdio,
+    session: Session,
+    inherited: Vec<OwnedFd>,
+}
+
+impl SpawnOptions {
+    /// With these standard streams.
+    #[must_use]
+    pub fn stdio(mut self, stdio: Stdio) -> Self {
+        self.stdio = stdio;
+        self
+    }
+
+    /// In this session. Only a restore of a job of our own terminal needs another than CRIU's own.
+    #[must_use]
+    pub fn session(mut self, session: Session) -> Self {
+        self.session = session;
+        self
+    }
+
+    /// Gives CRIU a descriptor and tells its number there; our copy is closed once CRIU has it.
+    pub fn inherit(&mut self, fd: OwnedFd) -> InheritedFd {
+        // The connection comes first.
+        let number = self.inherited.len().saturating_add(1);
+        self.inherited.push(fd);
+        InheritedFd(swrk::FIRST_FD.saturating_add(i32::try_from(number).unwrap_or(i32::MAX)))
+    }
+}
+
+/// What the running kernel lets this CRIU do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Features {
+    /// Tracks changes of memory: pre-dumps work.
+    pub memory_tracking: bool,
+    /// Serves memory after the restore.
+    pub lazy_pages: bool,
+    /// Recognises a process whose id was used again between two pre-dumps.
+    pub pidfd_store: bool,
+}
+
+/// What a dump left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Dumped {
+    /// What it cost; `None` if CRIU left no readable statistics, which fails no dump.
+    pub stats: Option<DumpStats>,
+}
+
+/// A restored process tree, running.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Restored {
+    /// The first process's id here.
+    pub pid: i32,
+    /// The same, safe to signal and to wait for.
+    pub pidfd: OwnedFd,
+}
+
+/// A started CRIU of a checked version that waits for one operation. Dropping it ends it and waits for that.
+#[derive(Debug)]
+pub struct CriuClient {
+    /// `None` once closed.
+    connection: Option<Connection>,
+    worker: Worker,
+    version: Version,
+    /// CRIU's standard error, if it is kept.
+    complaints: Option<File>,
+}
+
+impl CriuClient {
+    /// Starts CRIU and asks its version; no other process is needed for the operation that follows.
+    ///
+    /// # Errors
+    /// `CriuUnusable`: it cannot be started, does not speak the protocol, or is too old for us or for the running kernel.
+    pub fn spawn(criu: &Criu, options: SpawnOptions) -> Result<Self> {
+        let (ours, theirs) = seqpacket::pair().context(|| "make a socket pair for criu")?;
+        let (worker, complaints) = launch(criu, &options, theirs.as_fd())
+            .context_kind(ErrorKind::CriuUnusable, || format!("start {}", criu.path().display()))?;
+        // From here on only CRIU has its end: its death is an end of file for us.
+        drop((theirs, options));
+        let version = Version::new(0, 0, 0);
+        let mut client = Self { connection: Some(Connection::new(ours)), worker, version, complaints };
+        client.version = client.ask_version(criu)?;
+        version::check(client.version, Kernel::running())?;
+        Ok(client)
+    }
+
+    /// CRIU's process id, by which it can be put into a cgroup.
+    pub fn pid(&self) -> i32 {
+        self.worker.pid().as_raw()
+    }
+
+    /// CRIU's version.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// Asks what CRIU can do here. It may probe the kernel for some 50 ms.
+    ///
+    /// # Errors
+    /// `CriuFailed` if CRIU cannot tell.
+    pub fn features(&mut self) -> Result<Features> {
+        let mut wanted = Criu_features::new();
+        wanted.set_mem_track(true);
+        wanted.set_lazy_pages(true);
+        wanted.set_pidfd_store(true);
+        let mut request = Criu_req::new();
+        request.set_type(Criu_req_type::FEATURE_CHECK);
+        request.features = MessageField::some(wanted);
+        request.set_keep_open(true);
+        let reply = self.call(&request, &mut Silent);
+        let response = self.successful(reply, None, || "ask criu for its features".to_owned())?;
+        let found = response.features;
+        Ok(Features {
+            memory_tracking: found.mem_track(),
+            lazy_pages: found.lazy_pages(),
+            pidfd_store: found.pidfd_store(),
+        })
+    }
+
+    /// Dumps a process tree. On `Err` the tasks run on, frozen only if their cgroup was frozen before; what state
+    /// they are in after CRIU itself was killed ("criu was killed by …") nobody can promise.
+    ///
+    /// # Errors
+    /// What a method of `notify` returned; `CriuFailed` with the reason from CRIU's log; `CriuUnusable` if the request
+    /// needs a newer CRIU; `InvalidInput` for what cannot be asked.
+    pub fn dump(mut self, request: &DumpRequest<'_>, notify: &mut dyn Notify) -> Result<Dumped> {
+        let what = || format!("criu could not dump process {}", request.pid);
+        let message = operation(Criu_req_type::DUMP, request.message()?);
+        self.operate(&message, &request.options, Job::Dump, notify, what)?;
+        let stats = DumpStats::read(request.options.log_dir())
+            .inspect_err(|e| tracing::warn!(error = %e.chain(), "no statistics of the dump"));
+        Ok(Dumped { stats: stats.ok() })
+    }
+
+    /// Restores a process tree. On `Err` nothing of it is left running.
+    ///
+    /// # Errors
+    /// As [`CriuClient::dump`].
+    pub fn restore(mut self, request: &RestoreRequest<'_>, notify: &mut dyn Notify) -> Result<Restored> {
+        let what = || "criu could not restore the processes".to_owned();
+        let message = operation(Criu_req_type::RESTORE, request.message()?);
+        let init = self.operate(&message, &request.options, Job::Restore, notify, what)?;
+        // Every version in use sends `post-restore`: without it no caller could have been told the pid in time.
+        init.map(|Init { pid, pidfd }| Restored { pid, pidfd }).ok_or_else(|| {
+            Error::new(ErrorKind::CriuFailed, "criu restored the processes without naming the first one")
+        })
+    }
+
+    fn operate(
+        &mut self,
+        message: &Criu_req,
+        options: &Options<'_>,
+        job: Job,
+        notify: &mut dyn Notify,
+        what: impl Fn() -> String,
+    ) -> Result<Option<Init>> {
+        if let Some((needed, purpose)) = options.needs().filter(|(needed, _)| self.version < *needed) {
+            let message = format!("criu {} is too old {purpose}: that needs {needed} or newer", self.version);
+            return Err(Error::new(ErrorKind::CriuUnusable, message));
+        }
+        // An older log of the same name must not be quoted if CRIU fails before it opens its own.
+        match nix::unistd::unlinkat(
+            options.log_dir(),
+            options.log_file.as_str(),
+            nix::unistd::UnlinkatFlags::NoRemoveDir,
+        ) {
+            Ok(()) | Err(nix::errno::Errno::ENOENT) => {}
+            Err(e) => return Err(e).context(|| format!("remove the old {}", options.log_file)),
+        }
+        let mut reply = self.call(message, notify);
+        let init = reply.init.take();
+        self.successful(reply, Some((options, job)), what)?;
+        self.finish();
+        Ok(init)
+    }
+
+    fn ask_version(&mut self, criu: &Criu) -> Result<Version> {
+        let mut request = Criu_req::new();
+        request.set_type(Criu_req_type::VERSION);
+        request.set_keep_open(true);
+        let reply = self.call(&request, &mut Silent);
+        let response = self
+            .successful(reply, None, || format!("ask {} for its version", criu.path().display()))
+            .map_err(|e| {
+                let message = format!("{} is not a criu that migrate can use", criu.path().display());
+                Error::new(ErrorKind::CriuUnusable, message)
+                    .with_source(e)
+                    .with_hint("run scripts/setup, or pass --criu")
+            })?;
+        let found = response.version;
+        Ok(Version::from_answer(
+            found.major_number(),
+            found.minor_number(),
+            found.sublevel,
+            found.gitid.as_deref(),
+        ))
+    }
+
+    fn call(&mut self, request: &Criu_req, notify: &mut dyn Notify) -> Reply {
+        match &mut self.connection {
+            Some(connection) => connection.call(request, notify),
+            None => Reply { outcome: Outcome::Closed, objection: None, init: None },
+        }
+    }
+
+    /// The response if it says success, else the error that tells most.
+    fn successful(
+        &mut self,
+        reply: Reply,
+        operation: Option<(&Options<'_>, Job)>,
+        what: impl Fn() -> String,
+    ) -> Result<Criu_resp> {
+        let refused = reply.objection.is_some();
+        let failure = match reply.outcome {
+            Outcome::Answered(response) if response.success() && !refused => return Ok(*response),
+            Outcome::Answered(response) => {
+                self.finish();
+                // CRIU said no because we did: what it logs about that and about undoing its work is an echo.
+                (!refused).then(|| failed(what(), &response, operation))
+            }
+            Outcome::Closed => Some(self.died(what(), operation)),
+            Outcome::Broken(error) => {
+                self.finish();
+                Some(Error::new(ErrorKind::CriuFailed, what()).with_source(error))
+            }
+        };
+        Err(match (reply.objection, failure) {
+            (Some(objection), failure) => objection.with_cleanup(failure),
+            (None, Some(failure)) => failure,
+            (None, None) => Error::new(ErrorKind::CriuFailed, what()),
+        })
+    }
+
+    /// CRIU went away without an answer.
+    fn died(&mut self, what: String, operation: Option<(&Options<'_>, Job)>) -> Error {
+        let end = match self.finish() {
+            Some(WaitStatus::Exited(_, code)) => format!("criu ended without an answer (exit status {code})"),
+            Some(WaitStatus::Signaled(_, signal, _)) => format!("criu was killed by {signal}"),
+            Some(_) | None => "criu ended without an answer".to_owned(),
+        };
+        let mut death = Error::new(ErrorKind::CriuFailed, end);
+        if let Some(said) = self.said() {
+            death = death.with_source(said);
+        } else if let Some(error) = operation.and_then(|(options, job)| logged(options, job)) {
+            death = death.with_source(error);
+        }
+        let error = Error::new(ErrorKind::CriuFailed, what).with_source(death);
+        with_log_hint(error, None, operation)
+    }
+
+    /// The last thing that CRIU, or the loader of its libraries, printed.
+    fn said(&mut self) -> Option<String> {
+        let file = self.complaints.as_mut()?;
+        let mut bytes = Vec::new();
+        file.rewind().ok()?;
+        file.take(4096).read_to_end(&mut bytes).ok()?;
+        let text = String::from_utf8_lossy(&bytes);
+        text.lines().map(str::trim).rfind(|line| !line.is_empty()).map(|line| line.escape_debug().to_string())
+    }
+
+    /// Ends the connection and reaps CRIU.
+    fn finish(&mut self) -> Option<WaitStatus> {
+        if let Some(connection) = self.connection.take() {
+            connection.close();
+        }
+        match self.worker.wait() {
+            Ok(ended) => {
+                // The answer decides about success: tasks are killed or run already when CRIU ends.
+                tracing::debug!(?ended, "criu ended");
+                Some(ended)
+            }
+            Err(e) => {
+                tracing::warn!(error = %e, pid = self.pid(), "criu cannot be waited for");
+                None
+            }
+        }
+    }
+}
+
+impl Drop for CriuClient {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+fn launch(criu: &Criu, options: &SpawnOptions, socket: BorrowedFd<'_>) -> Result<(Worker, Option<File>)> {
+    let null = File::options().read(true).write(true).open("/dev/null").context(|| "open /dev/null")?;
+    let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    let complaints = match &options.stdio {
+        Stdio::Null => {
+            let file =
+                memfd_create(c"criu-stderr", MFdFlags::MFD_CLOEXEC).context(|| "make a memory file")?;
+            Some(File::from(file))
+        }
+        Stdio::Inherit | Stdio::Given(_) => None,
+    };
+    let stdio = match &options.stdio {
+        Stdio::Null => [null.as_fd(), null.as_fd(), complaints.as_ref().map_or(null.as_fd(), AsFd::as_fd)],
+        Stdio::Inherit => [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
+        Stdio::Given([input, output, error]) => [input.as_fd(), output.as_fd(), error.as_fd()],
+    };
+    let mut fds = vec![socket];
+    fds.extend(options.inherited.iter().map(AsFd::as_fd));
+    let socket_number = swrk::FIRST_FD.to_string();
+    let launch = Launch {
+        program: criu.path(),
+        args: &["swrk", &socket_number],
+        env: environment(),
+        session: options.session,
+        stdio,
+        fds: &fds,
+    };
+    let worker = swrk::spawn(&launch).context(|| "posix_spawn")?;
+    Ok((worker, complaints))
+}
+
+/// Our environment with a complete `PATH`: CRIU starts `tar` and `iptables-restore` by name, and a container engine
+/// that calls us may have set none.
+fn environment() -> Vec<(OsString, OsString)> {
+    let mut path = std::env::var_os("PATH").filter(|path| !path.is_empty()).unwrap_or_default();
+    if !path.is_empty() {
+        path.push(":");
+    }
+    path.push(DEFAULT_PATH);
+    let mut env: Vec<_> = std::env::vars_os().filter(|(name, _)| name != "PATH").collect();
+    env.push(("PATH".into(), path));
+    env
+}
+
+fn operation(kind: Criu_req_type, opts: Criu_opts) -> Criu_req {
+    let mut request = Criu_req::new();
+    request.set_type(kind);
+    request.opts = MessageField::some(opts);
+    request
+}
+
+/// The error of a CRIU that said no: its log's first true error, else what its answer quotes, else its errno.
+fn failed(what: String, response: &Criu_resp, operation: Option<(&Options<'_>, Job)>) -> Error {
+    let cause = operation
+        .and_then(|(options, job)| logged(options, job))
+        .or_else(|| LogError::from_answer(response.cr_errmsg()));
+    let errno = response.cr_errno.filter(|errno| *errno != 0);
+    let error = Error::new(ErrorKind::CriuFailed, what);
+    let remedy = cause.as_ref().and_then(LogError::remedy);
+    let error = match (cause, errno) {
+        (Some(cause), _) => error.with_source(cause),
+        (None, Some(errno)) => error.with_source(std::io::Error::from_raw_os_error(errno.saturating_abs())),
+        (None, None) => error.with_source("criu gave no reason"),
+    };
+    with_log_hint(error, remedy, operation)
+}
+
+fn logged(options: &Options<'_>, job: Job) -> Option<LogError> {
+    let log = log::read(options.log_dir(), &options.log_file)
+        .inspect_err(|e| tracing::warn!(error = %e, "criu's log cannot be read"))
+        .ok()?;
+    log::first_error(&log, job)
+}
+
+fn with_log_hint(error: Error, remedy: Option<&str>, operation: Option<(&Options<'_>, Job)>) -> Error {
+    use std::os::fd::AsRawFd;
+    let log = operation.and_then(|(options, _)| {
+        let dir = std::fs::read_link(format!("/proc/self/fd/{}", options.log_dir().as_raw_fd())).ok()?;
+        let log = dir.join(&options.log_file);
+        log.exists().then(|| log.display().to_string())
+    });
+    match (remedy, log) {
+        (Some(remedy), Some(log)) => error.with_hint(format!("{remedy} (criu's log: {log})")),
+        (Some(remedy), None) => error.with_hint(remedy.to_owned()),
+        (None, Some(log)) => error.with_hint(format!("criu's log is {log}")),
+        (None, None) => error,
+    }
+}

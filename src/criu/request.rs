@@ -1,0 +1,613 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is asked of CRIU, typed, and its translation into CRIU's own options. Pure; knows no container.
+
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use protobuf::MessageField;
+use rust_criu::rust_criu_protobuf::rpc::{
+    Cgroup_root, Criu_cg_mode, Criu_network_lock_method, Criu_opts, Criu_page_server_info, Ext_mount_map,
+    Inherit_fd, Join_namespace,
+};
+
+use super::Version;
+use crate::{Error, ErrorKind, Result};
+
+/// What CRIU does with cgroups (`--manage-cgroups`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum ManageCgroups {
+    /// Nothing: restored tasks stay in the cgroups that CRIU itself is in.
+    Ignore,
+    /// Cgroups that exist already; no properties.
+    None,
+    /// Properties of cgroups that exist already.
+    Properties,
+    /// Cgroups that are missing are made; properties only of those.
+    #[default]
+    Soft,
+    /// Everything, also where a cgroup exists.
+    Full,
+    /// Everything, and nothing may exist.
+    Strict,
+}
+
+/// How CRIU keeps packets away while TCP sockets are taken apart or put together. The choice at the dump is stored in
+/// the images and decides for the restore as well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum NetworkLock {
+    /// Whatever this CRIU was built for: `iptables-restore`, in most.
+    #[default]
+    Default,
+    /// `iptables-restore` and `ip6tables-restore`: slow.
+    Iptables,
+    /// A table of nftables.
+    Nftables,
+    /// None (CRIU 3.19): for a network namespace that nobody else can reach or that dies with its tasks.
+    Skip,
+}
+
+/// What happens to established TCP connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum TcpConnections {
+    /// They make the operation fail.
+    #[default]
+    Refuse,
+    /// They are taken along (`--tcp-established`).
+    Keep,
+    /// They come back closed (`--tcp-close`).
+    Close,
+}
+
+/// The state of the dumped tasks after a dump that succeeded. After one that failed they run on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum AfterDump {
+    /// Killed.
+    #[default]
+    Kill,
+    /// Running.
+    Run,
+    /// Stopped as by `SIGSTOP`.
+    Stop,
+}
+
+/// Whose child the first restored process becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum RestoredParent {
+    /// Ours: it is to be waited for here (`rst_sibling`).
+    #[default]
+    Caller,
+    /// CRIU's, and after CRIU's end that of the nearest subreaper.
+    Criu,
+}
+
+/// A mount that CRIU does not dump or make itself (`ext_mnt`). On dump, `key` is the mountpoint inside and
+/// `value` the name to store; on restore, `key` is the stored name and `value` the path here to bind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExternalMount {
+    /// See above.
+    pub key: String,
+    /// See above.
+    pub value: String,
+}
+
+/// A cgroup to restore into (`cg_root`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CgroupRoot {
+    /// The controllers of the hierarchy as `/proc/PID/cgroup` names them; empty for cgroup v2.
+    pub controllers: String,
+    /// The path in the hierarchy.
+    pub path: PathBuf,
+}
+
+/// A namespace to join instead of making one (`join_ns`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JoinNamespace {
+    /// Its kind: `net`, `uts`, `time`, `ipc`, `mnt` or `user`.
+    pub kind: String,
+    /// A file of it, or the id of a process in it.
+    pub file: PathBuf,
+}
+
+/// A descriptor as CRIU numbers it: a standard stream of it, or what
+/// [`SpawnOptions::inherit`](super::SpawnOptions::inherit) gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InheritedFd(pub(super) RawFd);
+
+impl InheritedFd {
+    /// CRIU's standard input.
+    pub const STDIN: Self = Self(0);
+    /// CRIU's standard output.
+    pub const STDOUT: Self = Self(1);
+    /// CRIU's standard error.
+    pub const STDERR: Self = Self(2);
+}
+
+/// A ready-made descriptor for something that the images name (`inherit_fd`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InheritFd {
+    /// The name: `pipe:[4711]`, `file[f7:ea407]`, `tty[8800:1a]`, `socket:[4712]`, or an own one such as `extRootNetNS`.
+    pub key: String,
+    /// The descriptor.
+    pub fd: InheritedFd,
+}
+
+/// What dump and restore have in common. The switches are named as CRIU's.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Options<'a> {
+    /// The directory of the images.
+    pub images_dir: BorrowedFd<'a>,
+    /// The directory of log and statistics; `None`: the images'.
+    pub work_dir: Option<BorrowedFd<'a>>,
+    /// The log's name in it, without a slash.
+    pub log_file: String,
+    /// 0 (silent) to 4 (everything); at 4 CRIU still spends next to nothing on it.
+    pub log_level: i32,
+    /// Dump: the root of the tasks. Restore: a mount point that becomes it.
+    pub root: Option<PathBuf>,
+    /// External mounts.
+    pub external_mounts: Vec<ExternalMount>,
+    /// Other external objects: `net[INO]:KEY`, `file[MNT:INO]`, `veth[IN]:OUT`, …
+    pub external: Vec<String>,
+    /// What happens to cgroups.
+    pub manage_cgroups: ManageCgroups,
+    /// How the network is locked.
+    pub network_lock: NetworkLock,
+    /// What happens to established connections.
+    pub tcp: TcpConnections,
+    /// Tasks may belong to a session or terminal outside.
+    pub shell_job: bool,
+    /// The other end of a unix socket may be outside.
+    pub ext_unix_sk: bool,
+    /// Take file locks along.
+    pub file_locks: bool,
+    /// Open devices by any path that leads to them.
+    pub evasive_devices: bool,
+    /// Neither dump nor restore what is in the network namespace: it comes back empty, `lo` down.
+    pub empty_netns: bool,
+    /// Terminals whose master is outside are fine.
+    pub orphan_pts_master: bool,
+    /// Punch pages out of parent images (dump) or of read images (restore).
+    pub auto_dedup: bool,
+    /// A file of CRIU options that override all of these; a missing one is ignored by CRIU.
+    pub config_file: Option<PathBuf>,
+    /// The mount context of a security module for restored tmpfs mounts.
+    pub lsm_mount_context: Option<String>,
+    /// How long seizing the tasks (dump) or restoring may take; `None`: CRIU's default of 10 s.
+    pub timeout: Option<Duration>,
+    /// The processor features to compare (`--cpu-cap`), as CRIU's bit mask.
+    pub cpu_cap: Option<u32>,
+}
+
+/// A dump of a process tree.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct DumpRequest<'a> {
+    /// The first process, by its id here.
+    pub pid: i32,
+    /// What is common with a restore.
+    pub options: Options<'a>,
+    /// The tasks' state afterwards.
+    pub after: AfterDump,
+    /// The freezer cgroup's directory: CRIU freezes it to stop the tasks. A frozen one must be named here.
+    pub freeze_cgroup: Option<PathBuf>,
+    /// Leave out connections that are still being set up.
+    pub tcp_skip_in_flight: bool,
+    /// Link unlinked open files back into their directory.
+    pub link_remap: bool,
+    /// The largest unlinked file to copy into the images, in bytes; `None`: CRIU's default of 1 MiB.
+    pub ghost_limit: Option<u32>,
+    /// Earlier images to leave out what they hold, relative to the images' directory.
+    pub parent_images: Option<PathBuf>,
+    /// Start to track memory changes.
+    pub track_memory: bool,
+    /// A page server on the other end of this socket takes the memory.
+    pub page_server: Option<InheritedFd>,
+}
+
+/// A restore of a process tree.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct RestoreRequest<'a> {
+    /// What is common with a dump.
+    pub options: Options<'a>,
+    /// Whose child the first process becomes.
+    pub parent: RestoredParent,
+    /// Descriptors to use instead of opening.
+    pub inherit_fds: Vec<InheritFd>,
+    /// Cgroups to restore into.
+    pub cgroup_roots: Vec<CgroupRoot>,
+    /// Namespaces to join.
+    pub join_ns: Vec<JoinNamespace>,
+    /// The profile of a security module, `apparmor:NAME` or `selinux:LABEL`, instead of the dumped one.
+    pub lsm_profile: Option<String>,
+    /// Do not compare the mode of opened files with the dumped one.
+    pub skip_file_rwx_check: bool,
+}
+
+impl<'a> Options<'a> {
+    fn new(images_dir: BorrowedFd<'a>, log_file: &str) -> Self {
+        Self {
+            images_dir,
+            work_dir: None,
+            log_file: log_file.to_owned(),
+            log_level: 4,
+            root: None,
+            external_mounts: Vec::new(),
+            external: Vec::new(),
+            manage_cgroups: ManageCgroups::default(),
+            network_lock: NetworkLock::default(),
+            tcp: TcpConnections::default(),
+            shell_job: false,
+            ext_unix_sk: false,
+            file_locks: false,
+            evasive_devices: false,
+            empty_netns: false,
+            orphan_pts_master: false,
+            auto_dedup: false,
+            config_file: None,
+            lsm_mount_context: None,
+            timeout: None,
+            cpu_cap: None,
+        }
+    }
+
+    /// Where log and statistics are.
+    pub(super) fn log_dir(&self) -> BorrowedFd<'a> {
+        self.work_dir.unwrap_or(self.images_dir)
+    }
+
+    /// The oldest CRIU that understands all of this.
+    pub(super) fn needs(&self) -> Option<(Version, &'static str)> {
+        (self.network_lock == NetworkLock::Skip)
+            .then_some((Version::new(3, 19, 0), "to skip the network lock"))
+    }
+
+    fn message(&self) -> Result<Criu_opts> {
+        let mut opts = Criu_opts::new();
+        opts.set_images_dir_fd(self.images_dir.as_raw_fd());
+        opts.work_dir_fd = self.work_dir.map(|fd| fd.as_raw_fd());
+        opts.set_log_file(text("log file name", &self.log_file)?);
+        opts.set_log_level(self.log_level);
+        opts.set_notify_scripts(true);
+        opts.root = path("root", self.root.as_deref())?;
+        for mount in &self.external_mounts {
+            let mut entry = Ext_mount_map::new();
+            entry.set_key(text("external mount", &mount.key)?);
+            entry.set_val(text("external mount", &mount.value)?);
+            opts.ext_mnt.push(entry);
+        }
+        for external in &self.external {
+            opts.external.push(text("external object", external)?);
+        }
+        opts.set_manage_cgroups(self.manage_cgroups != ManageCgroups::Ignore);
+        opts.set_manage_cgroups_mode(match self.manage_cgroups {
+            ManageCgroups::Ignore => Criu_cg_mode::IGNORE,
+            ManageCgroups::None => Criu_cg_mode::CG_NONE,
+            ManageCgroups::Properties => Criu_cg_mode::PROPS,
+            ManageCgroups::Soft => Criu_cg_mode::SOFT,
+            ManageCgroups::Full => Criu_cg_mode::FULL,
+            ManageCgroups::Strict => Criu_cg_mode::STRICT,
+        });
+        match self.network_lock {
+            NetworkLock::Default => {}
+            NetworkLock::Iptables => opts.set_network_lock(Criu_network_lock_method::IPTABLES),
+            NetworkLock::Nftables => opts.set_network_lock(Criu_network_lock_method::NFTABLES),
+            NetworkLock::Skip => opts.set_network_lock(Criu_network_lock_method::SKIP),
+        }
+        opts.set_tcp_established(self.tcp == TcpConnections::Keep);
+        opts.set_tcp_close(self.tcp == TcpConnections::Close);
+        opts.set_shell_job(self.shell_job);
+        opts.set_ext_unix_sk(self.ext_unix_sk);
+        opts.set_file_locks(self.file_locks);
+        opts.set_evasive_devices(self.evasive_devices);
+        if self.empty_netns {
+            // CLONE_NEWNET is the only bit that CRIU accepts here.
+            opts.set_empty_ns(libc::CLONE_NEWNET.cast_unsigned());
+        }
+        opts.set_orphan_pts_master(self.orphan_pts_master);
+        opts.set_auto_dedup(self.auto_dedup);
+        opts.config_file = path("criu configuration file", self.config_file.as_deref())?;
+        opts.lsm_mount_context = self
+            .lsm_mount_context
+            .as_deref()
+            .map(|context| text("lsm mount context", context))
+            .transpose()?;
+        opts.timeout = self.timeout.map(whole_seconds);
+        opts.cpu_cap = self.cpu_cap;
+        Ok(opts)
+    }
+}
+
+impl<'a> DumpRequest<'a> {
+    /// A dump of the tree of `pid` into `images_dir` with every option at its default; log in `dump.log`.
+    pub fn new(pid: i32, images_dir: BorrowedFd<'a>) -> Self {
+        Self {
+            pid,
+            options: Options::new(images_dir, "dump.log"),
+            after: AfterDump::default(),
+            freeze_cgroup: None,
+            tcp_skip_in_flight: false,
+            link_remap: false,
+            ghost_limit: None,
+            parent_images: None,
+            track_memory: false,
+            page_server: None,
+        }
+    }
+
+    /// # Errors
+    /// `InvalidInput` for a string or path that the protocol cannot carry.
+    pub(super) fn message(&self) -> Result<Criu_opts> {
+        let mut opts = self.options.message()?;
+        opts.set_pid(self.pid);
+        match self.after {
+            AfterDump::Kill => {}
+            AfterDump::Run => opts.set_leave_running(true),
+            AfterDump::Stop => opts.set_leave_stopped(true),
+        }
+        opts.freeze_cgroup = path("freezer cgroup", self.freeze_cgroup.as_deref())?;
+        opts.set_tcp_skip_in_flight(self.tcp_skip_in_flight);
+        opts.set_link_remap(self.link_remap);
+        opts.ghost_limit = self.ghost_limit;
+        opts.parent_img = path("parent images", self.parent_images.as_deref())?;
+        if self.track_memory {
+            opts.set_track_mem(true);
+        }
+        if let Some(InheritedFd(fd)) = self.page_server {
+            let mut server = Criu_page_server_info::new();
+            server.set_fd(fd);
+            opts.ps = MessageField::some(server);
+        }
+        Ok(opts)
+    }
+}
+
+impl<'a> RestoreRequest<'a> {
+    /// A restore from `images_dir` with every option at its default; log in `restore.log`.
+    pub fn new(images_dir: BorrowedFd<'a>) -> Self {
+        Self {
+            options: Options::new(images_dir, "restore.log"),
+            parent: RestoredParent::default(),
+            inherit_fds: Vec::new(),
+            cgroup_roots: Vec::new(),
+            join_ns: Vec::new(),
+            lsm_profile: None,
+            skip_file_rwx_check: false,
+        }
+    }
+
+    /// # Errors
+    /// `InvalidInput` for a string or path that the protocol cannot carry.
+    pub(super) fn message(&self) -> Result<Criu_opts> {
+        let mut opts = self.options.message()?;
+        opts.set_rst_sibling(self.parent == RestoredParent::Caller);
+        for InheritFd { key, fd } in &self.inherit_fds {
+            let mut entry = Inherit_fd::new();
+            entry.set_key(text("name of an inherited descriptor", key)?);
+            entry.set_fd(fd.0);
+            opts.inherit_fd.push(entry);
+        }
+        for root in &self.cgroup_roots {
+            let mut entry = Cgroup_root::new();
+            // Version 2 has no controllers here; CRIU takes an absent name for "every hierarchy".
+            entry.set_ctrl(text("cgroup controllers", &root.controllers)?);
+            entry.set_path(path("cgroup path", Some(&root.path))?.unwrap_or_default());
+            opts.cg_root.push(entry);
+        }
+        for namespace in &self.join_ns {
+            let mut entry = Join_namespace::new();
+            entry.set_ns(text("namespace kind", &namespace.kind)?);
+            entry.set_ns_file(path("namespace file", Some(&namespace.file))?.unwrap_or_default());
+            opts.join_ns.push(entry);
+        }
+        opts.lsm_profile =
+            self.lsm_profile.as_deref().map(|profile| text("lsm profile", profile)).transpose()?;
+        if self.skip_file_rwx_check {
+            opts.set_skip_file_rwx_check(true);
+        }
+        Ok(opts)
+    }
+}
+
+/// CRIU reads C strings: what follows a NUL byte would silently be lost.
+fn text(what: &str, value: &str) -> Result<String> {
+    if value.contains('\0') {
+        return Err(unusable(what, value));
+    }
+    Ok(value.to_owned())
+}
+
+fn path(what: &str, value: Option<&Path>) -> Result<Option<String>> {
+    let Some(value) = value else { return Ok(None) };
+    let string = value.to_str().ok_or_else(|| unusable(what, &value.to_string_lossy()))?;
+    text(what, string).map(Some)
+}
+
+fn unusable(what: &str, value: &str) -> Error {
+    Error::new(
+        ErrorKind::InvalidInput,
+        format!("{what} {value:?} holds bytes that criu's protocol cannot carry"),
+    )
+}
+
+/// Whole seconds, rounded up: 0 would switch CRIU's limit off.
+fn whole_seconds(time: Duration) -> u32 {
+    let more = u64::from(time.subsec_nanos() > 0);
+    u32::try_from(time.as_secs().saturating_add(more)).unwrap_or(u32::MAX).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+    use std::fs::File;
+    use std::os::fd::AsFd;
+    use std::os::unix::ffi::OsStrExt;
+
+    use protobuf::EnumOrUnknown;
+
+    use super::*;
+
+    fn null() -> File {
+        File::open("/dev/null").expect("/dev/null")
+    }
+
+    #[test]
+    fn a_plain_dump_says_the_defaults_aloud() {
+        let dir = null();
+        let opts = DumpRequest::new(42, dir.as_fd()).message().expect("nothing odd");
+        assert_eq!(opts.images_dir_fd, Some(dir.as_raw_fd()));
+        assert_eq!((opts.pid, opts.log_level), (Some(42), Some(4)));
+        assert_eq!(opts.log_file.as_deref(), Some("dump.log"));
+        assert_eq!(opts.notify_scripts, Some(true));
+        assert_eq!(opts.manage_cgroups, Some(true));
+        assert_eq!(opts.manage_cgroups_mode, Some(EnumOrUnknown::new(Criu_cg_mode::SOFT)));
+        assert_eq!(opts.tcp_established, Some(false));
+        for absent in [opts.leave_running, opts.leave_stopped, opts.track_mem, opts.rst_sibling] {
+            assert_eq!(absent, None);
+        }
+        assert!(opts.network_lock.is_none() && opts.empty_ns.is_none() && opts.work_dir_fd.is_none());
+        assert!(
+            opts.root.is_none()
+                && opts.freeze_cgroup.is_none()
+                && opts.timeout.is_none()
+                && opts.ps.is_none()
+        );
+    }
+
+    #[test]
+    fn each_choice_becomes_its_option() {
+        type Change = fn(&mut DumpRequest<'_>);
+        type Check = fn(&Criu_opts) -> bool;
+        let table: &[(&str, Change, Check)] = &[
+            ("leave running", |r| r.after = AfterDump::Run, |o| o.leave_running == Some(true)),
+            ("leave stopped", |r| r.after = AfterDump::Stop, |o| o.leave_stopped == Some(true)),
+            ("keep tcp", |r| r.options.tcp = TcpConnections::Keep, |o| o.tcp_established() && !o.tcp_close()),
+            (
+                "close tcp",
+                |r| r.options.tcp = TcpConnections::Close,
+                |o| !o.tcp_established() && o.tcp_close(),
+            ),
+            ("skip in flight", |r| r.tcp_skip_in_flight = true, Criu_opts::tcp_skip_in_flight),
+            ("shell job", |r| r.options.shell_job = true, Criu_opts::shell_job),
+            ("unix", |r| r.options.ext_unix_sk = true, Criu_opts::ext_unix_sk),
+            ("locks", |r| r.options.file_locks = true, Criu_opts::file_locks),
+            ("links", |r| r.link_remap = true, Criu_opts::link_remap),
+            ("evasive", |r| r.options.evasive_devices = true, Criu_opts::evasive_devices),
+            ("pts", |r| r.options.orphan_pts_master = true, Criu_opts::orphan_pts_master),
+            ("dedup", |r| r.options.auto_dedup = true, Criu_opts::auto_dedup),
+            ("netns", |r| r.options.empty_netns = true, |o| o.empty_ns == Some(0x4000_0000)),
+            ("ghost", |r| r.ghost_limit = Some(7), |o| o.ghost_limit == Some(7)),
+            ("track", |r| r.track_memory = true, Criu_opts::track_mem),
+            ("cpu", |r| r.options.cpu_cap = Some(3), |o| o.cpu_cap == Some(3)),
+            ("page server", |r| r.page_server = Some(InheritedFd(4)), |o| o.ps.fd == Some(4)),
+            ("root", |r| r.options.root = Some("/r".into()), |o| o.root.as_deref() == Some("/r")),
+            (
+                "freezer",
+                |r| r.freeze_cgroup = Some("/f".into()),
+                |o| o.freeze_cgroup.as_deref() == Some("/f"),
+            ),
+            (
+                "parent",
+                |r| r.parent_images = Some("../0".into()),
+                |o| o.parent_img.as_deref() == Some("../0"),
+            ),
+            (
+                "config",
+                |r| r.options.config_file = Some("/c".into()),
+                |o| o.config_file.as_deref() == Some("/c"),
+            ),
+            (
+                "timeout is rounded up",
+                |r| r.options.timeout = Some(Duration::from_millis(1500)),
+                |o| o.timeout == Some(2),
+            ),
+            ("no timeout of 0", |r| r.options.timeout = Some(Duration::ZERO), |o| o.timeout == Some(1)),
+            ("external", |r| r.options.external.push("net[1]:x".to_owned()), |o| o.external == ["net[1]:x"]),
+            (
+                "mounts",
+                |r| r.options.external_mounts.push(ExternalMount { key: "/a".into(), value: "/b".into() }),
+                |o| o.ext_mnt.len() == 1 && o.ext_mnt[0].key() == "/a" && o.ext_mnt[0].val() == "/b",
+            ),
+        ];
+        let dir = null();
+        for (name, change, check) in table {
+            let mut request = DumpRequest::new(1, dir.as_fd());
+            assert!(!check(&request.message().expect(name)), "{name} must not be the default");
+            change(&mut request);
+            assert!(check(&request.message().expect(name)), "{name}");
+        }
+    }
+
+    #[test]
+    fn enumerations_have_crius_numbers() {
+        let dir = null();
+        let mut request = DumpRequest::new(1, dir.as_fd());
+        let cgroups = [
+            (ManageCgroups::Ignore, 0),
+            (ManageCgroups::None, 1),
+            (ManageCgroups::Properties, 2),
+            (ManageCgroups::Soft, 3),
+            (ManageCgroups::Full, 4),
+            (ManageCgroups::Strict, 5),
+        ];
+        for (mode, number) in cgroups {
+            request.options.manage_cgroups = mode;
+            let opts = request.message().expect("nothing odd");
+            assert_eq!(opts.manage_cgroups_mode.map(|m| m.value()), Some(number));
+            assert_eq!(opts.manage_cgroups, Some(number != 0));
+        }
+        let locks = [
+            (NetworkLock::Default, None),
+            (NetworkLock::Iptables, Some(1)),
+            (NetworkLock::Nftables, Some(2)),
+            (NetworkLock::Skip, Some(3)),
+        ];
+        for (lock, number) in locks {
+            request.options.network_lock = lock;
+            let opts = request.message().expect("nothing odd");
+            assert_eq!(opts.network_lock.map(|m| m.value()), number);
+        }
+        assert_eq!(request.options.needs().map(|(version, _)| version), Some(Version::new(3, 19, 0)));
+    }
+
+    #[test]
+    fn a_restore_carries_its_lists() {
+        let (dir, work) = (null(), null());
+        let mut request = RestoreRequest::new(dir.as_fd());
+        request.options.work_dir = Some(work.as_fd());
+        request.inherit_fds.push(InheritFd { key: "pipe:[7]".into(), fd: InheritedFd::STDOUT });
+        request.cgroup_roots.push(CgroupRoot { controllers: String::new(), path: "/c".into() });
+        request.join_ns.push(JoinNamespace { kind: "ipc".into(), file: "/proc/1/ns/ipc".into() });
+        request.lsm_profile = Some("apparmor:x".into());
+        request.skip_file_rwx_check = true;
+        let opts = request.message().expect("nothing odd");
+        assert_eq!(opts.log_file.as_deref(), Some("restore.log"));
+        assert_eq!(opts.work_dir_fd, Some(work.as_raw_fd()));
+        assert_eq!(opts.rst_sibling, Some(true));
+        assert_eq!((opts.inherit_fd[0].key(), opts.inherit_fd[0].fd()), ("pipe:[7]", 1));
+        assert_eq!((opts.cg_root[0].ctrl.as_deref(), opts.cg_root[0].path()), (Some(""), "/c"));
+        assert_eq!((opts.join_ns[0].ns(), opts.join_ns[0].ns_file()), ("ipc", "/proc/1/ns/ipc"));
+        assert_eq!(opts.lsm_profile.as_deref(), Some("apparmor:x"));
+        assert!(opts.skip_file_rwx_check());
+        request.parent = RestoredParent::Criu;
+        assert_eq!(request.message().expect("nothing odd").rst_sibling, Some(false));
+    }
+
+    #[test]
+    fn what_the_protocol_cannot_carry_is_refused() {
+        let dir = null();
+        let mut request = DumpRequest::new(1, dir.as_fd());
+        request.options.root = Some(OsStr::from_bytes(b"/\xff").into());
+        assert_eq!(request.message().expect_err("not UTF-8").kind(), ErrorKind::InvalidInput);
+        let mut request = RestoreRequest::new(dir.as_fd());
+        request.inherit_fds.push(InheritFd { key: "a\0b".into(), fd: InheritedFd::STDIN });
+        assert_eq!(request.message().expect_err("a NUL byte").kind(), ErrorKind::InvalidInput);
+    }
+}
