@@ -1,5 +1,277 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Module checkpoint.
-pub fn settle(_: &crate::engine::Container, _: bool) -> crate::Result<()> {
-    Ok(())
+//! The source half: from a running container to CRIU's images, and on into one file.
+//!
+//! ```text
+//!  preflight ─▶ criu dump ─▶ [held in post-dump: archive written] ─▶ killed or running ─▶ statistics, index, rename
+//! ```
+//!
+//! CRIU holds the processes still until `post-dump` is answered. An export writes everything that can fail in that
+//! hold: a full disk or a reader that went away then lets the container run on. It does not know how a restore
+//! works, nor is it used by it.
+
+mod export;
+mod externals;
+mod journal;
+mod options;
+
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+pub use journal::settle;
+pub use options::{CheckpointOptions, Export, LeaveRunning};
+
+use crate::archive::Progress;
+use crate::criu::{Criu, CriuClient, DumpStats, Notify, SpawnOptions};
+use crate::engine::{Container, Status, descriptors};
+use crate::sys::namespace::in_private_mount_namespace;
+use crate::{Context, Error, ErrorKind, Result};
+use export::Exporter;
+use journal::{Journal, Phase};
+
+/// What a checkpoint came to.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct CheckpointReport {
+    /// Bytes of CRIU's images.
+    pub images_bytes: u64,
+    /// Bytes of the archive, when there is one.
+    pub archive_bytes: Option<u64>,
+    /// What CRIU measured; `None` when its statistics cannot be read.
+    pub stats: Option<DumpStats>,
+}
+
+/// Checkpoints a container. Unless it is left running, it is gone afterwards: its processes, its cgroup and its
+/// record. With `export` everything that a restore needs goes into one file or stream as well.
+///
+/// # Errors
+/// [`ErrorKind::WrongStatus`] unless the container runs or is paused; [`ErrorKind::CriuUnusable`];
+/// [`ErrorKind::CriuFailed`] with CRIU's reason; [`ErrorKind::Storage`]. On every error before CRIU has killed the
+/// processes the container runs on as before, and what was written is removed. After that point, which is named in
+/// the error, the images are complete and stay.
+pub fn checkpoint(
+    container: &mut Container,
+    options: &CheckpointOptions,
+    export: Option<Export>,
+    progress: &mut (dyn Progress + Send),
+) -> Result<CheckpointReport> {
+    let _lock = container.lock()?;
+    let context = format!("checkpoint container {}", container.id());
+    let finished = run(container, options, export, progress);
+    finished.context(|| context)
+}
+
+fn run(
+    container: &Container,
+    options: &CheckpointOptions,
+    export: Option<Export>,
+    progress: &mut (dyn Progress + Send),
+) -> Result<CheckpointReport> {
+    let unfinished = journal::recover(container)?;
+    let status = container.status()?;
+    match (status, unfinished) {
+        (Status::Running | Status::Paused, _) => {}
+        (Status::Stopped, Some(journal)) if export.is_some() => {
+            // The processes are in the images of an earlier attempt that was killed before its archive was complete.
+            return finish_export(container, &journal, export, progress);
+        }
+        (status, _) => {
+            return Err(Error::new(
+                ErrorKind::WrongStatus,
+                format!("container cannot be checkpointed in {status} state"),
+            ));
+        }
+    }
+    let criu = Criu::find(options.criu.as_deref())?;
+    let images = ImagesDir::prepare(container, options, export.as_ref())?;
+    let dumped = dump(container, options, &criu, &images, export, status, progress);
+    match dumped {
+        Ok(report) => {
+            conclude(container, options, &images)?;
+            Ok(report)
+        }
+        Err(error) if container.init().is_some() => {
+            let cleanup = images.discard().err().into_iter().chain(Journal::remove(container).err());
+            Err(error.with_cleanup(cleanup))
+        }
+        // CRIU has killed the processes: the images are all there is of them.
+        Err(error) => Err(error.with_hint(format!(
+            "the processes were checkpointed and have ended; the images are complete in {}: export again, or restore \
+             with --image-path",
+            images.path.display()
+        ))),
+    }
+}
+
+/// Dumps, and writes the archive around the dump.
+fn dump(
+    container: &Container,
+    options: &CheckpointOptions,
+    criu: &Criu,
+    images: &ImagesDir,
+    export: Option<Export>,
+    status: Status,
+    progress: &mut (dyn Progress + Send),
+) -> Result<CheckpointReport> {
+    let config = &container.config()?;
+    let init = container.init().ok_or_else(|| Error::new(ErrorKind::WrongStatus, "the container has ended"))?;
+    let exporter = export.map(|export| Exporter::begin(export, container, config)).transpose()?;
+    descriptors::write(images.fd.as_fd(), &container.state().external_descriptors)?;
+    let mut journal = Journal::new(images, exporter.as_ref().and_then(Exporter::partial_path));
+    let work_dir = options.work_path.as_deref().map(open_work_dir).transpose()?;
+    let log_dir = work_dir.as_ref().unwrap_or(&images.fd);
+    let work_dir = work_dir.as_ref();
+    let journal = &mut journal;
+    // CRIU's own temporary mounts stay in a mount namespace that nobody else sees.
+    let (report, exporter) = in_private_mount_namespace(move || {
+        let client = CriuClient::spawn(criu, SpawnOptions::default())?;
+        journal.criu = Some(crate::engine::InitProcess::of(nix::unistd::Pid::from_raw(client.pid()))?);
+        journal.save(container)?;
+        let request =
+            options::dump_request(container, config, init, options, status, images, work_dir)?;
+        let version = client.version();
+        let mut hold = Hold { container, images, exporter, journal, progress, version, options };
+        let dumped = client.dump(&request, &mut hold)?;
+        Ok::<_, Error>((CheckpointReport { stats: dumped.stats, ..CheckpointReport::default() }, hold.exporter))
+    })
+    .context(|| "make a private mount namespace for criu")??;
+    let archive_bytes = match exporter {
+        Some(exporter) => {
+            Some(exporter.finish(log_dir.as_fd())?)
+        }
+        None => None,
+    };
+    Ok(CheckpointReport { images_bytes: images.size()?, archive_bytes, ..report })
+}
+
+/// After success: the container is gone or goes on, and what was only needed on the way is removed.
+fn conclude(container: &Container, options: &CheckpointOptions, images: &ImagesDir) -> Result<()> {
+    images.discard()?;
+    match options.leave_running {
+        LeaveRunning::Yes => Journal::remove(container),
+        LeaveRunning::No => container.destroy(),
+    }
+}
+
+/// Completes the archive of a checkpoint whose images are complete.
+fn finish_export(
+    container: &Container,
+    journal: &Journal,
+    export: Option<Export>,
+    progress: &mut (dyn Progress + Send),
+) -> Result<CheckpointReport> {
+    let Some(export) = export else {
+        return Err(Error::new(ErrorKind::InvalidInput, "there is nothing to finish without --export"));
+    };
+    let images = ImagesDir::reopen(journal)?;
+    let config = container.config()?;
+    let mut exporter = Exporter::begin(export, container, &config)?;
+    exporter.images_and_rootfs(container, &images, None, progress)?;
+    let archive_bytes = Some(exporter.finish(images.fd.as_fd())?);
+    let report = CheckpointReport {
+        images_bytes: images.size()?,
+        archive_bytes,
+        stats: DumpStats::read(images.fd.as_fd()).ok(),
+    };
+    images.discard()?;
+    container.destroy()?;
+    Ok(report)
+}
+
+/// What happens while CRIU holds the processes.
+struct Hold<'a> {
+    container: &'a Container,
+    images: &'a ImagesDir,
+    exporter: Option<Exporter>,
+    journal: &'a mut Journal,
+    progress: &'a mut (dyn Progress + Send),
+    version: crate::criu::Version,
+    options: &'a CheckpointOptions,
+}
+
+impl Notify for Hold<'_> {
+    fn post_dump(&mut self) -> Result<()> {
+        if let Some(exporter) = &mut self.exporter {
+            exporter.images_and_rootfs(self.container, self.images, Some(self.version), self.progress)?;
+        }
+        if self.options.leave_running == LeaveRunning::No {
+            // From the answer on CRIU kills the processes: whoever comes after us must know what the images are.
+            self.journal.phase = Phase::Dumped;
+            self.journal.save(self.container)?;
+        }
+        Ok(())
+    }
+}
+
+/// The directory of CRIU's images: the caller's, or one that is only needed on the way into an archive.
+pub(crate) struct ImagesDir {
+    path: PathBuf,
+    fd: OwnedFd,
+    owned: bool,
+}
+
+impl ImagesDir {
+    fn prepare(container: &Container, options: &CheckpointOptions, export: Option<&Export>) -> Result<Self> {
+        let (path, owned) = match (&options.image_path, export) {
+            (Some(path), _) => (path.clone(), false),
+            (None, Some(Export::File(file))) => (beside(file)?, true),
+            (None, Some(Export::Stream(_))) => (container.dir().join("checkpoint"), true),
+            (None, None) => (PathBuf::from("checkpoint"), false),
+        };
+        let path = std::path::absolute(&path).context(|| format!("resolve {}", path.display()))?;
+        fs::DirBuilder::new()
+            .recursive(!owned)
+            .mode(0o700)
+            .create(&path)
+            .context(|| format!("make the image directory {}", path.display()))?;
+        Ok(Self { fd: open_dir(&path)?, path, owned })
+    }
+
+    fn reopen(journal: &Journal) -> Result<Self> {
+        Ok(Self { fd: open_dir(&journal.images)?, path: journal.images.clone(), owned: journal.owns_images })
+    }
+
+    /// Removes the directory if it was made for the way only.
+    fn discard(&self) -> Result<()> {
+        if self.owned {
+            fs::remove_dir_all(&self.path).context(|| format!("remove {}", self.path.display()))?;
+        }
+        Ok(())
+    }
+
+    fn size(&self) -> Result<u64> {
+        let sum = || {
+            fs::read_dir(&self.path)?.try_fold(0_u64, |sum, entry| Ok(sum.saturating_add(entry?.metadata()?.len())))
+        };
+        sum().map_err(|e: std::io::Error| e).context(|| format!("list {}", self.path.display()))
+    }
+}
+
+/// A directory on the disk that must hold the archive anyway.
+fn beside(file: &Path) -> Result<PathBuf> {
+    let name = file.file_name().ok_or_else(|| {
+        Error::new(ErrorKind::InvalidInput, format!("archive name {} names no file", file.display()))
+    })?;
+    let nanos = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.subsec_nanos());
+    let mut hidden = std::ffi::OsString::from(".");
+    hidden.push(name);
+    hidden.push(format!(".{}-{nanos}.images", std::process::id()));
+    Ok(file.with_file_name(hidden))
+}
+
+fn open_dir(path: &Path) -> Result<OwnedFd> {
+    fs::File::open(path).map(OwnedFd::from).context(|| format!("open the image directory {}", path.display()))
+}
+
+/// The work directory, made if it is missing (as runc does).
+fn open_work_dir(path: &Path) -> Result<OwnedFd> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .and_then(|()| fs::File::open(path))
+        .map(OwnedFd::from)
+        .context(|| format!("make the work directory {}", path.display()))
 }

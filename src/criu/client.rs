@@ -12,8 +12,9 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Seek};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use nix::sched::CloneFlags;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::wait::WaitStatus;
 use protobuf::MessageField;
@@ -27,8 +28,9 @@ use super::rpc::{Connection, Init, Outcome, Reply};
 use super::stats::DumpStats;
 use super::version::{self, Kernel, Version};
 use super::{Criu, DumpRequest, RestoreRequest};
+use crate::sys::fd::above_stdio;
 use crate::sys::seqpacket;
-use crate::sys::swrk::{self, Launch, Worker};
+use crate::sys::swrk::{self, Launch, Place, Worker};
 use crate::{Context, Error, ErrorKind, Result};
 
 pub use crate::sys::swrk::Session;
@@ -51,6 +53,9 @@ pub struct SpawnOptions {
     stdio: Stdio,
     session: Session,
     inherited: Vec<OwnedFd>,
+    cgroup: Option<OwnedFd>,
+    tasks: Vec<OwnedFd>,
+    cgroup_namespace: bool,
 }
 
 impl SpawnOptions {
@@ -68,12 +73,23 @@ impl SpawnOptions {
         self
     }
 
+    /// In these cgroups: a v2 directory, and the `tasks` files of v1 directories. Restored tasks are in them too
+    /// unless CRIU manages cgroups. With `namespace`, also in a cgroup namespace that is rooted there.
+    #[must_use]
+    pub fn cgroup(mut self, unified: Option<OwnedFd>, tasks: Vec<OwnedFd>, namespace: bool) -> Self {
+        (self.cgroup, self.tasks, self.cgroup_namespace) = (unified, tasks, namespace);
+        self
+    }
+
     /// Gives CRIU a descriptor and tells its number there; our copy is closed once CRIU has it.
-    pub fn inherit(&mut self, fd: OwnedFd) -> InheritedFd {
-        // The connection comes first.
-        let number = self.inherited.len().saturating_add(1);
+    ///
+    /// # Errors
+    /// When it cannot be duplicated.
+    pub fn inherit(&mut self, fd: BorrowedFd<'_>) -> Result<InheritedFd> {
+        let fd = above_stdio(fd).context(|| "duplicate a descriptor for criu")?;
+        let number = fd.as_raw_fd();
         self.inherited.push(fd);
-        InheritedFd(swrk::FIRST_FD.saturating_add(i32::try_from(number).unwrap_or(i32::MAX)))
+        Ok(InheritedFd(number))
     }
 }
 
@@ -351,18 +367,27 @@ fn launch(criu: &Criu, options: &SpawnOptions, socket: BorrowedFd<'_>) -> Result
         Stdio::Inherit => [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
         Stdio::Given([input, output, error]) => [input.as_fd(), output.as_fd(), error.as_fd()],
     };
-    let mut fds = vec![socket];
+    let above = |fd: &BorrowedFd<'_>| above_stdio(*fd).context(|| "duplicate a descriptor for criu");
+    let socket = above(&socket)?;
+    let stdio = stdio.iter().map(above).collect::<Result<Vec<OwnedFd>>>()?;
+    let mut fds = vec![socket.as_fd()];
     fds.extend(options.inherited.iter().map(AsFd::as_fd));
-    let socket_number = swrk::FIRST_FD.to_string();
+    let socket_number = socket.as_raw_fd().to_string();
+    let place = Place {
+        cgroup: options.cgroup.as_ref().map(AsFd::as_fd),
+        tasks: options.tasks.iter().map(AsFd::as_fd).collect(),
+        namespaces: if options.cgroup_namespace { CloneFlags::CLONE_NEWCGROUP } else { CloneFlags::empty() },
+    };
     let launch = Launch {
         program: criu.path(),
         args: &["swrk", &socket_number],
         env: environment(),
         session: options.session,
-        stdio,
+        stdio: [stdio[0].as_fd(), stdio[1].as_fd(), stdio[2].as_fd()],
         fds: &fds,
+        place,
     };
-    let worker = swrk::spawn(&launch).context(|| "posix_spawn")?;
+    let worker = swrk::spawn(&launch).context(|| "execute it")?;
     Ok((worker, complaints))
 }
 

@@ -20,7 +20,7 @@ use protobuf::{Message, MessageField};
 use rust_criu::rust_criu_protobuf::rpc::{Criu_opts, Criu_req, Criu_req_type, Criu_resp};
 
 use super::notify::{Event, Notify, dispatch};
-use crate::sys::{seqpacket, swrk};
+use crate::sys::{pidfd, seqpacket};
 use crate::{Context, Error, ErrorKind, Result};
 
 /// CRIU's messages have some hundred bytes; its longest carries one log line.
@@ -148,7 +148,7 @@ fn notified(
     let (script, pid) = (response.notify.script(), response.notify.pid);
     tracing::debug!(script, pid, "criu notifies");
     if let ("post-restore", Some(pid)) = (script, pid) {
-        let pidfd = swrk::pidfd_open(Pid::from_raw(pid)).context(|| format!("pidfd_open({pid})"))?;
+        let pidfd = pidfd::open(Pid::from_raw(pid)).context(|| format!("pidfd_open({pid})"))?;
         reply.init = Some(Init { pid, pidfd });
     }
     dispatch(Event { script, pid, fds }, notify)

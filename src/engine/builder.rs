@@ -2,9 +2,9 @@
 //! From an id and a bundle to a container: what `create` does, and the first half of what `restore` does.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -17,7 +17,8 @@ use super::container::{EXEC_FIFO, remove_container_dir};
 use super::init::parent::{Entry, Launch, launch};
 use super::init::plan::InitPlan;
 use super::namespaces::{Namespaces, sysctl_path};
-use super::process::{Process, ProcessPlan, descriptor_names, limits};
+use super::descriptors;
+use super::process::{Process, ProcessPlan, limits};
 use super::rootfs::{CgroupBind, CgroupLayout, PlanContext, RootfsPlan};
 use super::state::{Creator, InitProcess, State, save_config};
 use super::{Container, ContainerId, ProcessIo, StateRoot};
@@ -241,7 +242,6 @@ impl NewContainer {
             domainname: spec.domainname().clone().filter(|name| !name.is_empty()),
             sysctls: sysctls(spec),
             new_network: namespaces.creates(CloneFlags::CLONE_NEWNET),
-            new_cgroup_namespace: namespaces.creates(CloneFlags::CLONE_NEWCGROUP),
             fifo: Some(fifo.as_raw_fd()),
             process: ProcessPlan::new(&Process::from_spec(process.clone()))?,
         };
@@ -256,11 +256,12 @@ impl NewContainer {
                 join: &joined,
                 namespaces: namespaces.clone_flags(),
                 cgroup: &entry,
+                unshare: namespaces.unshare_flags(),
             },
         )?;
         starting.set_up().context(|| format!("set container {} up", self.id))?;
         set_limits(starting.pid(), &process)?;
-        self.record(starting.pid(), descriptor_names(stdio_fds)?, &namespaces.types())?;
+        self.record(starting.pid(), descriptors::names(stdio_fds)?, &namespaces.types())?;
         starting.finish().context(|| "unable to start container process")?;
         Ok(())
     }
@@ -268,6 +269,8 @@ impl NewContainer {
     fn make_fifo(&self) -> Result<std::os::fd::OwnedFd> {
         let path = self.dir.join(EXEC_FIFO);
         mkfifo(&path, Mode::from_bits_truncate(0o622)).context(|| format!("mkfifo {}", path.display()))?;
+        // The process may have become another user before it opens the fifo, and our umask is in the mode.
+        fs::set_permissions(&path, Permissions::from_mode(0o622)).context(|| format!("chmod {}", path.display()))?;
         let fifo = fs::OpenOptions::new()
             .read(true)
             .custom_flags(libc::O_PATH | libc::O_CLOEXEC | libc::O_NOFOLLOW)
@@ -359,7 +362,7 @@ fn root_path(config: &Config, bundle: &Path) -> Result<PathBuf> {
 }
 
 /// The container's cgroups, as a mount of type `cgroup` needs to know them.
-fn cgroup_layout(cgroup: &Cgroup) -> CgroupLayout {
+pub(super) fn cgroup_layout(cgroup: &Cgroup) -> CgroupLayout {
     match cgroup.container_mounts() {
         CgroupMounts::PerHierarchy(mounts) => CgroupLayout::V1(
             mounts

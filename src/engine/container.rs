@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::state::load_config;
+use super::builder::cgroup_layout;
+use super::rootfs::{PlanContext, RootfsPlan};
+use super::state::{load_config, replace_file};
 use super::{ContainerId, InitProcess, State, StateRoot, Status};
 use crate::cgroup::{Cgroup, FreezerState, Hierarchies};
 use crate::spec::Config;
@@ -76,6 +78,23 @@ impl Container {
     /// When it cannot be read.
     pub fn config(&self) -> Result<Config> {
         load_config(&self.dir)
+    }
+
+    /// What its configuration says of its root file system.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidConfig`] and [`ErrorKind::Unsupported`], as at create.
+    pub fn rootfs_plan(&self, config: &Config) -> Result<RootfsPlan> {
+        let context = PlanContext { cgroups: cgroup_layout(&self.cgroup()?), no_pivot: false };
+        RootfsPlan::from_spec(&config.spec, &self.state.bundle, &self.state.rootfs, &context)
+    }
+
+    /// Writes a small file into its directory: a reader sees the old one or the new one.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write_file(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        replace_file(&self.dir.join(name), bytes)
     }
 
     /// Its cgroup.

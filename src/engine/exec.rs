@@ -58,7 +58,6 @@ impl Container {
             domainname: None,
             sysctls: Vec::new(),
             new_network: false,
-            new_cgroup_namespace: false,
             fifo: None,
             process: ProcessPlan::new(process)?,
         };
@@ -71,6 +70,7 @@ impl Container {
                 join: &join,
                 namespaces: CloneFlags::empty(),
                 cgroup: &entry,
+                unshare: CloneFlags::empty(),
             },
         )?;
         starting.set_up().context(|| format!("exec in container {}", self.id()))?;

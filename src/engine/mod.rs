@@ -12,6 +12,7 @@
 mod builder;
 mod capabilities;
 mod container;
+pub mod descriptors;
 mod exec;
 mod foreground;
 mod id;

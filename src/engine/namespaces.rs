@@ -58,6 +58,15 @@ impl Namespaces {
         self.0.iter().map(|(_, name, _)| *name).collect()
     }
 
+    /// The network and pid namespaces by path, which a checkpoint leaves to their owner: the name under
+    /// `/proc/PID/ns`, the key in the images (runc's), the path.
+    pub fn external(&self) -> Vec<(&'static str, &'static str, &Path)> {
+        [(CloneFlags::CLONE_NEWNET, "net", "extRootNetNS"), (CloneFlags::CLONE_NEWPID, "pid", "extRootPidNS")]
+            .into_iter()
+            .filter_map(|(kind, name, key)| Some((name, key, self.path(kind)?)))
+            .collect()
+    }
+
     /// The kinds that the clone makes. A cgroup namespace is not among them: it is made when the cgroup is joined.
     pub(super) fn clone_flags(&self) -> CloneFlags {
         let mut flags = CloneFlags::empty();
@@ -67,6 +76,11 @@ impl Namespaces {
             }
         }
         flags
+    }
+
+    /// The kind that is made in the cgroup.
+    pub(super) fn unshare_flags(&self) -> CloneFlags {
+        if self.creates(CloneFlags::CLONE_NEWCGROUP) { CloneFlags::CLONE_NEWCGROUP } else { CloneFlags::empty() }
     }
 
     pub(super) fn mount_path(&self) -> Option<&Path> {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The process that runs in a container: what the caller says of it, and what init needs to know to become it.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -51,17 +51,6 @@ impl ProcessIo {
         };
         Ok([place(self.stdin, 0)?, place(self.stdout, 1)?, place(self.stderr, 2)?])
     }
-}
-
-/// What `/proc/self/fd` calls each of the three: a path, or `pipe:[7]`. A restore matches pipes by it.
-pub(crate) fn descriptor_names(stdio: [BorrowedFd<'_>; 3]) -> Result<[String; 3]> {
-    let name = |fd: BorrowedFd<'_>| {
-        std::fs::read_link(sys::fd::proc_path(fd))
-            .map(|target| target.to_string_lossy().into_owned())
-            .context(|| "read where the container's stdio leads")
-    };
-    let [stdin, stdout, stderr] = stdio;
-    Ok([name(stdin)?, name(stdout)?, name(stderr)?])
 }
 
 /// A process to run in an existing container (libcontainer's `Process`).
@@ -177,14 +166,5 @@ mod tests {
         let pairs = environment(&entries);
         let text: Vec<String> = pairs.iter().map(|(n, v)| format!("{n}={v}")).collect();
         assert_eq!(text, ["B=2", "A=3", "C=x=y"]);
-    }
-
-    #[test]
-    fn names_of_pipes_are_what_proc_calls_them() {
-        let (read, write) = nix::unistd::pipe().expect("pipe");
-        let null = std::fs::File::open("/dev/null").expect("null");
-        let names = descriptor_names([null.as_fd(), read.as_fd(), write.as_fd()]).expect("names");
-        assert_eq!(names[0], "/dev/null");
-        assert!(names[1].starts_with("pipe:[") && names[1] == names[2]);
     }
 }

@@ -1,2 +1,210 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Module restore.
+//! The destination half: from images, or from one file, to a running container.
+//!
+//! ```text
+//!  reserve the id ─▶ unpack and verify ─▶ configure ─▶ cgroup ─▶ mount points ─▶ criu restore ─▶ record
+//!                    (archive only)                                          └ loopback up, init written down
+//! ```
+//!
+//! Until the processes run, a failure undoes everything but the images, which the caller keeps.
+
+mod fixups;
+mod import;
+mod options;
+
+use std::fs::{self, File};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MsFlags, mount};
+use nix::unistd::Pid;
+
+pub use options::{RestoreOptions, Source};
+
+use crate::archive::Progress;
+use crate::criu::{Criu, CriuClient, Notify, SpawnOptions, Stdio};
+use crate::engine::rootfs::prepare_mountpoints;
+use crate::engine::{Container, ContainerId, Namespaces, NewContainer, ProcessIo, StateRoot, descriptors};
+use crate::sys::namespace::in_private_mount_namespace;
+use crate::sys::proc::namespace_inode;
+use crate::{Context, Error, ErrorKind, Result};
+
+/// Restores a container under this id. Its first process becomes a child of the caller; restored pipes of stdin,
+/// stdout and stderr lead to `io`.
+///
+/// # Errors
+/// [`ErrorKind::AlreadyExists`]; [`ErrorKind::InvalidConfig`] and [`ErrorKind::Unsupported`] name the field;
+/// [`ErrorKind::InvalidArchive`]; [`ErrorKind::CriuUnusable`]; [`ErrorKind::CriuFailed`] with CRIU's reason;
+/// [`ErrorKind::Storage`]. Nothing of the container is left behind, and the images or the archive are untouched: it
+/// can be tried again.
+pub fn restore(
+    root: &StateRoot,
+    id: ContainerId,
+    source: Source,
+    options: &RestoreOptions,
+    io: ProcessIo,
+    progress: &mut (dyn Progress + Send),
+) -> Result<Container> {
+    let context = format!("restore container {id}");
+    let criu = Criu::find(options.criu.as_deref())?;
+    let mut new = NewContainer::reserve(root, id)?;
+    match run(&mut new, &criu, source, options, io, progress) {
+        Ok(()) => new.into_container(),
+        Err(error) => {
+            let kind = error.kind();
+            Err(new.roll_back(Error::new(kind, context).with_source(error)))
+        }
+    }
+}
+
+fn run(
+    new: &mut NewContainer,
+    criu: &Criu,
+    source: Source,
+    options: &RestoreOptions,
+    io: ProcessIo,
+    progress: &mut (dyn Progress + Send),
+) -> Result<()> {
+    let bundle = options.bundle.as_deref();
+    let (bundle, images, imported) = match source {
+        Source::Archive(archive) => {
+            let imported = import::unpack(new, archive, bundle, progress)?;
+            (imported.bundle(), imported.images(), Some(imported))
+        }
+        Source::Images(path) => (
+            bundle.unwrap_or(Path::new(".")).to_owned(),
+            path.unwrap_or_else(|| PathBuf::from("checkpoint")),
+            None,
+        ),
+    };
+    let images = open_images(&images)?;
+    new.configure(&bundle, false)?;
+    let io = io.resolve()?;
+    new.create_cgroup()?;
+    // The mounts that CRIU needs on the way stay in a mount namespace that ends with it, however this ends.
+    in_private_mount_namespace(|| restore_processes(new, criu, options, &images, io))
+        .context(|| "make a private mount namespace for criu")??;
+    if let Some(imported) = imported {
+        imported.finish()?;
+    }
+    Ok(())
+}
+
+/// Runs CRIU. The calling thread is in a mount namespace of its own.
+fn restore_processes(
+    new: &mut NewContainer,
+    criu: &Criu,
+    options: &RestoreOptions,
+    images: &OwnedFd,
+    stdio: [OwnedFd; 3],
+) -> Result<()> {
+    let names = descriptors::read(images.as_fd())?;
+    let new_names = descriptors::names([stdio[0].as_fd(), stdio[1].as_fd(), stdio[2].as_fd()])?;
+    prepare_mountpoints(new.rootfs_plan())?;
+    let criu_root = bind_root(new)?;
+    let namespaces = Namespaces::from_spec(&new.config().spec);
+    let mut spawn = SpawnOptions::default().stdio(Stdio::Given(stdio)).cgroup(
+        new.cgroup().clone_into_fd()?,
+        new.cgroup().entry_fds()?.into_iter().map(|entry| entry.fd).collect(),
+        namespaces.creates(nix::sched::CloneFlags::CLONE_NEWCGROUP),
+    );
+    let mut external_namespaces = Vec::new();
+    for (name, key, path) in namespaces.external() {
+        let file = File::open(path).map_err(|e| {
+            Error::new(ErrorKind::InvalidConfig, format!("the container's {name} namespace {} cannot be opened", path.display()))
+                .with_source(e)
+        })?;
+        external_namespaces.push((key, spawn.inherit(file.as_fd())?));
+    }
+    let work_dir = options.work_path.as_deref().map(open_work_dir).transpose()?;
+    let client = CriuClient::spawn(criu, spawn)?;
+    let request = options::restore_request(
+        new,
+        options,
+        &namespaces,
+        images,
+        work_dir.as_ref(),
+        &criu_root,
+        &names,
+        &external_namespaces,
+        client.pid(),
+    )?;
+    let mut steps = Steps { new, namespaces: &namespaces, names: stdio_names(&names, new_names) };
+    client.restore(&request, &mut steps)?;
+    Ok(())
+}
+
+/// The container's descriptors after the restore: pipes are those it has now, anything else CRIU opened by the name
+/// that it had.
+fn stdio_names(dumped: &[String; 3], now: [String; 3]) -> [String; 3] {
+    let mut names = now;
+    for (name, dumped) in names.iter_mut().zip(dumped) {
+        if !dumped.contains("pipe:") {
+            dumped.clone_into(name);
+        }
+    }
+    names
+}
+
+/// CRIU wants its root to be a mount point: the root file system, bound in the container's directory. In this mount
+/// namespace only.
+fn bind_root(new: &NewContainer) -> Result<PathBuf> {
+    let root = new.dir().join("criu-root");
+    match fs::create_dir(&root) {
+        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
+            return Err(e).context(|| format!("make {}", root.display()));
+        }
+        _ => {}
+    }
+    let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
+    mount(Some(new.rootfs()), &root, None::<&Path>, flags, None::<&Path>)
+        .context(|| format!("bind {} on {}", new.rootfs().display(), root.display()))?;
+    Ok(root)
+}
+
+/// What the engine does while CRIU restores.
+struct Steps<'a> {
+    new: &'a mut NewContainer,
+    namespaces: &'a Namespaces,
+    names: [String; 3],
+}
+
+impl Notify for Steps<'_> {
+    fn setup_namespaces(&mut self, pid: i32) -> Result<()> {
+        fixups::network(self.namespaces, pid)
+    }
+
+    fn post_restore(&mut self, pid: i32) -> Result<()> {
+        let pid = Pid::from_raw(pid);
+        let mut types = self.namespaces.types();
+        // CRIU puts every restored tree into a time namespace, which `exec` must join as well.
+        let own = namespace_inode(Pid::this(), "time").ok();
+        if namespace_inode(pid, "time").ok() != own {
+            types.push("time");
+        }
+        // Written before any process runs: if we die now, CRIU undoes everything; later, the container is known.
+        self.new.record(pid, self.names.clone(), &types)
+    }
+}
+
+fn open_images(path: &Path) -> Result<OwnedFd> {
+    let opened = File::open(path).and_then(|dir| {
+        let inventory = path.join("inventory.img");
+        inventory.symlink_metadata()?;
+        Ok(dir)
+    });
+    opened.map(OwnedFd::from).map_err(|e| {
+        let missing = e.kind() == std::io::ErrorKind::NotFound;
+        let kind = if missing { ErrorKind::InvalidArchive } else { ErrorKind::System };
+        Error::new(kind, format!("open the image directory {}", path.display()))
+            .with_source(e)
+            .with_hint("pass the directory of the images with --image-path, or an archive with --import")
+    })
+}
+
+fn open_work_dir(path: &Path) -> Result<OwnedFd> {
+    fs::create_dir_all(path)
+        .and_then(|()| File::open(path))
+        .map(OwnedFd::from)
+        .context(|| format!("make the work directory {}", path.display()))
+}

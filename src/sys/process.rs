@@ -24,6 +24,13 @@ pub fn set_limit(pid: Pid, resource: u32, soft: u64, hard: u64) -> io::Result<()
 /// # Errors
 /// The error of setting the mask.
 pub fn reset_signals() -> io::Result<()> {
+    default_actions();
+    pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
+    Ok(())
+}
+
+/// Gives every signal its default action. Raw system calls only, for the time between clone and exec.
+pub(super) fn default_actions() {
     for signal in 1..=libc::SIGRTMAX() {
         // SAFETY: all-zero bytes with SIG_DFL are a valid sigaction; SIGKILL, SIGSTOP and the two that the C library
         // keeps for itself answer EINVAL, which is as it should be.
@@ -33,8 +40,6 @@ pub fn reset_signals() -> io::Result<()> {
             libc::sigaction(signal, &raw const action, ptr::null_mut());
         }
     }
-    pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
-    Ok(())
 }
 
 /// Replaces this process's program (execve(2)).

@@ -23,19 +23,48 @@ use nix::unistd::Pid;
 /// clone3(2); the C library's constant of this name is too narrow for the value.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
+/// The program to execute.
+#[derive(Debug)]
+pub enum Program<'a> {
+    /// Through a descriptor, so that its path does not matter in the namespaces. Not for scripts.
+    Fd(BorrowedFd<'a>),
+    /// By path.
+    Path(CString),
+}
+
+/// Which session (setsid(2)) the process is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Session {
+    /// Its own: a signal to our process group or the end of our terminal does not reach it.
+    #[default]
+    Own,
+    /// The caller's.
+    Callers,
+}
+
+/// How the process finds its signals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signals {
+    /// All blocked: the program sets them itself.
+    Blocked,
+    /// With their default actions, and none blocked but `SIGPIPE`: a write to a caller that has died is then an error
+    /// for the program and not its death.
+    Default,
+}
+
 /// What to start, and where.
 #[derive(Debug)]
 pub struct Spawn<'a> {
-    /// The program, executed through the descriptor, so that its path does not matter in the namespaces.
-    pub executable: BorrowedFd<'a>,
+    /// The program.
+    pub program: Program<'a>,
     /// Its arguments, the name first.
     pub argv: Vec<CString>,
     /// Its environment.
     pub envp: Vec<CString>,
     /// What becomes its descriptors 0 to 2. Each must have a number of 3 or more.
     pub stdio: [BorrowedFd<'a>; 3],
-    /// The child's end of a sequenced-packet socket, inherited under its number. The child answers on it with a
-    /// [`SpawnFailure`] if it cannot execute the program.
+    /// A socket or pipe on which the child leaves a [`SpawnFailure`] if it cannot execute the program. Unless it is
+    /// inherited too, its other end reads end of file when the program is executed.
     pub report: BorrowedFd<'a>,
     /// Further descriptors that it inherits under their numbers (3 or more). No other descriptor survives.
     pub inherit: Vec<BorrowedFd<'a>>,
@@ -49,6 +78,12 @@ pub struct Spawn<'a> {
     /// The `tasks` files of cgroup v1 directories to enter, first of all. Entering by oneself costs microseconds
     /// where being moved costs milliseconds: the kernel need not wait for other processors.
     pub enter: Vec<BorrowedFd<'a>>,
+    /// Namespaces to make when the cgroups are entered: a cgroup namespace is rooted where its maker is.
+    pub unshare: CloneFlags,
+    /// Its session.
+    pub session: Session,
+    /// Its signals.
+    pub signals: Signals,
 }
 
 /// A started process: a child of the caller, which must wait for it.
@@ -80,6 +115,12 @@ pub enum Stage {
     Clone = 2,
     /// Entering a cgroup.
     Cgroup = 6,
+    /// Making namespaces in the cgroup.
+    Unshare = 7,
+    /// Making a session.
+    Session = 8,
+    /// Setting the signals.
+    Signals = 9,
     /// Putting stdio in place.
     Stdio = 3,
     /// Setting which descriptors survive.
@@ -96,14 +137,27 @@ impl Stage {
             Self::Cgroup => "write(cgroup tasks, \"0\")",
             Self::Stdio => "dup3",
             Self::Inherit => "close_range",
-            Self::Execute => "execveat(self)",
+            Self::Unshare => "unshare",
+            Self::Session => "setsid",
+            Self::Signals => "rt_sigprocmask",
+            Self::Execute => "execve",
         }
     }
 
     fn from_number(number: u8) -> Option<Self> {
-        [Self::Join, Self::Clone, Self::Cgroup, Self::Stdio, Self::Inherit, Self::Execute]
-            .into_iter()
-            .find(|stage| *stage as u8 == number)
+        [
+            Self::Join,
+            Self::Clone,
+            Self::Stdio,
+            Self::Inherit,
+            Self::Execute,
+            Self::Cgroup,
+            Self::Unshare,
+            Self::Session,
+            Self::Signals,
+        ]
+        .into_iter()
+        .find(|stage| *stage as u8 == number)
     }
 }
 
@@ -157,8 +211,7 @@ impl<'a> Prepared<'a> {
             list.iter().map(|text| text.as_ptr()).chain(std::iter::once(ptr::null())).collect::<Vec<_>>()
         };
         let stdio = spawn.stdio.map(|fd| fd.as_raw_fd());
-        let mut inherit: Vec<RawFd> = spawn.inherit.iter().map(AsRawFd::as_raw_fd).collect();
-        inherit.push(spawn.report.as_raw_fd());
+        let inherit: Vec<RawFd> = spawn.inherit.iter().map(AsRawFd::as_raw_fd).collect();
         if stdio.iter().chain(&inherit).any(|fd| *fd < 3) {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
@@ -272,6 +325,14 @@ impl<'a> Prepared<'a> {
                 fail(report, Stage::Cgroup);
             }
         }
+        // SAFETY: unshare takes an integer.
+        if !self.spawn.unshare.is_empty() && unsafe { libc::unshare(self.spawn.unshare.bits()) } != 0 {
+            fail(report, Stage::Unshare);
+        }
+        // SAFETY: setsid takes nothing; it fails only for a group leader, which a clone is not.
+        if self.spawn.session == Session::Own && unsafe { libc::setsid() } < 0 {
+            fail(report, Stage::Session);
+        }
         for (number, fd) in self.stdio.iter().enumerate() {
             // SAFETY: dup3 takes integers; what 0 to 2 were is this child's own copy.
             if unsafe { libc::dup3(*fd, number as libc::c_int, 0) } < 0 {
@@ -287,18 +348,30 @@ impl<'a> Prepared<'a> {
                 fail(report, Stage::Inherit);
             }
         }
+        if self.spawn.signals == Signals::Default && !default_signals() {
+            fail(report, Stage::Signals);
+        }
+        let (at, path, flags) = match &self.spawn.program {
+            Program::Fd(fd) => (fd.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH),
+            Program::Path(path) => (libc::AT_FDCWD, path.as_ptr(), 0),
+        };
         // SAFETY: both lists end with a null pointer, and the strings live in the caller's `Spawn`, copied with it.
         unsafe {
-            libc::syscall(
-                libc::SYS_execveat,
-                self.spawn.executable.as_raw_fd(),
-                c"".as_ptr(),
-                self.argv.as_ptr(),
-                self.envp.as_ptr(),
-                libc::AT_EMPTY_PATH,
-            );
+            libc::syscall(libc::SYS_execveat, at, path, self.argv.as_ptr(), self.envp.as_ptr(), flags);
         }
         fail(report, Stage::Execute)
+    }
+}
+
+/// In the child, where no other thread is: every signal gets its default action, none is blocked but `SIGPIPE`.
+fn default_signals() -> bool {
+    super::process::default_actions();
+    // SAFETY: both calls fill or read one sigset_t on this stack.
+    unsafe {
+        let mut mask: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut mask);
+        libc::sigaddset(&raw mut mask, libc::SIGPIPE);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const mask, ptr::null_mut()) == 0
     }
 }
 
@@ -336,12 +409,15 @@ mod tests {
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
                 .expect("socketpair");
         let spawn = Spawn {
-            executable: executable.as_fd(),
+            program: Program::Fd(executable.as_fd()),
             argv: args.iter().map(|a| CString::new(*a).expect("no NUL")).collect(),
             envp: vec![],
             stdio: [null.as_fd(); 3],
             report: theirs.as_fd(),
             enter: vec![],
+            unshare: CloneFlags::empty(),
+            session: Session::Own,
+            signals: Signals::Default,
             inherit: vec![],
             join,
             namespaces: CloneFlags::empty(),
@@ -379,7 +455,7 @@ mod tests {
         assert!(matches!(status, WaitStatus::Exited(_, 127)), "{status:?}");
         let failure = SpawnFailure::decode(&packet).expect("a failure packet");
         assert_eq!(failure, SpawnFailure { stage: Stage::Execute, errno: libc::EACCES });
-        assert_eq!(failure.to_string(), "execveat(self): Permission denied (os error 13)");
+        assert_eq!(failure.to_string(), "execve: Permission denied (os error 13)");
     }
 
     #[test]

@@ -1,37 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Starts a worker process that must outlive a crash of ours: own session, no parent-death signal, and exactly the
-//! file descriptors that it is given. Also opens a pidfd. Knows processes and descriptors; must not know CRIU.
-//!
-//! `posix_spawn` is used, not `fork`: callers may be multi-threaded and large, and its file actions give the child
-//! exact descriptor numbers without a status pipe of our own that could sit on one of them.
+//! file descriptors that it is given, under the numbers that they have here. Must not know CRIU.
 
-#![allow(unsafe_code)]
-
-use std::ffi::{CStr, CString, OsString};
-use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ffi::{CString, OsString};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn};
-use nix::sys::signal::{SigSet, Signal};
+use nix::fcntl::OFlag;
+use nix::sched::CloneFlags;
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, pipe2};
 
-/// The number that the first descriptor of [`Launch::fds`] gets in the worker.
-pub const FIRST_FD: RawFd = 3;
-
-/// Which session (setsid(2)) the worker lives in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Session {
-    /// Its own: a signal to our process group or the end of our terminal does not reach it.
-    #[default]
-    Own,
-    /// The caller's.
-    Callers,
-}
+pub use super::spawn::Session;
+use super::spawn::{self, Program, Signals, Spawn, SpawnFailure};
 
 /// What to start and with what.
 #[derive(Debug)]
@@ -44,10 +28,23 @@ pub struct Launch<'a> {
     pub env: Vec<(OsString, OsString)>,
     /// The session.
     pub session: Session,
-    /// Its standard input, output and error.
+    /// Its standard input, output and error: numbers of 3 or more here.
     pub stdio: [BorrowedFd<'a>; 3],
-    /// Its further descriptors: they become [`FIRST_FD`], `FIRST_FD + 1`, …; nothing else of ours stays open in it.
+    /// Its further descriptors: numbers of 3 or more, which they keep. Nothing else of ours stays open in it.
     pub fds: &'a [BorrowedFd<'a>],
+    /// Where it runs.
+    pub place: Place<'a>,
+}
+
+/// The cgroups that the worker and its children are in from their first instruction.
+#[derive(Debug)]
+pub struct Place<'a> {
+    /// A cgroup v2 directory.
+    pub cgroup: Option<BorrowedFd<'a>>,
+    /// The `tasks` files of cgroup v1 directories.
+    pub tasks: Vec<BorrowedFd<'a>>,
+    /// Namespaces to make there: a cgroup namespace, rooted in these cgroups.
+    pub namespaces: CloneFlags,
 }
 
 /// A started worker, to be waited for once.
@@ -61,76 +58,46 @@ pub struct Worker {
 /// a caller that has died is an error for the worker and not its death, unless it decides otherwise itself.
 ///
 /// # Errors
-/// That of posix_spawn(3), which includes "no such program"; `InvalidInput` for a NUL byte in a string.
+/// The call that failed, the execution of the program included; `InvalidInput` for a NUL byte in a string.
 pub fn spawn(launch: &Launch<'_>) -> io::Result<Worker> {
-    let given: Vec<BorrowedFd<'_>> = launch.stdio.iter().chain(launch.fds).copied().collect();
-    let end = FIRST_FD + RawFd::try_from(launch.fds.len()).map_err(|_| Errno::EMFILE)?;
-    // Copies above every target number first: then no dup2 can overwrite a descriptor that is still to be copied.
-    let mut copies = Vec::with_capacity(given.len());
-    for fd in given {
-        copies.push(duplicate_above(fd, end)?);
-    }
-    let mut actions = PosixSpawnFileActions::init()?;
-    for (copy, target) in copies.iter().zip(0..) {
-        actions.add_dup2(copy.as_raw_fd(), target)?;
-    }
-    for fd in inheritable_from(end)? {
-        actions.add_close(fd)?;
-    }
     let program = CString::new(launch.program.as_os_str().as_bytes())?;
-    let mut args = vec![program.clone()];
+    let mut argv = vec![program.clone()];
     for arg in launch.args {
-        args.push(CString::new(*arg)?);
+        argv.push(CString::new(*arg)?);
     }
-    let mut env = Vec::with_capacity(launch.env.len());
+    let mut envp = Vec::with_capacity(launch.env.len());
     for (name, value) in &launch.env {
         let mut entry = name.clone().into_vec();
         entry.push(b'=');
         entry.extend_from_slice(value.as_bytes());
-        env.push(CString::new(entry)?);
+        envp.push(CString::new(entry)?);
     }
-    let pid = posix_spawn::<CStr, _, _>(&program, &actions, &attributes(launch.session)?, &args, &env)?;
-    Ok(Worker { pid, ended: None })
-}
-
-fn attributes(session: Session) -> nix::Result<PosixSpawnAttr> {
-    let mut flags = PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF | PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK;
-    if session == Session::Own {
-        flags |= PosixSpawnFlags::from_bits_retain(libc::POSIX_SPAWN_SETSID.into());
+    let (report, theirs) = pipe2(OFlag::O_CLOEXEC)?;
+    let child = spawn::spawn(&Spawn {
+        program: Program::Path(program),
+        argv,
+        envp,
+        stdio: launch.stdio,
+        report: theirs.as_fd(),
+        inherit: launch.fds.to_vec(),
+        join: Vec::new(),
+        namespaces: CloneFlags::empty(),
+        cgroup: launch.place.cgroup,
+        enter: launch.place.tasks.clone(),
+        unshare: launch.place.namespaces,
+        session: launch.session,
+        signals: Signals::Default,
+    })?;
+    drop(theirs);
+    let mut worker = Worker { pid: child.pid, ended: None };
+    // End of file: the program was executed.
+    let mut packet = Vec::new();
+    std::fs::File::from(report).read_to_end(&mut packet)?;
+    if let Some(failure) = SpawnFailure::decode(&packet) {
+        worker.wait()?;
+        return Err(io::Error::from_raw_os_error(failure.errno));
     }
-    let mut blocked = SigSet::empty();
-    blocked.add(Signal::SIGPIPE);
-    let mut attributes = PosixSpawnAttr::init()?;
-    attributes.set_sigdefault(&SigSet::all())?;
-    attributes.set_sigmask(&blocked)?;
-    attributes.set_flags(flags)?;
-    Ok(attributes)
-}
-
-fn duplicate_above(fd: BorrowedFd<'_>, lowest: RawFd) -> nix::Result<OwnedFd> {
-    let copy = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(lowest))?;
-    // SAFETY: F_DUPFD_CLOEXEC has just made this descriptor; nobody else knows it.
-    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
-}
-
-/// Descriptors from `first` up that would survive an exec: a caller started us with some, as conmon does.
-fn inheritable_from(first: RawFd) -> io::Result<Vec<RawFd>> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir("/proc/self/fd")? {
-        let Some(number) = entry?.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok()) else {
-            continue;
-        };
-        if number < first {
-            continue;
-        }
-        // SAFETY: borrowed for one fcntl; a number that another thread has closed since gives EBADF.
-        let fd = unsafe { BorrowedFd::borrow_raw(number) };
-        match fcntl(fd, FcntlArg::F_GETFD) {
-            Ok(flags) if !FdFlag::from_bits_retain(flags).contains(FdFlag::FD_CLOEXEC) => found.push(number),
-            Ok(_) | Err(_) => {}
-        }
-    }
-    Ok(found)
+    Ok(worker)
 }
 
 impl Worker {
@@ -160,25 +127,20 @@ impl Worker {
     }
 }
 
-/// A pidfd for a process, close-on-exec (pidfd_open(2)).
-///
-/// # Errors
-/// `ESRCH` when there is no such process.
-pub fn pidfd_open(pid: Pid) -> nix::Result<OwnedFd> {
-    // SAFETY: pidfd_open takes two integers and touches no memory of ours.
-    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) })?;
-    let fd = RawFd::try_from(fd).map_err(|_| Errno::EBADF)?;
-    // SAFETY: the kernel has just made this descriptor for us; nobody else knows it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs::File;
     use std::io::{Read, Seek};
-    use std::os::fd::AsFd;
+    use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+
+    use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
     use super::*;
+    use crate::sys::fd::above_stdio;
+
+    fn anywhere() -> Place<'static> {
+        Place { cgroup: None, tasks: Vec::new(), namespaces: CloneFlags::empty() }
+    }
 
     /// Runs a shell script with its output in a file and returns that.
     fn run(script: &str, session: Session, fds: &[BorrowedFd<'_>]) -> String {
@@ -188,7 +150,8 @@ mod tests {
     fn run_program(program: &str, args: &[&str], session: Session, fds: &[BorrowedFd<'_>]) -> String {
         let mut output = tempfile::tempfile().expect("temporary file");
         let null = File::open("/dev/null").expect("/dev/null");
-        let copy = output.try_clone().expect("duplicate");
+        let null = above_stdio(null.as_fd()).expect("duplicate");
+        let copy = above_stdio(output.as_fd()).expect("duplicate");
         let mut worker = spawn(&Launch {
             program: Path::new(program),
             args,
@@ -196,6 +159,7 @@ mod tests {
             session,
             stdio: [null.as_fd(), copy.as_fd(), null.as_fd()],
             fds,
+            place: anywhere(),
         })
         .expect("spawn the program");
         assert_eq!(worker.wait(), Ok(WaitStatus::Exited(worker.pid(), 0)), "{args:?}");
@@ -206,23 +170,23 @@ mod tests {
     }
 
     #[test]
-    fn descriptors_arrive_at_their_numbers_even_when_they_cross() {
-        let (a, b) = (tempfile::tempfile().expect("a"), tempfile::tempfile().expect("b"));
-        // Whatever numbers the two have, one of the orders makes a target number collide with a source.
-        for (first, second) in [(&a, &b), (&b, &a)] {
-            let script = "echo one >&3; echo two >&4; ls /proc/self/fd";
-            let seen = run(script, Session::Own, &[first.as_fd(), second.as_fd()]);
-            // `ls` itself opens the directory.
-            assert_eq!(seen.split_whitespace().collect::<Vec<_>>(), ["0", "1", "2", "3", "4", "5"]);
-            for (mut file, text) in [(first, "one\n"), (second, "two\n")] {
-                let mut found = String::new();
-                file.rewind().expect("rewind");
-                file.read_to_string(&mut found).expect("read");
-                assert_eq!(found, text);
-                file.set_len(0).expect("truncate");
-                file.rewind().expect("rewind");
-            }
-        }
+    fn only_the_given_descriptors_arrive_and_keep_their_numbers() {
+        let given = above_stdio(tempfile::tempfile().expect("a file").as_fd()).expect("duplicate");
+        let number = given.as_raw_fd();
+        let _other = tempfile::tempfile().expect("another file");
+        let seen = run(&format!("echo one >&{number}; ls /proc/self/fd"), Session::Own, &[given.as_fd()]);
+        let mut expected = vec!["0".to_owned(), "1".into(), "2".into(), number.to_string()];
+        // `ls` itself opens the directory, with the first free number.
+        expected.push(if number == 3 { "4".into() } else { "3".into() });
+        let mut seen: Vec<String> = seen.split_whitespace().map(str::to_owned).collect();
+        seen.sort();
+        expected.sort();
+        assert_eq!(seen, expected);
+        let mut file = File::from(given);
+        let mut text = String::new();
+        file.rewind().expect("rewind");
+        file.read_to_string(&mut text).expect("read");
+        assert_eq!(text, "one\n");
     }
 
     #[test]
@@ -253,6 +217,7 @@ mod tests {
     #[test]
     fn a_missing_program_is_an_error_of_spawn() {
         let null = File::open("/dev/null").expect("/dev/null");
+        let null = above_stdio(null.as_fd()).expect("duplicate");
         let error = spawn(&Launch {
             program: Path::new("/nonexistent/criu"),
             args: &[],
@@ -260,6 +225,7 @@ mod tests {
             session: Session::Own,
             stdio: [null.as_fd(); 3],
             fds: &[],
+            place: anywhere(),
         })
         .expect_err("there is no such program");
         assert_eq!(error.raw_os_error(), Some(libc::ENOENT));

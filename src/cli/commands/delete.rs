@@ -19,7 +19,7 @@ impl Args {
     pub(in crate::cli) fn run(&self, global: &Global) -> Result<()> {
         let root = global.state_root()?;
         match root.load(&self.id) {
-            Ok(container) => crate::checkpoint::settle(&container, self.force)
+            Ok(mut container) => crate::checkpoint::settle(&mut container, self.force)
                 .and_then(|()| container.delete(self.force))
                 .or_else(|e| self.forgive(e)),
             Err(e) if e.kind() == ErrorKind::NotFound => {

@@ -1,9 +1,143 @@
 // SPDX-License-Identifier: Apache-2.0
-use crate::cli::Global;
+//! `migrate restore`.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use super::checkpoint::CriuArgs;
+use super::create::{not_yet, write_pid_file};
+use super::run::stay;
+use crate::cli::progress::Bar;
+use crate::cli::{Global, exit, parse_id};
+use crate::engine::{Container, ContainerId, Foreground, ProcessIo};
+use crate::restore::{RestoreOptions, Source, restore};
+use crate::{Context, Error, ErrorKind, Result};
+
 #[derive(Debug, clap::Args)]
-pub(in crate::cli) struct Args {}
+pub(in crate::cli) struct Args {
+    /// The id of the restored container
+    #[arg(value_name = "CONTAINER", value_parser = parse_id)]
+    id: ContainerId,
+    /// Restore from one file that `checkpoint --export` wrote; `-` is stdin
+    #[arg(short, long, value_name = "FILE", conflicts_with = "image_path")]
+    import: Option<PathBuf>,
+    /// Directory of the images [default: ./checkpoint]
+    #[arg(long, value_name = "DIR")]
+    image_path: Option<PathBuf>,
+    /// Directory for CRIU's log and statistics [default: that of the images]
+    #[arg(long, value_name = "DIR")]
+    work_path: Option<PathBuf>,
+    /// Directory with config.json [default: the working directory, or one of the container's own with --import]
+    #[arg(short, long, value_name = "DIR")]
+    bundle: Option<PathBuf>,
+    /// Return as soon as the container runs
+    #[arg(short, long)]
+    detach: bool,
+    /// Write the pid of the container's first process to this file
+    #[arg(long, value_name = "FILE")]
+    pid_file: Option<PathBuf>,
+    /// Do not reap the container's orphans
+    #[arg(long)]
+    no_subreaper: bool,
+    /// Accepted for runc's clients: CRIU pivots by itself
+    #[arg(long)]
+    no_pivot: bool,
+    #[command(flatten)]
+    criu: CriuArgs,
+    #[command(flatten)]
+    later: LaterArgs,
+}
+
+/// runc's flags that this version does not do.
+#[derive(Debug, clap::Args)]
+struct LaterArgs {
+    #[arg(long, hide = true, value_name = "SOCKET")]
+    console_socket: Option<PathBuf>,
+    #[arg(long, hide = true)]
+    lazy_pages: bool,
+    #[arg(long, hide = true)]
+    auto_dedup: bool,
+    #[arg(long, hide = true, value_name = "PROFILE")]
+    lsm_profile: Option<String>,
+    #[arg(long, hide = true, value_name = "CONTEXT")]
+    lsm_mount_context: Option<String>,
+}
+
+impl LaterArgs {
+    fn refuse(&self) -> Result<()> {
+        let flags = [
+            (self.console_socket.is_some(), "--console-socket"),
+            (self.lazy_pages, "--lazy-pages"),
+            (self.auto_dedup, "--auto-dedup"),
+            (self.lsm_profile.is_some(), "--lsm-profile"),
+            (self.lsm_mount_context.is_some(), "--lsm-mount-context"),
+        ];
+        match flags.iter().find(|(given, _)| *given) {
+            Some((_, flag)) => Err(not_yet(flag)),
+            None => Ok(()),
+        }
+    }
+}
+
 impl Args {
-    pub(in crate::cli) fn run(&self, _: &Global) -> crate::Result<std::process::ExitCode> {
-        Ok(0.into())
+    pub(in crate::cli) fn run(&self, global: &Global) -> Result<ExitCode> {
+        self.later.refuse()?;
+        if self.detach {
+            self.restore(global, ProcessIo::default())?;
+            return Ok(exit::SUCCESS.into());
+        }
+        let (foreground, io) = Foreground::new(!self.no_subreaper)?;
+        let container = self.restore(global, io)?;
+        stay(container, foreground, false)
+    }
+
+    fn options(&self, global: &Global) -> RestoreOptions {
+        let mut options = RestoreOptions::default();
+        options.criu.clone_from(&global.criu);
+        options.work_path.clone_from(&self.work_path);
+        options.bundle.clone_from(&self.bundle);
+        options.tcp = self.criu.tcp();
+        options.ext_unix_sk = self.criu.ext_unix_sk();
+        options.shell_job = self.criu.shell_job();
+        options.file_locks = self.criu.file_locks();
+        options.manage_cgroups = self.criu.manage_cgroups();
+        options
+    }
+
+    fn source(&self) -> Result<Source> {
+        Ok(match &self.import {
+            None => Source::Images(self.image_path.clone()),
+            Some(path) if path.as_os_str() == "-" => Source::Archive(Box::new(std::io::stdin())),
+            Some(path) => {
+                let file = File::open(path).map_err(|e| {
+                    let missing = e.kind() == std::io::ErrorKind::NotFound;
+                    let kind = if missing { ErrorKind::NotFound } else { ErrorKind::System };
+                    Error::new(kind, format!("open the archive {}", path.display())).with_source(e)
+                })?;
+                if !file.metadata().context(|| format!("stat {}", path.display()))?.is_dir() {
+                    return Ok(Source::Archive(Box::new(file)));
+                }
+                return Err(Error::new(
+                    ErrorKind::InvalidArchive,
+                    format!("{} is a directory, not an archive", path.display()),
+                )
+                .with_hint("restore from a directory of images with --image-path"));
+            }
+        })
+    }
+
+    /// Restores and writes the pid file. When that cannot be written, the container is removed again.
+    fn restore(&self, global: &Global, io: ProcessIo) -> Result<Container> {
+        let (source, options) = (self.source()?, self.options(global));
+        let mut bar = Bar::new("importing");
+        let container = restore(&global.state_root()?, self.id.clone(), source, &options, io, &mut bar)?;
+        let pid = container.init().map(|init| init.pid);
+        if let (Some(path), Some(pid)) = (&self.pid_file, pid)
+            && let Err(error) = write_pid_file(path, pid)
+        {
+            return Err(error.with_cleanup(container.delete(true).err()));
+        }
+        Ok(container)
     }
 }

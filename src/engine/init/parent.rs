@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use super::plan::InitPlan;
 use super::{REQUEST, sync};
 use crate::cgroup::Cgroup;
-use crate::sys::spawn::{Spawn, Spawned};
+use crate::sys::spawn::{Program, Session, Signals, Spawn, Spawned};
 use crate::{Context, Error, ErrorKind, Result, sys};
 
 /// The way into a container's cgroups: the child takes it by itself, before it does anything else.
@@ -39,6 +39,8 @@ pub(in crate::engine) struct Launch<'a> {
     pub join: &'a [(File, CloneFlags)],
     pub namespaces: CloneFlags,
     pub cgroup: &'a Entry,
+    /// Namespaces to make in the cgroup.
+    pub unshare: CloneFlags,
 }
 
 /// A process that is being started. Dropped before it is [`Starting::finish`]ed, it is killed and reaped.
@@ -56,9 +58,10 @@ pub(in crate::engine) fn launch(plan: &InitPlan, launch: &Launch<'_>) -> Result<
     let (channel, report) = sync::pair()?;
     let mut inherit = launch.inherit.clone();
     inherit.push(plan.as_fd());
+    inherit.push(report.as_fd());
     let request = format!("{REQUEST}={}:{}", report.as_raw_fd(), plan.as_raw_fd());
     let spawn = Spawn {
-        executable: executable.as_fd(),
+        program: Program::Fd(executable.as_fd()),
         argv: vec![c"migrate".to_owned(), c"init".to_owned()],
         envp: vec![CString::new(request).context(|| "make a C string")?],
         stdio: launch.stdio,
@@ -67,6 +70,9 @@ pub(in crate::engine) fn launch(plan: &InitPlan, launch: &Launch<'_>) -> Result<
         join: launch.join.iter().map(|(file, kind)| (file.as_fd(), *kind)).collect(),
         namespaces: launch.namespaces,
         cgroup: launch.cgroup.unified.as_ref().map(AsFd::as_fd),
+        unshare: launch.unshare,
+        session: Session::Own,
+        signals: Signals::Blocked,
         enter: launch.cgroup.tasks.iter().map(AsFd::as_fd).collect(),
     };
     let child = sys::spawn::spawn(&spawn)

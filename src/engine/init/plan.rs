@@ -23,8 +23,6 @@ pub(in crate::engine) struct InitPlan {
     pub sysctls: Vec<(String, String)>,
     /// Whether the network namespace is new, so that its loopback interface is down.
     pub new_network: bool,
-    /// Whether to make a cgroup namespace. It can only be made after the cgroup was joined.
-    pub new_cgroup_namespace: bool,
     /// The fifo to wait at before the program starts, opened with `O_PATH`.
     pub fifo: Option<i32>,
     pub process: ProcessPlan,

@@ -10,9 +10,9 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
 use nix::fcntl::{OFlag, open, openat};
-use nix::sched::{CloneFlags, setns, unshare};
+use nix::sched::{CloneFlags, setns};
 use nix::sys::stat::Mode;
-use nix::unistd::{Gid, Uid, setgroups, sethostname, setresgid, setresuid, setsid};
+use nix::unistd::{Gid, Uid, setgroups, sethostname, setresgid, setresuid};
 
 use super::plan::InitPlan;
 use super::sync::InitSide;
@@ -27,7 +27,6 @@ pub(super) fn run(plan: InitPlan, channel: &InitSide) -> Result<Infallible> {
         .context(|| "open /proc/self/fd")?;
     let fifo = take(plan.fifo)?;
     let mount_namespace = take(plan.mount_namespace)?;
-    setsid().context(|| "setsid()")?;
     enter_namespaces(&plan)?;
     if let Some(namespace) = mount_namespace {
         setns(namespace, CloneFlags::CLONE_NEWNS).context(|| "setns(CLONE_NEWNS)")?;
@@ -59,9 +58,6 @@ fn enter_namespaces(plan: &InitPlan) -> Result<()> {
     if let Some(score) = plan.process.oom_score_adj {
         fs::write("/proc/self/oom_score_adj", score.to_string())
             .context(|| format!("write {score} to /proc/self/oom_score_adj"))?;
-    }
-    if plan.new_cgroup_namespace {
-        unshare(CloneFlags::CLONE_NEWCGROUP).context(|| "unshare(CLONE_NEWCGROUP)")?;
     }
     if plan.new_network {
         sys::net::bring_loopback_up().context(|| "bring the loopback interface up")?;

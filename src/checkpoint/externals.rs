@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The mounts that a restore gets from outside: what CRIU must not look into. Names are runc's, so that the images
+//! mean the same to both.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use crate::criu::ExternalMount;
+use crate::engine::rootfs::{CgroupLayout, MountKind, MountPlan, resolve_destination};
+use crate::engine::{Container, InitProcess};
+use crate::spec::Config;
+use crate::sys::mountinfo;
+use crate::{Context, Error, ErrorKind, Result};
+
+/// The external mounts of a running container: mountpoint inside → name in the images.
+pub(super) fn mounts(container: &Container, config: &Config, init: InitProcess) -> Result<Vec<ExternalMount>> {
+    let plan = container.rootfs_plan(config)?;
+    let root = PathBuf::from(format!("/proc/{}/root", init.pid));
+    let mounted = mounted_in(init)?;
+    let mut list = Vec::new();
+    let mut add = |key: String, value: String| {
+        if !list.iter().any(|e: &ExternalMount| e.key == key) {
+            list.push(ExternalMount { key, value });
+        }
+    };
+    for mount in &plan.mounts {
+        for path in external_paths(mount, &root)? {
+            let path = utf8(path)?;
+            add(path.clone(), path);
+        }
+    }
+    for path in &plan.masked_paths {
+        let inside = resolve_destination(&root, path)?;
+        // A masked directory is a tmpfs of the container's own; a masked file is /dev/null on top of it.
+        if mounted.contains(&inside) && !is_directory(&root, &inside) {
+            add(utf8(inside)?, "/dev/null".to_owned());
+        }
+    }
+    for device in plan.devices.iter().flatten() {
+        if mounted.contains(&device.path) {
+            let path = utf8(device.path.clone())?;
+            add(path.clone(), path);
+        }
+    }
+    Ok(list)
+}
+
+/// The paths in the container at which one entry of `mounts` has put something of the host's.
+fn external_paths(mount: &MountPlan, root: &Path) -> Result<Vec<PathBuf>> {
+    Ok(match &mount.kind {
+        MountKind::Bind { .. } => vec![resolve_destination(root, &mount.destination)?],
+        MountKind::Cgroup { layout: CgroupLayout::V1(binds), namespace: false } => {
+            binds.iter().map(|bind| mount.destination.join(&bind.name)).collect()
+        }
+        MountKind::Cgroup { .. } | MountKind::Filesystem { .. } => Vec::new(),
+    })
+}
+
+fn is_directory(root: &Path, inside: &Path) -> bool {
+    let relative = inside.strip_prefix("/").unwrap_or(inside);
+    std::fs::symlink_metadata(root.join(relative)).is_ok_and(|m| m.is_dir())
+}
+
+fn mounted_in(init: InitProcess) -> Result<HashSet<PathBuf>> {
+    let path = format!("/proc/{}/mountinfo", init.pid);
+    let bytes = std::fs::read(&path).context(|| format!("read {path}"))?;
+    let mounts = mountinfo::parse(&bytes).context(|| format!("understand {path}"))?;
+    Ok(mounts.into_iter().map(|m| m.mount_point).collect())
+}
+
+/// CRIU's request is text.
+fn utf8(path: PathBuf) -> Result<String> {
+    path.into_os_string().into_string().map_err(|path| {
+        Error::new(ErrorKind::Unsupported, format!("mount point {path:?} is not UTF-8, which criu's request must be"))
+    })
+}

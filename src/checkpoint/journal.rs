@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a checkpoint writes down before it does what cannot be undone, so that whoever comes after a killed command
+//! can tell what happened: `checkpoint.json` in the container's directory.
+//!
+//! | phase | the first process | what happened | what is done |
+//! | --- | --- | --- | --- |
+//! | any | alive | the attempt failed, and CRIU has let the container run on | leftovers are removed |
+//! | dumping | dead | the container ended by itself | leftovers are removed |
+//! | dumped | dead | the images are complete, the archive is not | kept: export again, restore, or `delete --force` |
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::ImagesDir;
+use crate::engine::{Container, InitProcess};
+use crate::{Context, Error, ErrorKind, Result, sys};
+
+const FILE: &str = "checkpoint.json";
+
+/// How long CRIU may take to end by itself after its caller has died.
+const CRIU_DEADLINE: Duration = Duration::from_secs(60);
+
+/// How far a checkpoint got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Phase {
+    /// CRIU is at work; if it is not any more, the container runs on.
+    Dumping,
+    /// The images are complete and the processes are killed.
+    Dumped,
+}
+
+/// The record of one checkpoint.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Journal {
+    pub(super) phase: Phase,
+    /// CRIU's own process.
+    pub(super) criu: Option<InitProcess>,
+    pub(super) images: PathBuf,
+    pub(super) owns_images: bool,
+    /// The archive in the making.
+    pub(super) partial: Option<PathBuf>,
+}
+
+impl Journal {
+    pub(super) fn new(images: &ImagesDir, partial: Option<PathBuf>) -> Self {
+        Self {
+            phase: Phase::Dumping,
+            criu: None,
+            images: images.path.clone(),
+            owns_images: images.owned,
+            partial: partial.map(|p| std::path::absolute(&p).unwrap_or(p)),
+        }
+    }
+
+    pub(super) fn save(&self, container: &Container) -> Result<()> {
+        let bytes = serde_json::to_vec(self).context(|| "serialise the checkpoint's journal")?;
+        container.write_file(FILE, &bytes)
+    }
+
+    fn load(container: &Container) -> Result<Option<Self>> {
+        let path = container.dir().join(FILE);
+        match fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).context(|| format!("understand {}", path.display())),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e).context(|| format!("read {}", path.display())),
+        }
+    }
+
+    pub(super) fn remove(container: &Container) -> Result<()> {
+        let path = container.dir().join(FILE);
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).context(|| format!("remove {}", path.display())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes what the attempt left: the half archive, and images that were only for the way.
+    fn remove_leftovers(&self) -> Result<()> {
+        if let Some(partial) = &self.partial {
+            remove_if_there(partial, fs::remove_file(partial))?;
+        }
+        if self.owns_images {
+            remove_if_there(&self.images, fs::remove_dir_all(&self.images))?;
+        }
+        Ok(())
+    }
+}
+
+fn remove_if_there(path: &std::path::Path, removed: io::Result<()>) -> Result<()> {
+    match removed {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).context(|| format!("remove {}", path.display())),
+        _ => Ok(()),
+    }
+}
+
+/// Clears up after a checkpoint whose command was killed, for a caller who holds the container's lock. Returns the
+/// record of one whose images are all there is of the processes.
+pub(super) fn recover(container: &Container) -> Result<Option<Journal>> {
+    let Some(journal) = Journal::load(container)? else { return Ok(None) };
+    wait_for_criu(&journal)?;
+    if journal.phase == Phase::Dumped && container.init().is_none() {
+        return Ok(Some(journal));
+    }
+    tracing::warn!(id = %container.id(), "clearing up after a checkpoint that was killed");
+    journal.remove_leftovers()?;
+    Journal::remove(container)?;
+    Ok(None)
+}
+
+/// CRIU lives in a session of its own: when its caller dies it finishes or gives up by itself, and must be let.
+fn wait_for_criu(journal: &Journal) -> Result<()> {
+    let Some(criu) = journal.criu.filter(InitProcess::is_alive) else { return Ok(()) };
+    let Ok(pidfd) = sys::pidfd::open(criu.pid()) else { return Ok(()) };
+    if !criu.is_alive() || sys::pidfd::wait_ended(&pidfd, CRIU_DEADLINE).context(|| "wait for criu")? {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::WrongStatus,
+        format!("criu (process {}) is still at work on a checkpoint of this container", criu.pid),
+    )
+    .with_hint("wait for it to end; killing it while it is inside the processes can kill them too"))
+}
+
+/// What must be settled before a container is deleted: leftovers of a killed checkpoint go, but images that are all
+/// there is of its processes go only with `force`.
+///
+/// # Errors
+/// [`ErrorKind::WrongStatus`] when such images exist and `force` is not given; what could not be removed.
+pub fn settle(container: &mut Container, force: bool) -> Result<()> {
+    if !container.dir().join(FILE).exists() {
+        return Ok(());
+    }
+    let _lock = container.lock()?;
+    let Some(journal) = recover(container)? else { return Ok(()) };
+    if journal.owns_images && !force {
+        return Err(Error::new(
+            ErrorKind::WrongStatus,
+            format!("the last checkpoint of container {} was killed before its archive was complete", container.id()),
+        )
+        .with_hint(format!(
+            "its images are complete in {}: export again with `migrate checkpoint --export FILE {}`, or throw them \
+             away with `migrate delete --force {}`",
+            journal.images.display(),
+            container.id(),
+            container.id()
+        )));
+    }
+    journal.remove_leftovers()?;
+    Journal::remove(container)
+}

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the caller wants of a checkpoint, and what follows from it and from the container for CRIU's request.
+
+use std::fmt;
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+
+use nix::sched::CloneFlags;
+
+use super::{ImagesDir, externals};
+use crate::criu::{AfterDump, DumpRequest, ManageCgroups, NetworkLock, TcpConnections};
+use crate::engine::{Container, InitProcess, Namespaces, Status};
+use crate::spec::Config;
+use crate::sys::proc::namespace_inode;
+use crate::{Context, Result};
+
+/// What becomes of the container after a checkpoint that succeeded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LeaveRunning {
+    /// It is gone.
+    #[default]
+    No,
+    /// It runs on.
+    Yes,
+}
+
+/// Where an archive goes.
+pub enum Export {
+    /// To a file, which appears under its name when it is complete.
+    File(PathBuf),
+    /// To a stream.
+    Stream(Box<dyn Write + Send>),
+}
+
+impl fmt::Debug for Export {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => f.debug_tuple("File").field(path).finish(),
+            Self::Stream(_) => f.write_str("Stream(..)"),
+        }
+    }
+}
+
+/// What the caller wants of a checkpoint.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct CheckpointOptions {
+    /// CRIU's executable; `None`: found.
+    pub criu: Option<PathBuf>,
+    /// Directory for the images; `None`: `checkpoint` in the working directory, or a temporary one beside the archive.
+    pub image_path: Option<PathBuf>,
+    /// Directory for CRIU's log and statistics; `None`: that of the images.
+    pub work_path: Option<PathBuf>,
+    /// Whether the container runs on.
+    pub leave_running: LeaveRunning,
+    /// What becomes of established TCP connections.
+    pub tcp: TcpConnections,
+    /// Leave out connections that are still being set up.
+    pub tcp_skip_in_flight: bool,
+    /// Let the other end of a unix socket be outside of the container.
+    pub ext_unix_sk: bool,
+    /// Let the container belong to a session outside.
+    pub shell_job: bool,
+    /// Take file locks along.
+    pub file_locks: bool,
+    /// Link unlinked open files back into their directory.
+    pub link_remap: bool,
+    /// What CRIU does with cgroups; `None`: nothing, the restored container is put into its own.
+    pub manage_cgroups: Option<ManageCgroups>,
+}
+
+/// The request for CRIU.
+pub(super) fn dump_request<'a>(
+    container: &Container,
+    config: &Config,
+    init: InitProcess,
+    options: &CheckpointOptions,
+    status: Status,
+    images: &'a ImagesDir,
+    work_dir: Option<&'a OwnedFd>,
+) -> Result<DumpRequest<'a>> {
+    let namespaces = Namespaces::from_spec(&config.spec);
+    let mut request = DumpRequest::new(init.pid, images.fd.as_fd());
+    request.after = match options.leave_running {
+        LeaveRunning::No => AfterDump::Kill,
+        LeaveRunning::Yes => AfterDump::Run,
+    };
+    request.tcp_skip_in_flight = options.tcp_skip_in_flight;
+    request.link_remap = options.link_remap;
+    if status == Status::Paused {
+        // Frozen tasks can only be dumped when CRIU knows their freezer. Running ones are stopped by ptrace alone:
+        // that takes less time than the freezer, and they run on by themselves whoever dies.
+        request.freeze_cgroup = container.cgroup()?.freezer_path();
+    }
+    let common = &mut request.options;
+    common.work_dir = work_dir.map(AsFd::as_fd);
+    common.root = Some(container.state().rootfs.clone());
+    common.external_mounts = externals::mounts(container, config, init)?;
+    common.external = external_namespaces(&namespaces, init)?;
+    common.manage_cgroups = options.manage_cgroups.unwrap_or(ManageCgroups::Ignore);
+    common.tcp = options.tcp;
+    common.network_lock = match options.tcp {
+        // Without established connections there is nothing that a packet could disturb.
+        TcpConnections::Refuse => NetworkLock::Skip,
+        _ => NetworkLock::Nftables,
+    };
+    common.ext_unix_sk = options.ext_unix_sk;
+    common.shell_job = options.shell_job;
+    common.file_locks = options.file_locks;
+    common.empty_netns = namespaces.creates(CloneFlags::CLONE_NEWNET);
+    common.orphan_pts_master = true;
+    Ok(request)
+}
+
+/// Namespaces by path belong to somebody else: CRIU only notes that they are there.
+fn external_namespaces(namespaces: &Namespaces, init: InitProcess) -> Result<Vec<String>> {
+    let mut list = Vec::new();
+    for (name, key, _) in namespaces.external() {
+        let inode = namespace_inode(init.pid(), name).context(|| format!("stat /proc/{}/ns/{name}", init.pid))?;
+        list.push(format!("{name}[{inode}]:{key}"));
+    }
+    Ok(list)
+}

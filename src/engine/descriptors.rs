@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a container's stdio was given as, by the names of `/proc/PID/fd`: a restore matches pipes by them. They
+//! travel with the images as `descriptors.json`, a file that runc and crun read and write too.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::BorrowedFd;
+
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
+
+use crate::{Context, Error, ErrorKind, Result, sys};
+
+const FILE: &str = "descriptors.json";
+
+/// A longer file is not three names.
+const LIMIT: u64 = 64 << 10;
+
+/// What `/proc/self/fd` calls each of the three: a path, or `pipe:[7]`.
+///
+/// # Errors
+/// When one of them cannot be read.
+pub fn names(stdio: [BorrowedFd<'_>; 3]) -> Result<[String; 3]> {
+    let name = |fd: BorrowedFd<'_>| {
+        std::fs::read_link(sys::fd::proc_path(fd))
+            .map(|target| target.to_string_lossy().into_owned())
+            .context(|| "read where the container's stdio leads")
+    };
+    let [stdin, stdout, stderr] = stdio;
+    Ok([name(stdin)?, name(stdout)?, name(stderr)?])
+}
+
+/// Writes the names into an image directory.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write(images: BorrowedFd<'_>, names: &[String; 3]) -> Result<()> {
+    let bytes = serde_json::to_vec(names).context(|| "serialise the container's descriptors")?;
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+    openat(images, FILE, flags, Mode::from_bits_truncate(0o600))
+        .map_err(io::Error::from)
+        .and_then(|fd| File::from(fd).write_all(&bytes))
+        .context(|| format!("write {FILE}"))
+}
+
+/// Reads the names from an image directory.
+///
+/// # Errors
+/// [`ErrorKind::InvalidArchive`] when the file is missing or is not three names.
+pub fn read(images: BorrowedFd<'_>) -> Result<[String; 3]> {
+    let fd = openat(images, FILE, OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW, Mode::empty())
+        .map_err(io::Error::from)
+        .map_err(|e| {
+            let kind = if e.kind() == io::ErrorKind::NotFound { ErrorKind::InvalidArchive } else { ErrorKind::System };
+            Error::new(kind, format!("open {FILE} in the image directory"))
+                .with_source(e)
+                .with_hint("every checkpoint of a container has this file: is this its image directory?")
+        })?;
+    let mut bytes = Vec::new();
+    File::from(fd).take(LIMIT).read_to_end(&mut bytes).context(|| format!("read {FILE}"))?;
+    serde_json::from_slice(&bytes).context_kind(ErrorKind::InvalidArchive, || format!("understand {FILE}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn names_of_pipes_are_what_proc_calls_them() {
+        let (read, write) = nix::unistd::pipe().expect("pipe");
+        let null = File::open("/dev/null").expect("null");
+        let names = names([null.as_fd(), read.as_fd(), write.as_fd()]).expect("names");
+        assert_eq!(names[0], "/dev/null");
+        assert!(names[1].starts_with("pipe:[") && names[1] == names[2]);
+    }
+
+    #[test]
+    fn the_file_reads_back_and_a_bad_one_is_refused() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let fd = File::open(dir.path()).expect("open");
+        assert_eq!(read(fd.as_fd()).expect_err("missing").kind(), ErrorKind::InvalidArchive);
+        let names = ["/dev/null", "pipe:[1]", "pipe:[2]"].map(str::to_owned);
+        write(fd.as_fd(), &names).expect("write");
+        assert_eq!(read(fd.as_fd()).expect("read"), names);
+        std::fs::write(dir.path().join(FILE), "[1,2]").expect("write");
+        assert_eq!(read(fd.as_fd()).expect_err("not names").kind(), ErrorKind::InvalidArchive);
+    }
+}

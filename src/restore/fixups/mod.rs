@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What CRIU leaves undone: one file a concern.
+
+mod mounts;
+mod network;
+
+pub(super) use mounts::external_mounts;
+pub(super) use network::network;
