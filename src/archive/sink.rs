@@ -25,6 +25,9 @@ const WORKERS: usize = 4;
 /// The lowest level whose tables are too large to have one set per worker.
 const LARGE_TABLES: i32 = 4;
 
+/// Piece of work of each worker at the lower levels, in bytes: zstd's own choice is four windows, times the workers.
+const JOB: u32 = 2 << 20;
+
 /// Largest tables and window that keep an export below its memory goal at the highest levels: log2 of entries/bytes.
 const LOG_MAX: u32 = 21;
 
@@ -203,7 +206,9 @@ fn encoder<W: Write>(output: W, level: i32) -> io::Result<Encoder<'static, W>> {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = if level < LARGE_TABLES { processors.min(WORKERS) } else { 1 };
     encoder.multithread(workers as u32)?;
-    if level >= LARGE_TABLES {
+    if level < LARGE_TABLES {
+        encoder.set_parameter(CParameter::JobSize(JOB))?;
+    } else {
         encoder.set_parameter(CParameter::WindowLog(LOG_MAX))?;
         encoder.set_parameter(CParameter::HashLog(LOG_MAX))?;
         encoder.set_parameter(CParameter::ChainLog(LOG_MAX))?;

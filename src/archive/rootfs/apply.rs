@@ -8,11 +8,11 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, BufRead};
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileExt as _;
 
-use nix::fcntl::AtFlags;
+use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::stat::{FchmodatFlags, Mode, UtimensatFlags, fchmod, fchmodat, futimens, utimensat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchown, fchownat};
@@ -20,6 +20,7 @@ use nix::unistd::{Gid, Uid, fchown, fchownat};
 use super::path_in;
 use crate::archive::entry::{Entry, Kind, Xattr};
 use crate::archive::{Progress, invalid, printable, unreadable};
+use crate::sys::beneath::open_beneath;
 use crate::{Context, Result};
 
 /// Holes are made of whole blocks of this size.
@@ -184,12 +185,11 @@ pub(super) fn split(path: &[u8], longest: usize) -> Result<(&[u8], &[u8])> {
     })
 }
 
-/// Opens the root directory itself for what is to be set on it.
+/// Opens a directory that was made before (an empty path: the root itself) for what is to be set on it.
 pub(super) fn reopened(dir: BorrowedFd<'_>, path: &[u8]) -> nix::Result<File> {
-    use nix::fcntl::OFlag;
     let path = if path.is_empty() { &b"."[..] } else { path };
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
-    crate::sys::beneath::open_beneath(dir.as_fd(), path, flags, Mode::empty()).map(File::from)
+    open_beneath(dir, path, flags, Mode::empty()).map(File::from)
 }
 
 #[cfg(test)]
