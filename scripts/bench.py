@@ -1,0 +1,304 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The measurements of scripts/bench, which prepares what they need.
+
+Every comparison is made of pairs, one after the other and in turns, so that what else the machine does hits both alike;
+the median of the pairs' ratios decides.
+"""
+
+import ctypes
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+MIGRATE = os.environ["MIGRATE_BIN"]
+WORKLOAD = os.environ["WORKLOAD_BIN"]
+CRIU = os.environ["CRIU"]
+PAIRS = max(9, int(os.environ.get("PAIRS", "11")))
+WARM_UP = 2
+LIMIT = 120  # seconds for any one command
+PR_SET_CHILD_SUBREAPER = 36
+
+missed = []
+
+
+def call(*command, env=None):
+    """Runs a command with /dev/null for a terminal; its error output goes to ours if it fails."""
+    with tempfile.TemporaryFile() as errors:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors, env=env, timeout=LIMIT)
+        if done.returncode != 0:
+            errors.seek(0)
+            sys.stderr.write(errors.read().decode(errors="replace"))
+            raise SystemExit(f"error: {' '.join(map(str, command))} ended with {done.returncode}")
+
+
+def call_detached(*command, env=None):
+    """The same for a command that leaves a container behind, which must not keep a file of ours open."""
+    null = subprocess.DEVNULL
+    if subprocess.run(command, stdin=null, stdout=null, stderr=null, env=env, timeout=LIMIT).returncode != 0:
+        raise SystemExit(f"error: {' '.join(map(str, command))} failed")
+
+
+def seconds(action, *arguments, **options):
+    began = time.perf_counter()
+    action(*arguments, **options)
+    return time.perf_counter() - began
+
+
+def reap():
+    """Collects the first processes of containers that have ended: they are orphans, and ours."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0] != 0:
+            pass
+    except ChildProcessError:
+        pass
+
+
+def verdict(what, value, goal, unit=""):
+    good = value <= goal
+    if not good:
+        missed.append(what)
+    print(f"{'ok  ' if good else 'MISS'}  {what}: {value:.2f}{unit} (goal: at most {goal:g}{unit})", flush=True)
+
+
+def compare(what, goal, ours, theirs, their_name, pairs=PAIRS):
+    """`ours` and `theirs` take a running number and return seconds, or a tuple of them if `what` and `goal` are tuples.
+
+    What has None for a goal is only told.
+    """
+    names, goals = (what, goal) if isinstance(what, tuple) else ((what,), (goal,))
+    measured = []
+    for number in range(WARM_UP + pairs):
+        order = (ours, theirs) if number % 2 == 0 else (theirs, ours)
+        taken = {f: f(number) for f in order}
+        if number >= WARM_UP:
+            measured.append([v if isinstance(v, tuple) else (v,) for v in (taken[ours], taken[theirs])])
+    for index, (name, limit) in enumerate(zip(names, goals)):
+        mine = [pair[0][index] for pair in measured]
+        other = [pair[1][index] for pair in measured]
+        ratio = statistics.median(a / b for a, b in zip(mine, other))
+        if limit is None:
+            print(f"      {name}: {ratio:.2f}", flush=True)
+        else:
+            verdict(name, ratio, limit)
+        print(f"      median of {pairs}: migrate {statistics.median(mine) * 1000:.1f} ms,"
+              f" {their_name} {statistics.median(other) * 1000:.1f} ms", flush=True)
+
+
+class Runtime:
+    """runc, or migrate, which takes runc's commands."""
+
+    def __init__(self, name, program, scratch):
+        self.name = name
+        self.root = scratch / f"{name}-state"
+        self.command = [program, "--root", str(self.root)]
+        # runc finds CRIU by its name alone.
+        shims = scratch / "criu"
+        if not shims.exists():
+            shims.mkdir()
+            (shims / "criu").symlink_to(CRIU)
+        self.env = dict(os.environ, PATH=f"{shims}:{os.environ['PATH']}")
+
+    def __call__(self, *arguments):
+        call(*self.command, *arguments, env=self.env)
+
+    def detached(self, *arguments):
+        call_detached(*self.command, *arguments, env=self.env)
+
+    def sweep(self):
+        """Deletes whatever is left of our containers."""
+        if not self.root.exists():
+            return
+        names = subprocess.run([*self.command, "list", "-q"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=LIMIT)
+        for name in names.stdout.split():
+            subprocess.run([*self.command, "delete", "--force", name], stdin=subprocess.DEVNULL, capture_output=True, timeout=LIMIT)
+        reap()
+
+
+def copy_program(program, rootfs, name):
+    """The program, and the libraries that it names, in a root filesystem."""
+    function = 'set -euo pipefail; . "$1"; copy_program "$2" "$3" "$4"'
+    call("bash", "-c", function, "bash", str(Path(__file__).parent / "environment.sh"), program, str(rootfs), name)
+
+
+def bundle(where, program, name, arguments):
+    """A bundle with runc's default configuration, without a terminal."""
+    rootfs = where / "rootfs"
+    rootfs.mkdir(parents=True)
+    copy_program(program, rootfs, name)
+    call("runc", "spec", "--bundle", str(where))
+    config = json.loads((where / "config.json").read_text())
+    config["process"]["terminal"] = False
+    config["process"]["args"] = arguments
+    config["root"]["readonly"] = False
+    (where / "config.json").write_text(json.dumps(config))
+    return str(where)
+
+
+def bench_run(scratch, ours, theirs):
+    true = bundle(scratch / "true", shutil.which("busybox"), "bin/true", ["/bin/true"])
+
+    def run(runtime):
+        return lambda number: seconds(runtime, "run", "--bundle", true, f"migrate-bench-{number}")
+
+    compare("run of /bin/true against runc", 0.5, run(ours), run(theirs), "runc", pairs=max(PAIRS, 21))
+
+
+def bench_checkpoint(scratch, ours, theirs):
+    small = bundle(scratch / "small", shutil.which("busybox"), "bin/sleep", ["/bin/sleep", "100000"])
+    images = scratch / "images"
+
+    def there_and_back(runtime):
+        def measure(number):
+            name = f"migrate-bench-{number}"
+            where = images / runtime.name
+            where.mkdir(parents=True)
+            directories = ("--image-path", str(where / "images"), "--work-path", str(where / "work"))
+            runtime.detached("run", "--detach", "--bundle", small, name)
+            down = seconds(runtime, "checkpoint", *directories, name)
+            reap()
+            up = seconds(runtime.detached, "restore", "--detach", "--bundle", small, *directories, name)
+            runtime("delete", "--force", name)
+            reap()
+            shutil.rmtree(where)
+            return down, up
+        return measure
+
+    compare(("checkpoint of a small container against runc", "restore of it against runc"), (0.7, 0.7),
+            there_and_back(ours), there_and_back(theirs), "runc")
+
+
+def make_tree(top):
+    """About 200 MiB in 3000 files: text-like, random and sparse of content, as a root filesystem is."""
+    source = random.Random(1)
+    words = [bytes(source.choices(b"etaoinshrdlu_/.;(){}0123456789", k=source.randint(2, 12))) for _ in range(4000)]
+    for number in range(3000):
+        directory = top / f"{number % 40:02d}" / f"{number % 7}"
+        directory.mkdir(parents=True, exist_ok=True)
+        content = b" ".join(source.choices(words, k=source.randint(20, 6000)))
+        (directory / f"{number}").write_bytes(content)
+    for number in range(8):
+        block = source.randbytes(64 << 10)
+        with open(top / f"large-{number}", "wb") as file:
+            for part in range(128):
+                file.write(block if part % 2 else source.randbytes(64 << 10))
+                file.write(bytes(32 << 10))
+
+
+def archive_program():
+    """Builds benches/archive.rs and finds the program that cargo made of it."""
+    built = subprocess.run(["cargo", "bench", "--locked", "--no-run", "--bench", "archive", "--message-format=json-render-diagnostics"],
+                           stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=True)
+    for line in built.stdout.splitlines():
+        message = json.loads(line)
+        if message.get("executable") and message["target"]["name"] == "archive":
+            return message["executable"]
+    raise SystemExit("error: cargo built no program from benches/archive.rs")
+
+
+def bench_archive(scratch, _ours, _theirs):
+    program = archive_program()
+    tree = scratch / "tree"
+    make_tree(tree)
+
+    def both(write, read):
+        return write + read, write, read
+
+    def ours(_number):
+        printed = subprocess.run([program, str(tree), str(scratch)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
+                                 check=True, timeout=LIMIT).stdout
+        found = {name: re.search(rf"\b{name}\D*([0-9]+(?:\.[0-9]+)?(?:e-?[0-9]+)?)", printed) for name in ("write", "read")}
+        if not all(found.values()):
+            raise SystemExit(f"error: {program} did not print seconds for 'write' and 'read': {printed!r}")
+        return both(float(found["write"][1]), float(found["read"][1]))
+
+    def theirs(_number):
+        packed, unpacked = scratch / "tree.tar.zst", scratch / "unpacked"
+        unpacked.mkdir()
+        write = seconds(call, "bash", "-c", 'set -o pipefail; tar -C "$1" -cf - . | zstd -q -1 >"$2"', "bash", tree, packed)
+        read = seconds(call, "bash", "-c", 'set -o pipefail; zstd -q -d <"$1" | tar -C "$2" -xf -', "bash", packed, unpacked)
+        shutil.rmtree(unpacked)
+        packed.unlink()
+        return both(write, read)
+
+    compare(("writing and reading an archive against tar | zstd -1", "writing it", "reading it"), (1.1, None, None), ours, theirs,
+            "tar and zstd")
+
+
+def wait_until_counting(status):
+    deadline = time.monotonic() + LIMIT
+    while time.monotonic() < deadline:
+        try:
+            if re.search(r"^counter=([1-9][0-9]*)$", status.read_text(), re.MULTILINE):
+                return
+        except FileNotFoundError:
+            pass
+        time.sleep(0.02)
+    raise SystemExit(f"error: the workload did not begin to count: {status}")
+
+
+# A process counts the peak of the program that it was before: so not from here, where the peak is high already.
+PEAK = """
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+
+
+def bench_memory(scratch, ours, _theirs):
+    """Peak resident memory of `checkpoint --export`: of migrate or of its CRIU, whichever had more."""
+    for mebibytes in (32, 512):
+        where = scratch / f"memory-{mebibytes}"
+        arguments = ["/workload", "counter", "--status", "/status", "--memory", str(mebibytes << 20)]
+        bundle(where, WORKLOAD, "workload", arguments)
+        with open(where / "rootfs" / "ballast", "wb") as file:
+            for _ in range(mebibytes):
+                file.write(os.urandom(1 << 20))
+        name = f"migrate-bench-memory-{mebibytes}"
+        ours.detached("run", "--detach", "--bundle", str(where), name)
+        wait_until_counting(where / "rootfs" / "status")
+        exported = where / "exported"
+        measured = subprocess.run([sys.executable, "-c", PEAK, *ours.command, "checkpoint", "--leave-running", "--export",
+                                   str(exported), name], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, env=ours.env,
+                                  timeout=LIMIT)
+        if measured.returncode != 0:
+            raise SystemExit("error: checkpoint --export failed")
+        ours("delete", "--force", name)
+        reap()
+        size = exported.stat().st_size >> 20
+        verdict(f"peak memory of an export of {size} MiB", int(measured.stdout) / 1024, 64, " MiB")
+        shutil.rmtree(where)
+
+
+SECTIONS = {"run": bench_run, "checkpoint": bench_checkpoint, "archive": bench_archive, "memory": bench_memory}
+
+
+def main():
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _frame: sys.exit(128 + number))
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    scratch = Path(tempfile.mkdtemp(prefix="migrate-bench-", dir="/var/tmp"))
+    scratch.chmod(0o755)
+    ours, theirs = Runtime("migrate", MIGRATE, scratch), Runtime("runc", "runc", scratch)
+    try:
+        for name in sys.argv[1:] or SECTIONS:
+            SECTIONS[name](scratch, ours, theirs)
+    finally:
+        for runtime in (ours, theirs):
+            runtime.sweep()
+        shutil.rmtree(scratch)
+    if missed:
+        raise SystemExit(f"{len(missed)} of the goals missed: {'; '.join(missed)}")
+    print("every goal met")
+
+
+if __name__ == "__main__":
+    main()
