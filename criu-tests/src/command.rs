@@ -2,11 +2,12 @@
 //! Commands on a host: what is started, while it runs, what came of it.
 
 use std::fs::File;
-use std::io::{Read as _, Seek as _};
+use std::io::{self, Read as _, Seek as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 
 use crate::protocol::{Reply, Request, receive, send, send_stdio};
@@ -73,23 +74,34 @@ impl Command {
     ///
     /// # Panics
     /// When the host cannot start it.
+    #[track_caller]
     pub fn start(self) -> Running {
-        let captured = || tempfile::tempfile().expect("make a file for captured output");
-        let (out, err) = (captured(), captured());
-        let copy = |file: &File| OwnedFd::from(file.try_clone().expect("dup"));
-        let fds = [
-            self.stdin.unwrap_or_else(null),
-            self.stdout.unwrap_or_else(|| copy(&out)),
-            self.stderr.unwrap_or_else(|| copy(&err)),
-        ];
-        let stream = UnixStream::connect(&self.socket).expect("connect to the host");
-        stream.set_read_timeout(Some(LONGEST)).expect("SO_RCVTIMEO");
+        self.try_start().unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    fn try_start(self) -> Result<Running, String> {
+        let why = |e: io::Error| format!("{:?} does not start: {e}", self.argv);
+        let (out, err) = (tempfile::tempfile().map_err(why)?, tempfile::tempfile().map_err(why)?);
+        let or = |given: Option<OwnedFd>, file: &File| match given {
+            Some(fd) => Ok(fd),
+            None => file.try_clone().map(OwnedFd::from).map_err(why),
+        };
+        let fds = [self.stdin.unwrap_or_else(null), or(self.stdout, &out)?, or(self.stderr, &err)?];
+        let stream = UnixStream::connect(&self.socket).map_err(why)?;
+        stream.set_read_timeout(Some(LONGEST)).map_err(why)?;
+        send_stdio(&stream, fds.each_ref().map(AsFd::as_fd)).map_err(why)?;
         let request = Request::Start { argv: self.argv.clone(), env: self.env, cwd: self.cwd };
-        send_stdio(&stream, fds.each_ref().map(AsFd::as_fd)).expect("send descriptors to the host");
-        send(&stream, &request).expect("send the command to the host");
+        send(&stream, &request).map_err(why)?;
         match receive::<Reply>(&stream) {
-            Ok(Some(Reply::Started { pid })) => Running { stream, pid, argv: self.argv, out, err },
-            other => panic!("{:?} did not start: {other:?}", self.argv),
+            Ok(Some(Reply::Started { pid })) => Ok(Running { stream, pid, argv: self.argv, out, err }),
+            other => Err(format!("{:?} does not start: {other:?}", self.argv)),
+        }
+    }
+
+    /// Runs the command to its end, or as far as it gets, and does not care: for cleaning up.
+    pub(crate) fn run_if_possible(self) {
+        if let Ok(running) = self.try_start() {
+            let _ = receive::<Reply>(&running.stream);
         }
     }
 
@@ -97,6 +109,7 @@ impl Command {
     ///
     /// # Panics
     /// When it cannot be started or takes too long.
+    #[track_caller]
     pub fn run(self) -> Output {
         self.start().wait()
     }
@@ -128,15 +141,25 @@ impl Running {
     /// When the host is gone.
     pub fn signal(&self, signal: Signal) {
         match send(&self.stream, &Request::Signal { number: signal as i32 }) {
-            Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => panic!("send a signal: {e}"),
+            Err(e) if e.kind() != io::ErrorKind::BrokenPipe => panic!("send a signal: {e}"),
             _ => {}
         }
+    }
+
+    /// Whether it has ended.
+    ///
+    /// # Panics
+    /// When the connection to the host cannot be looked at.
+    pub fn has_ended(&self) -> bool {
+        let mut fds = [PollFd::new(self.stream.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::ZERO).expect("poll") > 0
     }
 
     /// Waits for the end.
     ///
     /// # Panics
     /// When it takes too long.
+    #[track_caller]
     pub fn wait(mut self) -> Output {
         match receive::<Reply>(&self.stream) {
             Ok(Some(Reply::Ended { code })) => {

@@ -90,6 +90,20 @@ impl<'h> Container<'h> {
         self.host.migrate(&[&["checkpoint"], args, &[&self.id]].concat()).succeeded();
     }
 
+    /// Runs a command of `migrate` that must fail, as [`Output::failed`](crate::Output::failed) tells, and asserts that
+    /// the container runs on as if nothing had been. Gives the command's standard error.
+    ///
+    /// # Panics
+    /// When any of that is not so.
+    #[track_caller]
+    pub fn runs_on_beside(&self, args: &[&str], code: i32, fragments: &[&str]) -> String {
+        let before = self.reports();
+        let said = self.host.migrate(args).failed(code, fragments);
+        assert_eq!(self.state_status(), "running");
+        self.goes_on(&before);
+        said
+    }
+
     /// Sends its first process a signal, by name or number.
     ///
     /// # Panics

@@ -101,6 +101,14 @@ impl Host {
         container
     }
 
+    /// Starts a `counter` that holds a megabyte, for tests that want any container.
+    #[track_caller]
+    pub fn run_small(&self, id: &str) -> (Bundle, Container<'_>) {
+        let bundle = Bundle::of_workload(self, "counter", &["--memory", "1048576"]);
+        let container = self.run_detached(id, &bundle);
+        (bundle, container)
+    }
+
     /// A container of this host whose root filesystem is at `rootfs`.
     pub fn container(&self, id: &str, rootfs: &str) -> Container<'_> {
         Container::new(self, id, rootfs)
@@ -109,6 +117,15 @@ impl Host {
     /// A container whose bundle was made by `restore --import`.
     pub fn imported(&self, id: &str) -> Container<'_> {
         self.container(id, &format!("{}/{id}/bundle/rootfs", self.state_root()))
+    }
+
+    /// Removes every bundle that the test has made here.
+    ///
+    /// # Panics
+    /// When something in one is still mounted or otherwise stays.
+    pub fn remove_bundles(&self) {
+        let bundles = self.path("bundles");
+        fs::remove_dir_all(&bundles).and_then(|()| fs::create_dir(&bundles)).expect("remove the bundles");
     }
 
     /// What `migrate state` says.
@@ -169,11 +186,9 @@ pub(crate) fn list(directory: &str) -> Vec<String> {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        // What the test has deleted is gone; after a failed one this removes what cgroups it left.
-        if !std::thread::panicking() || self.unshare.try_wait().is_ok_and(|ended| ended.is_none()) {
-            for id in self.container_ids() {
-                let _ = self.migrate_command(&["delete", "--force", &id]).run();
-            }
+        // What a failed test has not deleted; what it killed or broke may be beyond that.
+        for id in self.container_ids() {
+            self.migrate_command(&["delete", "--force", &id]).run_if_possible();
         }
         drop(self.lifeline.take());
         // Everything on the host dies with its first process; unshare(1) ends after it.

@@ -30,7 +30,7 @@ pub use command::{Command, Output, Running};
 pub use container::Container;
 pub use host::Host;
 pub use programs::{migrate, workload};
-pub use requirements::Need;
+pub use requirements::{Need, criu};
 pub use stage::Stage;
 pub use status::Status;
 pub use wait::{PATIENCE, wait_until};

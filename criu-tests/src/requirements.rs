@@ -18,26 +18,34 @@ impl Need {
     /// Why the need is not met, if so. Root is needed always and is not listed.
     pub(crate) fn missing(self) -> Option<String> {
         match self {
-            Need::Criu => criu().map_err(Clone::clone).err(),
+            Need::Criu => working_criu().err().cloned(),
             Need::Zstd => (!succeeds("zstd", &["--version"])).then(|| "zstd is not installed".to_owned()),
         }
     }
 }
 
+/// The CRIU that the tests run with.
+///
+/// # Panics
+/// When there is none that works; a test that needs one has said so to its stage.
+pub fn criu() -> &'static str {
+    working_criu().expect("the test has said that it needs CRIU")
+}
+
 /// Finds a CRIU as the tool itself does, and asks it whether it gets on with the kernel.
-fn criu() -> Result<(), &'static String> {
-    static FOUND: OnceLock<Result<(), String>> = OnceLock::new();
+fn working_criu() -> Result<&'static str, &'static String> {
+    static FOUND: OnceLock<Result<String, String>> = OnceLock::new();
     let prefix = std::env::var("MIGRATE_CRIU_PREFIX").unwrap_or_else(|_| "/opt/migrate-criu".into());
     let found = FOUND.get_or_init(|| {
         let candidates =
             [std::env::var("MIGRATE_CRIU").unwrap_or_default(), format!("{prefix}/criu"), "criu".into()];
         match candidates.iter().find(|c| succeeds(c, &["--version"])) {
             None => Err("there is no CRIU".to_owned()),
-            Some(criu) if succeeds(criu, &["check"]) => Ok(()),
+            Some(criu) if succeeds(criu, &["check"]) => Ok(criu.clone()),
             Some(criu) => Err(format!("`{criu} check` fails on this kernel")),
         }
     });
-    found.as_ref().copied()
+    found.as_ref().map(String::as_str)
 }
 
 fn succeeds(program: &str, args: &[&str]) -> bool {
