@@ -31,7 +31,7 @@ fn a_config_that_is_not_json() {
     let Some(stage) = Stage::set(&[]) else { return };
     let host = stage.host("a");
     let bundle = Bundle::of_workload(&host, "counter", &SMALL);
-    for text in ["", "not json", "{\"ociVersion\": \"1.0.2\",", "[]"] {
+    for text in ["", "not json", "{\"ociVersion\": \"1.0.2\",", "\"text\""] {
         fs::write(bundle.config(), text).expect("write config.json");
         host.migrate(&["run", "-b", &bundle.path(), &stage.id("x")]).failed(GENERAL, &["config.json"]);
         host.assert_no_trace();

@@ -27,7 +27,6 @@ fn a_container_goes_from_created_over_running_and_stopped_to_gone() {
     assert_eq!(state["status"], json!("created"));
     assert_eq!(state["bundle"], json!(bundle.path()));
     assert_eq!(state["rootfs"], json!(bundle.rootfs()));
-    assert_eq!(state["owner"], json!(""));
     assert!(state["ociVersion"].as_str().is_some_and(|v| v.starts_with("1.")), "{state}");
     assert!(state["created"].as_str().is_some_and(|t| t.ends_with('Z') && t.contains('T')), "{state}");
     let pid = fs::read_to_string(&pid_file).expect("the pid file is there");
@@ -43,6 +42,7 @@ fn a_container_goes_from_created_over_running_and_stopped_to_gone() {
     let listed =
         list.as_array().and_then(|l| l.iter().find(|c| c["id"] == json!(id))).expect("list shows it");
     assert_eq!(listed["status"], json!("running"));
+    assert_eq!(listed["owner"], json!("root"));
     assert_eq!(host.migrate(&["list", "-q"]).succeeded().trim(), id);
     let table = host.migrate(&["list"]).succeeded();
     let head: Vec<&str> = table.lines().next().unwrap_or_default().split_whitespace().collect();
