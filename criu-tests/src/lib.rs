@@ -1,1 +1,36 @@
-//! The harness of the end-to-end tests: hosts, bundles, deadlines.
+// SPDX-License-Identifier: Apache-2.0
+//! The harness of the end-to-end tests: a [`Stage`] with its [`Host`]s, the [`Bundle`]s on them, the [`Container`]s that
+//! run there, and [`wait_until`], the only way in which a test waits.
+//!
+//! A host is a mount, network and pid namespace with a directory of its own and a first process that reaps, as on a
+//! machine. When a test ends, however it ends, its hosts go down and take every process with them.
+//!
+//! ```text
+//!   Stage::set(needs) ──▶ stage.host("a") ──▶ Bundle::new(&host, ..) ──▶ host.run_detached(id, &bundle) ──▶ Container
+//!                                                                          container.status(), goes_on(), delete()
+//!                         host.assert_no_trace()
+//! ```
+//! Environment: `MIGRATE_BIN` names the binary under test; `MIGRATE_CRIU` a CRIU; `MIGRATE_TEST_ALL=1` makes a missing
+//! requirement a failure instead of a reason to ignore the test.
+
+mod bundle;
+mod command;
+mod container;
+mod host;
+mod programs;
+pub mod protocol;
+mod requirements;
+mod stage;
+mod status;
+mod trace;
+mod wait;
+
+pub use bundle::Bundle;
+pub use command::{Command, Output, Running};
+pub use container::Container;
+pub use host::Host;
+pub use programs::{migrate, workload};
+pub use requirements::{Need, criu};
+pub use stage::Stage;
+pub use status::Status;
+pub use wait::{PATIENCE, wait_until};

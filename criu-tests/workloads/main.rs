@@ -1,2 +1,68 @@
-//! Self-verifying workloads, one subcommand each.
-fn main() {}
+// SPDX-License-Identifier: Apache-2.0
+//! Programs that check themselves, one subcommand each, for containers that are moved while they run.
+//!
+//! A workload (`counter`, `files`, `pipes`, `threads`, `timers`, `tree`) verifies everything it holds on every tick and
+//! tells so in the file given with `--status`. The other subcommands are the tests' tools: `inspect` prints what a
+//! process sees, `exit` ends with a code, `host-init` is the first process of a test's host, `fake-criu` answers like a
+//! CRIU that is too old or that refuses.
+
+mod counter;
+mod fake_criu;
+mod files;
+mod host_init;
+mod inspect;
+mod lifecycle;
+mod options;
+mod pipes;
+mod report;
+mod sys;
+mod threads;
+mod timers;
+mod tree;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use options::Options;
+
+fn main() -> ExitCode {
+    let mut args = std::env::args().skip(1);
+    let name = args.next().unwrap_or_default();
+    // A command to run or CRIU's own arguments may follow `--`; they are not options of ours.
+    let options = match Options::parse(args.take_while(|a| a != "--")) {
+        Ok(options) => options,
+        Err(why) => return failed(&name, &why),
+    };
+    match name.as_str() {
+        "counter" => lifecycle::run("counter", &options, counter::Counter::new),
+        "files" => lifecycle::run("files", &options, files::Files::new),
+        "pipes" => lifecycle::run("pipes", &options, pipes::Pipes::new),
+        "pipes-peer" => outcome(&name, pipes::peer(&options)),
+        "threads" => lifecycle::run("threads", &options, threads::Threads::new),
+        "timers" => lifecycle::run("timers", &options, timers::Timers::new),
+        "tree" => lifecycle::run("tree", &options, tree::Tree::new),
+        "inspect" => outcome(&name, inspect::run(&options)),
+        "exit" => match options.number("code", 0).map(u8::try_from) {
+            Ok(Ok(code)) => ExitCode::from(code),
+            _ => failed(&name, "--code takes a number from 0 to 255"),
+        },
+        "host-init" => outcome(&name, host_init::run(&options)),
+        "fake-criu" => outcome(&name, fake_criu::run(&options)),
+        _ => failed(&name, "no such workload"),
+    }
+}
+
+fn outcome(name: &str, result: Result<(), String>) -> ExitCode {
+    result.map_or_else(|why| failed(name, &why), |()| ExitCode::SUCCESS)
+}
+
+fn failed(name: &str, why: &str) -> ExitCode {
+    complain(&format!("{name}: {why}"));
+    ExitCode::from(2)
+}
+
+/// Says something on stderr, where there is one.
+pub(crate) fn complain(text: &str) {
+    // Standard error may be /dev/null or closed: there is nobody else to tell.
+    let _ = writeln!(std::io::stderr(), "workload {text}");
+}

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Bundles: a root filesystem with the workloads in it, and a `config.json` as `migrate spec` writes it.
+
+use std::fs;
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::host::Host;
+use crate::programs;
+
+/// A bundle on a host.
+#[derive(Debug)]
+pub struct Bundle {
+    directory: String,
+}
+
+impl Bundle {
+    /// A bundle whose process is `/workload` with these arguments, without a terminal and with a writable root.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    pub fn new(host: &Host, name: &str, args: &[&str]) -> Self {
+        let new = Self { directory: host.path(&format!("bundles/{name}")) };
+        new.fill_rootfs();
+        host.migrate(&["spec", "-b", &new.directory]).succeeded();
+        new.edit(|config| {
+            config["process"]["terminal"] = json!(false);
+            config["process"]["args"] = json!([&["/workload"], args].concat());
+            config["root"]["readonly"] = json!(false);
+        })
+    }
+
+    /// A bundle that runs a workload, which reports to [`Bundle::STATUS`].
+    pub fn of_workload(host: &Host, workload: &str, options: &[&str]) -> Self {
+        Self::new(host, workload, &[&[workload, "--status", Self::STATUS], options].concat())
+    }
+
+    /// Where a workload reports to, inside its container.
+    pub const STATUS: &str = "/state/status";
+
+    /// Changes `config.json`.
+    ///
+    /// # Panics
+    /// When the file cannot be read or written.
+    #[must_use]
+    pub fn edit(self, change: impl FnOnce(&mut Value)) -> Self {
+        let text = fs::read(self.config()).expect("read config.json");
+        let mut config = serde_json::from_slice(&text).expect("config.json is JSON");
+        change(&mut config);
+        fs::write(self.config(), config.to_string()).expect("write config.json");
+        self
+    }
+
+    /// The bundle's directory.
+    pub fn path(&self) -> String {
+        self.directory.clone()
+    }
+
+    /// Its `config.json`.
+    pub fn config(&self) -> String {
+        format!("{}/config.json", self.directory)
+    }
+
+    /// Its root filesystem.
+    pub fn rootfs(&self) -> String {
+        format!("{}/rootfs", self.directory)
+    }
+
+    /// Removes it from the host.
+    ///
+    /// # Panics
+    /// When something in it is still mounted or otherwise stays.
+    pub fn remove(self) {
+        fs::remove_dir_all(&self.directory).expect("remove the bundle");
+    }
+
+    fn fill_rootfs(&self) {
+        let rootfs = self.rootfs();
+        for name in ["proc", "sys", "dev", "tmp", "run", "etc", "root", "state"] {
+            fs::create_dir_all(format!("{rootfs}/{name}")).expect("make the root filesystem");
+        }
+        let passwd = "root:x:0:0:root:/root:/bin/sh\nguest:x:1000:1000:guest:/tmp:/bin/sh\n";
+        fs::write(format!("{rootfs}/etc/passwd"), passwd).expect("write etc/passwd");
+        fs::write(format!("{rootfs}/etc/group"), "root:x:0:\nguest:x:1000:\n").expect("write etc/group");
+        let workload = programs::workload();
+        copy(&workload, &format!("{rootfs}/workload"));
+        for library in libraries(&workload) {
+            copy(&library, &format!("{rootfs}{library}"));
+        }
+    }
+}
+
+fn copy(from: &str, to: &str) {
+    let (parent, _) = to.rsplit_once('/').expect("an absolute path");
+    fs::create_dir_all(parent)
+        .and_then(|()| fs::copy(from, to))
+        .unwrap_or_else(|e| panic!("{from} -> {to}: {e}"));
+}
+
+/// The loader and the shared libraries that a program needs, by absolute path.
+fn libraries(program: &str) -> Vec<String> {
+    let output = Command::new("ldd").arg(program).output().expect("run ldd");
+    let lines = String::from_utf8_lossy(&output.stdout).into_owned();
+    lines.split_whitespace().filter(|word| word.starts_with('/')).map(str::to_owned).collect()
+}

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Where the programs are: the binary under test and the workloads, beside the running test.
+
+use std::path::PathBuf;
+
+/// The binary under test: `$MIGRATE_BIN`, else the one that the workspace was built to.
+///
+/// # Panics
+/// When it has not been built.
+pub fn migrate() -> String {
+    std::env::var("MIGRATE_BIN").unwrap_or_else(|_| built("migrate"))
+}
+
+/// The workloads.
+///
+/// # Panics
+/// When they have not been built.
+pub fn workload() -> String {
+    built("workload")
+}
+
+fn built(name: &str) -> String {
+    let test = std::env::current_exe().expect("a running test has an executable");
+    // target/debug/deps/some_test-0123: programs are two levels up.
+    let path: PathBuf = test.ancestors().nth(2).expect("a test lies below the target directory").join(name);
+    assert!(path.exists(), "{} is missing: run `cargo build --workspace` first", path.display());
+    path.into_os_string().into_string().expect("the target directory's path is UTF-8")
+}

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a test needs from the machine, and what is said when it is missing.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+/// A thing that a test cannot do without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// A CRIU that works on the running kernel.
+    Criu,
+    /// The `zstd` program.
+    Zstd,
+}
+
+impl Need {
+    /// Why the need is not met, if so. Root is needed always and is not listed.
+    pub(crate) fn missing(self) -> Option<String> {
+        match self {
+            Need::Criu => working_criu().err().cloned(),
+            Need::Zstd => (!succeeds("zstd", &["--version"])).then(|| "zstd is not installed".to_owned()),
+        }
+    }
+}
+
+/// The CRIU that the tests run with.
+///
+/// # Panics
+/// When there is none that works; a test that needs one has said so to its stage.
+pub fn criu() -> &'static str {
+    working_criu().expect("the test has said that it needs CRIU")
+}
+
+/// Finds a CRIU as the tool itself does, and asks it whether it gets on with the kernel.
+fn working_criu() -> Result<&'static str, &'static String> {
+    static FOUND: OnceLock<Result<String, String>> = OnceLock::new();
+    let prefix = std::env::var("MIGRATE_CRIU_PREFIX").unwrap_or_else(|_| "/opt/migrate-criu".into());
+    let found = FOUND.get_or_init(|| {
+        let candidates =
+            [std::env::var("MIGRATE_CRIU").unwrap_or_default(), format!("{prefix}/criu"), "criu".into()];
+        match candidates.iter().find(|c| succeeds(c, &["--version"])) {
+            None => Err("there is no CRIU".to_owned()),
+            Some(criu) if succeeds(criu, &["check"]) => Ok(criu.clone()),
+            Some(criu) => Err(format!("`{criu} check` fails on this kernel")),
+        }
+    });
+    found.as_ref().map(String::as_str)
+}
+
+fn succeeds(program: &str, args: &[&str]) -> bool {
+    let quiet = || Stdio::null();
+    let status = Command::new(program).args(args).stdin(quiet()).stdout(quiet()).stderr(quiet()).status();
+    status.is_ok_and(|s| s.success())
+}
+
+/// Why the machine itself is unfit: not root, or no namespaces to be had.
+pub(crate) fn unfit_machine() -> Option<String> {
+    if !nix::unistd::geteuid().is_root() {
+        return Some("it needs root".into());
+    }
+    if !Path::new("/proc/self/task").exists()
+        || !succeeds("unshare", &["--mount", "--net", "--pid", "--fork", "true"])
+    {
+        return Some("unshare(1) cannot make mount, network and pid namespaces here".into());
+    }
+    None
+}

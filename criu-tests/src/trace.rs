@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What must not be left: processes, mounts, cgroups, state, unfinished files.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::host::Host;
+use crate::wait::{PATIENCE, wait_until};
+
+impl Host {
+    /// Asserts that nothing of any container is left on the host. Files that the test itself asked for may stay; the
+    /// bundles are the test's own.
+    ///
+    /// # Panics
+    /// When something is left.
+    #[track_caller]
+    pub fn assert_no_trace(&self) {
+        assert!(self.container_ids().is_empty(), "left in the state root: {:?}", self.container_ids());
+        // What was killed may still be on its way out; nothing else starts any more.
+        wait_until(PATIENCE, "no process is left", || match self.processes() {
+            none if none.is_empty() => Ok(()),
+            some => Err(some),
+        });
+        let table = self.mountinfo();
+        let mounts: Vec<&str> =
+            table.lines().filter(|l| l.contains(self.directory()) || l.contains(".criu.")).collect();
+        assert!(mounts.is_empty(), "left mounted: {mounts:#?}");
+        let cgroups = self.cgroups();
+        assert!(cgroups.is_empty(), "left cgroups: {cgroups:#?}");
+        let unfinished = files_below(Path::new(self.directory()), &|name| name.contains(".partial"));
+        assert!(unfinished.is_empty(), "left unfinished: {unfinished:#?}");
+    }
+
+    /// The cgroups of the containers of this test, of any host.
+    pub fn cgroups(&self) -> Vec<PathBuf> {
+        cgroups_of(self.tag())
+    }
+}
+
+/// Removes the cgroups of a test whose processes are all dead, the deepest first.
+pub(crate) fn remove_cgroups(tag: &str) {
+    for directory in cgroups_of(tag).into_iter().rev() {
+        // Another host of the same test may still use it; that one's end will remove it.
+        let _ = fs::remove_dir(directory);
+    }
+}
+
+/// Cgroup directories whose name holds `tag`, and those below them; parents come before their children.
+fn cgroups_of(tag: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut todo = vec![(PathBuf::from("/sys/fs/cgroup"), false)];
+    while let Some((directory, inside)) = todo.pop() {
+        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|t| t.is_dir()) {
+                let ours = inside || entry.file_name().to_string_lossy().contains(tag);
+                if ours {
+                    found.push(entry.path());
+                }
+                todo.push((entry.path(), ours));
+            }
+        }
+    }
+    found
+}
+
+fn files_below(directory: &Path, wanted: &dyn Fn(&str) -> bool) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        if wanted(&entry.file_name().to_string_lossy()) {
+            found.push(entry.path());
+        }
+        if entry.file_type().is_ok_and(|t| t.is_dir()) {
+            found.extend(files_below(&entry.path(), wanted));
+        }
+    }
+    found
+}
