@@ -15,7 +15,8 @@ use migrate::criu::{
     AfterDump, Criu, CriuClient, DumpRequest, ManageCgroups, Notify, RestoreRequest, RestoreStats, Restored,
     Session, Silent, SpawnOptions,
 };
-use migrate::sys::swrk::{self, Launch};
+use migrate::sys::fd::above_stdio;
+use migrate::sys::swrk::{self, Launch, Place};
 use migrate::{Error, ErrorKind, Result};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -59,6 +60,7 @@ impl Target {
     /// In its own session, or in ours, with `/dev/null` and nothing of ours open.
     fn start(session: Session) -> Self {
         let null = File::options().read(true).write(true).open("/dev/null").expect("/dev/null");
+        let null = above_stdio(null.as_fd()).expect("duplicate");
         // Not `Command`: whoever runs the tests may have left descriptors open that a dump would stumble over.
         let launch = Launch {
             program: Path::new("/bin/sleep"),
@@ -67,6 +69,7 @@ impl Target {
             session,
             stdio: [null.as_fd(); 3],
             fds: &[],
+            place: Place { cgroup: None, tasks: Vec::new(), namespaces: CloneFlags::empty() },
         };
         Self(swrk::spawn(&launch).expect("start the process to dump").pid().as_raw())
     }

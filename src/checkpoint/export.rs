@@ -100,10 +100,8 @@ impl Exporter {
             self.manifest.criu = CriuVersion { number: version.as_number(), text: version.to_string() };
             self.manifest.set_frozen_at(SystemTime::now());
         }
-        let target = self
-            .target
-            .take()
-            .ok_or_else(|| Error::new(ErrorKind::System, "the archive was begun twice"))?;
+        let target =
+            self.target.take().ok_or_else(|| Error::new(ErrorKind::System, "the archive was begun twice"))?;
         let options = WriteOptions::default();
         let mut writer = match target {
             Target::File(file) => Writer::File(ArchiveWriter::new(file, &options, &self.manifest)?),
@@ -128,9 +126,9 @@ impl Exporter {
 
     /// Adds what is known only after the dump, and completes the archive; returns its size in bytes.
     pub(super) fn finish(self, work_dir: BorrowedFd<'_>) -> Result<u64> {
-        let mut writer = self
-            .writer
-            .ok_or_else(|| Error::new(ErrorKind::System, "criu ended without announcing the end of the dump"))?;
+        let mut writer = self.writer.ok_or_else(|| {
+            Error::new(ErrorKind::System, "criu ended without announcing the end of the dump")
+        })?;
         for (name, limit, member) in
             [("stats-dump", STATS_LIMIT, SmallMember::Stats), ("dump.log", LOG_LIMIT, SmallMember::DumpLog)]
         {

@@ -13,7 +13,11 @@ use crate::sys::mountinfo;
 use crate::{Context, Error, ErrorKind, Result};
 
 /// The external mounts of a running container: mountpoint inside → name in the images.
-pub(super) fn mounts(container: &Container, config: &Config, init: InitProcess) -> Result<Vec<ExternalMount>> {
+pub(super) fn mounts(
+    container: &Container,
+    config: &Config,
+    init: InitProcess,
+) -> Result<Vec<ExternalMount>> {
     let plan = container.rootfs_plan(config)?;
     let root = PathBuf::from(format!("/proc/{}/root", init.pid));
     let mounted = mounted_in(init)?;
@@ -71,6 +75,9 @@ fn mounted_in(init: InitProcess) -> Result<HashSet<PathBuf>> {
 /// CRIU's request is text.
 fn utf8(path: PathBuf) -> Result<String> {
     path.into_os_string().into_string().map_err(|path| {
-        Error::new(ErrorKind::Unsupported, format!("mount point {path:?} is not UTF-8, which criu's request must be"))
+        Error::new(
+            ErrorKind::Unsupported,
+            format!("mount point {path:?} is not UTF-8, which criu's request must be"),
+        )
     })
 }

@@ -65,7 +65,9 @@ impl Journal {
     fn load(container: &Container) -> Result<Option<Self>> {
         let path = container.dir().join(FILE);
         match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).context(|| format!("understand {}", path.display())),
+            Ok(bytes) => {
+                serde_json::from_slice(&bytes).map(Some).context(|| format!("understand {}", path.display()))
+            }
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e).context(|| format!("read {}", path.display())),
         }
@@ -74,7 +76,9 @@ impl Journal {
     pub(super) fn remove(container: &Container) -> Result<()> {
         let path = container.dir().join(FILE);
         match fs::remove_file(&path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).context(|| format!("remove {}", path.display())),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                Err(e).context(|| format!("remove {}", path.display()))
+            }
             _ => Ok(()),
         }
     }
@@ -93,7 +97,9 @@ impl Journal {
 
 fn remove_if_there(path: &std::path::Path, removed: io::Result<()>) -> Result<()> {
     match removed {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).context(|| format!("remove {}", path.display())),
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            Err(e).context(|| format!("remove {}", path.display()))
+        }
         _ => Ok(()),
     }
 }

@@ -116,7 +116,8 @@ fn dump(
     progress: &mut (dyn Progress + Send),
 ) -> Result<CheckpointReport> {
     let config = &container.config()?;
-    let init = container.init().ok_or_else(|| Error::new(ErrorKind::WrongStatus, "the container has ended"))?;
+    let init =
+        container.init().ok_or_else(|| Error::new(ErrorKind::WrongStatus, "the container has ended"))?;
     let exporter = export.map(|export| Exporter::begin(export, container, config)).transpose()?;
     descriptors::write(images.fd.as_fd(), &container.state().external_descriptors)?;
     let mut journal = Journal::new(images, exporter.as_ref().and_then(Exporter::partial_path));
@@ -129,18 +130,18 @@ fn dump(
         let client = CriuClient::spawn(criu, SpawnOptions::default())?;
         journal.criu = Some(crate::engine::InitProcess::of(nix::unistd::Pid::from_raw(client.pid()))?);
         journal.save(container)?;
-        let request =
-            options::dump_request(container, config, init, options, status, images, work_dir)?;
+        let request = options::dump_request(container, config, init, options, status, images, work_dir)?;
         let version = client.version();
         let mut hold = Hold { container, images, exporter, journal, progress, version, options };
         let dumped = client.dump(&request, &mut hold)?;
-        Ok::<_, Error>((CheckpointReport { stats: dumped.stats, ..CheckpointReport::default() }, hold.exporter))
+        Ok::<_, Error>((
+            CheckpointReport { stats: dumped.stats, ..CheckpointReport::default() },
+            hold.exporter,
+        ))
     })
     .context(|| "make a private mount namespace for criu")??;
     let archive_bytes = match exporter {
-        Some(exporter) => {
-            Some(exporter.finish(log_dir.as_fd())?)
-        }
+        Some(exporter) => Some(exporter.finish(log_dir.as_fd())?),
         None => None,
     };
     Ok(CheckpointReport { images_bytes: images.size()?, archive_bytes, ..report })
@@ -243,7 +244,8 @@ impl ImagesDir {
 
     fn size(&self) -> Result<u64> {
         let sum = || {
-            fs::read_dir(&self.path)?.try_fold(0_u64, |sum, entry| Ok(sum.saturating_add(entry?.metadata()?.len())))
+            fs::read_dir(&self.path)?
+                .try_fold(0_u64, |sum, entry| Ok(sum.saturating_add(entry?.metadata()?.len())))
         };
         sum().map_err(|e: std::io::Error| e).context(|| format!("list {}", self.path.display()))
     }

@@ -117,7 +117,8 @@ pub(super) fn dump_request<'a>(
 fn external_namespaces(namespaces: &Namespaces, init: InitProcess) -> Result<Vec<String>> {
     let mut list = Vec::new();
     for (name, key, _) in namespaces.external() {
-        let inode = namespace_inode(init.pid(), name).context(|| format!("stat /proc/{}/ns/{name}", init.pid))?;
+        let inode =
+            namespace_inode(init.pid(), name).context(|| format!("stat /proc/{}/ns/{name}", init.pid))?;
         list.push(format!("{name}[{inode}]:{key}"));
     }
     Ok(list)

@@ -13,8 +13,9 @@ impl Bar {
     pub(super) fn new(what: &'static str) -> Self {
         // indicatif draws nothing when stderr is no terminal.
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-        let style = ProgressStyle::with_template("{msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} eta {eta}")
-            .expect("the template is a constant");
+        let style =
+            ProgressStyle::with_template("{msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} eta {eta}")
+                .expect("the template is a constant");
         bar.set_style(style);
         bar.set_message(what);
         Self(bar)

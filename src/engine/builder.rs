@@ -14,10 +14,10 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
 
 use super::container::{EXEC_FIFO, remove_container_dir};
+use super::descriptors;
 use super::init::parent::{Entry, Launch, launch};
 use super::init::plan::InitPlan;
 use super::namespaces::{Namespaces, sysctl_path};
-use super::descriptors;
 use super::process::{Process, ProcessPlan, limits};
 use super::rootfs::{CgroupBind, CgroupLayout, PlanContext, RootfsPlan};
 use super::state::{Creator, InitProcess, State, save_config};
@@ -270,7 +270,8 @@ impl NewContainer {
         let path = self.dir.join(EXEC_FIFO);
         mkfifo(&path, Mode::from_bits_truncate(0o622)).context(|| format!("mkfifo {}", path.display()))?;
         // The process may have become another user before it opens the fifo, and our umask is in the mode.
-        fs::set_permissions(&path, Permissions::from_mode(0o622)).context(|| format!("chmod {}", path.display()))?;
+        fs::set_permissions(&path, Permissions::from_mode(0o622))
+            .context(|| format!("chmod {}", path.display()))?;
         let fifo = fs::OpenOptions::new()
             .read(true)
             .custom_flags(libc::O_PATH | libc::O_CLOEXEC | libc::O_NOFOLLOW)

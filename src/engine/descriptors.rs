@@ -51,7 +51,11 @@ pub fn read(images: BorrowedFd<'_>) -> Result<[String; 3]> {
     let fd = openat(images, FILE, OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW, Mode::empty())
         .map_err(io::Error::from)
         .map_err(|e| {
-            let kind = if e.kind() == io::ErrorKind::NotFound { ErrorKind::InvalidArchive } else { ErrorKind::System };
+            let kind = if e.kind() == io::ErrorKind::NotFound {
+                ErrorKind::InvalidArchive
+            } else {
+                ErrorKind::System
+            };
             Error::new(kind, format!("open {FILE} in the image directory"))
                 .with_source(e)
                 .with_hint("every checkpoint of a container has this file: is this its image directory?")

@@ -80,7 +80,11 @@ impl Namespaces {
 
     /// The kind that is made in the cgroup.
     pub(super) fn unshare_flags(&self) -> CloneFlags {
-        if self.creates(CloneFlags::CLONE_NEWCGROUP) { CloneFlags::CLONE_NEWCGROUP } else { CloneFlags::empty() }
+        if self.creates(CloneFlags::CLONE_NEWCGROUP) {
+            CloneFlags::CLONE_NEWCGROUP
+        } else {
+            CloneFlags::empty()
+        }
     }
 
     pub(super) fn mount_path(&self) -> Option<&Path> {

@@ -111,8 +111,11 @@ fn restore_processes(
     let mut external_namespaces = Vec::new();
     for (name, key, path) in namespaces.external() {
         let file = File::open(path).map_err(|e| {
-            Error::new(ErrorKind::InvalidConfig, format!("the container's {name} namespace {} cannot be opened", path.display()))
-                .with_source(e)
+            Error::new(
+                ErrorKind::InvalidConfig,
+                format!("the container's {name} namespace {} cannot be opened", path.display()),
+            )
+            .with_source(e)
         })?;
         external_namespaces.push((key, spawn.inherit(file.as_fd())?));
     }

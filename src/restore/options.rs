@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 use nix::sched::CloneFlags;
 
 use super::fixups;
+use crate::Result;
 use crate::cgroup::self_cgroups;
 use crate::criu::{
     CgroupRoot, InheritFd, InheritedFd, JoinNamespace, ManageCgroups, RestoreRequest, TcpConnections,
 };
 use crate::engine::{Namespaces, NewContainer};
-use crate::Result;
 
 /// Where the checkpoint is.
 pub enum Source {

@@ -171,8 +171,11 @@ impl Args {
                 }
                 let stdout = std::io::stdout();
                 if stdout.is_terminal() {
-                    return Err(Error::new(ErrorKind::InvalidInput, "will not write an archive to a terminal")
-                        .with_hint("redirect stdout, or name a file with --export"));
+                    return Err(Error::new(
+                        ErrorKind::InvalidInput,
+                        "will not write an archive to a terminal",
+                    )
+                    .with_hint("redirect stdout, or name a file with --export"));
                 }
                 Ok(Some(Export::Stream(Box::new(stdout))))
             }

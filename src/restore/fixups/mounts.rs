@@ -47,6 +47,9 @@ pub(in crate::restore) fn external_mounts(new: &NewContainer) -> Result<Vec<Exte
 
 fn utf8(path: &Path) -> Result<String> {
     path.to_str().map(str::to_owned).ok_or_else(|| {
-        Error::new(ErrorKind::Unsupported, format!("mount path {path:?} is not UTF-8, which criu's request must be"))
+        Error::new(
+            ErrorKind::Unsupported,
+            format!("mount path {path:?} is not UTF-8, which criu's request must be"),
+        )
     })
 }
