@@ -68,6 +68,7 @@ impl Target {
             env: Vec::new(),
             session,
             stdio: [null.as_fd(); 3],
+            third: None,
             fds: &[],
             place: Place { cgroup: None, tasks: Vec::new(), namespaces: CloneFlags::empty() },
         };

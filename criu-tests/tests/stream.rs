@@ -26,8 +26,9 @@ fn a_container_moves_through_a_pipe() {
     let moved = b.imported(&there);
     moved.goes_on(&before);
     bundle.remove();
-    a.assert_no_trace();
+    assert!(a.container_ids().is_empty(), "left on the source: {:?}", a.container_ids());
     moved.end();
+    a.assert_no_trace();
     b.assert_no_trace();
 }
 
@@ -48,10 +49,11 @@ fn a_stream_that_breaks_off_is_not_restored() {
     // The reader may have stopped before the end.
     let _ = std::io::copy(&mut most, &mut writer);
     drop(writer);
-    restore.wait().failed(3, &[]);
-    b.assert_no_trace();
+    restore.wait().failed(3, &["truncated"]);
+    assert!(b.container_ids().is_empty(), "left on the destination: {:?}", b.container_ids());
     container.end();
     a.assert_no_trace();
+    b.assert_no_trace();
 }
 
 #[test]

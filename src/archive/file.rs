@@ -49,6 +49,15 @@ impl ArchiveFile {
     /// `InvalidInput` if `path` names something else than a file, `NotFound` if its directory is missing,
     /// `Storage` if the file system is full or read-only.
     pub fn create(path: &Path) -> Result<Self> {
+        Self::create_after(path, |_| Ok(()))
+    }
+
+    /// [`ArchiveFile::create`], with a step between the choice of the partial file's path and its creation: whoever
+    /// must clean up after a process that was killed can be told the path before there is anything at it.
+    ///
+    /// # Errors
+    /// Those of [`ArchiveFile::create`], and that of `before`.
+    pub fn create_after(path: &Path, mut before: impl FnMut(&Path) -> Result<()>) -> Result<Self> {
         let attempt = || format!("create archive {}", path.display());
         let name = path.file_name().filter(|_| !path.as_os_str().as_bytes().ends_with(b"/"));
         let name = name.ok_or_else(|| not_a_file(path, "it names a directory"))?;
@@ -72,6 +81,7 @@ impl ArchiveFile {
         }
         loop {
             let partial = partial_name(name);
+            before(&path.with_file_name(&partial))?;
             let flags =
                 OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
             match openat(&directory, partial.as_os_str(), flags, Mode::from_bits_truncate(0o600)) {

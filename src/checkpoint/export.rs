@@ -5,19 +5,19 @@
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::SystemTime;
 
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 
-use super::{Export, ImagesDir};
+use super::Export;
 use crate::archive::{
     ArchiveFile, ArchiveWriter, ContainerFacts, CriuVersion, Manifest, Progress, SmallMember, WriteOptions,
 };
 use crate::criu::Version;
 use crate::engine::Container;
-use crate::spec::Config;
+use crate::spec::{Config, oci};
 use crate::{Context, Error, ErrorKind, Result, sys};
 
 /// What the members after the hold may take: statistics, log and index.
@@ -32,7 +32,6 @@ const STATS_LIMIT: u64 = 64 << 10;
 /// The archive in the making.
 pub(super) struct Exporter {
     target: Option<Target>,
-    partial: Option<PathBuf>,
     manifest: Manifest,
     config: Vec<u8>,
     writer: Option<Writer>,
@@ -61,15 +60,17 @@ macro_rules! on_either {
 }
 
 impl Exporter {
-    /// Opens the target, so that a bad one is known before anything is frozen.
-    pub(super) fn begin(export: Export, container: &Container, config: &Config) -> Result<Self> {
+    /// Opens the target, so that a bad one is known before anything is frozen. `before` learns where the half archive
+    /// will be, before it is there.
+    pub(super) fn begin(
+        export: Export,
+        container: &Container,
+        config: &Config,
+        before: impl FnMut(&Path) -> Result<()>,
+    ) -> Result<Self> {
         let target = match export {
-            Export::File(path) => Target::File(ArchiveFile::create(&path)?),
+            Export::File(path) => Target::File(ArchiveFile::create_after(&path, before)?),
             Export::Stream(stream) => Target::Stream(stream),
-        };
-        let partial = match &target {
-            Target::File(file) => Some(file.partial_path()),
-            Target::Stream(_) => None,
         };
         let mut manifest = Manifest::new(container.id().as_str(), SystemTime::now());
         manifest.kernel = sys::proc::kernel_release().context(|| "uname()")?;
@@ -78,21 +79,16 @@ impl Exporter {
         manifest.container = ContainerFacts {
             hostname: config.spec.hostname().clone(),
             rootfs: true,
-            terminal: config.spec.process().as_ref().and_then(|p| p.terminal()).unwrap_or(false),
+            terminal: config.spec.process().as_ref().and_then(oci::Process::terminal).unwrap_or(false),
         };
-        Ok(Self { target: Some(target), partial, manifest, config: config.bytes.clone(), writer: None })
-    }
-
-    /// Where the half archive is.
-    pub(super) fn partial_path(&self) -> Option<PathBuf> {
-        self.partial.clone()
+        Ok(Self { target: Some(target), manifest, config: config.bytes.clone(), writer: None })
     }
 
     /// Writes everything that the processes' memory and files consist of, while they stand still.
     pub(super) fn images_and_rootfs(
         &mut self,
         container: &Container,
-        images: &ImagesDir,
+        images: BorrowedFd<'_>,
         criu: Option<Version>,
         progress: &mut (dyn Progress + Send),
     ) -> Result<()> {
@@ -111,7 +107,7 @@ impl Exporter {
             .context(|| format!("open {}", container.state().rootfs.display()))?;
         on_either!(&mut writer, w => {
             w.spec(&self.config)?;
-            w.images(images.fd.as_fd(), progress)?;
+            w.images(images, progress)?;
             let summary = w.rootfs(rootfs.as_fd(), progress)?;
             if summary.skipped_sockets > 0 {
                 tracing::info!(sockets = summary.skipped_sockets, "socket files are made by whoever listens, not archived");

@@ -10,7 +10,7 @@
 
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -47,14 +47,21 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    pub(super) fn new(images: &ImagesDir, partial: Option<PathBuf>) -> Self {
+    pub(super) fn new(images: &ImagesDir) -> Self {
         Self {
             phase: Phase::Dumping,
             criu: None,
             images: images.path.clone(),
             owns_images: images.owned,
-            partial: partial.map(|p| std::path::absolute(&p).unwrap_or(p)),
+            partial: None,
         }
+    }
+
+    /// Writes down where the half archive will be.
+    pub(super) fn set_partial(&mut self, partial: &Path, container: &Container) -> Result<()> {
+        let partial = std::path::absolute(partial).context(|| format!("resolve {}", partial.display()))?;
+        self.partial = Some(partial);
+        self.save(container)
     }
 
     pub(super) fn save(&self, container: &Container) -> Result<()> {
@@ -95,7 +102,7 @@ impl Journal {
     }
 }
 
-fn remove_if_there(path: &std::path::Path, removed: io::Result<()>) -> Result<()> {
+fn remove_if_there(path: &Path, removed: io::Result<()>) -> Result<()> {
     match removed {
         Err(e) if e.kind() != io::ErrorKind::NotFound => {
             Err(e).context(|| format!("remove {}", path.display()))

@@ -15,7 +15,7 @@ mod journal;
 mod options;
 
 use std::fs;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -24,8 +24,9 @@ pub use journal::settle;
 pub use options::{CheckpointOptions, Export, LeaveRunning};
 
 use crate::archive::Progress;
-use crate::criu::{Criu, CriuClient, DumpStats, Notify, SpawnOptions};
-use crate::engine::{Container, Status, descriptors};
+use crate::criu::{Criu, CriuClient, DumpStats, Notify, SpawnOptions, Version};
+use crate::engine::{Container, InitProcess, Status, descriptors};
+use crate::spec::Config;
 use crate::sys::namespace::in_private_mount_namespace;
 use crate::{Context, Error, ErrorKind, Result};
 use export::Exporter;
@@ -73,11 +74,11 @@ fn run(
     let status = container.status()?;
     match (status, unfinished) {
         (Status::Running | Status::Paused, _) => {}
-        (Status::Stopped, Some(journal)) if export.is_some() => {
-            // The processes are in the images of an earlier attempt that was killed before its archive was complete.
-            return finish_export(container, &journal, export, progress);
-        }
-        (status, _) => {
+        (status, unfinished) => {
+            if let (Status::Stopped, Some(journal), Some(export)) = (status, unfinished, export) {
+                // The processes are in the images of an attempt that was killed before its archive was complete.
+                return finish_export(container, &journal, export, progress);
+            }
             return Err(Error::new(
                 ErrorKind::WrongStatus,
                 format!("container cannot be checkpointed in {status} state"),
@@ -85,8 +86,8 @@ fn run(
         }
     }
     let criu = Criu::find(options.criu.as_deref())?;
-    let images = ImagesDir::prepare(container, options, export.as_ref())?;
-    let dumped = dump(container, options, &criu, &images, export, status, progress);
+    let images = ImagesDir::choose(container, options, export.as_ref())?;
+    let dumped = attempt(container, options, &criu, &images, export, status, progress);
     match dumped {
         Ok(report) => {
             conclude(container, options, &images)?;
@@ -105,8 +106,8 @@ fn run(
     }
 }
 
-/// Dumps, and writes the archive around the dump.
-fn dump(
+/// Opens the target of the archive and makes the directories, then dumps. What it makes is written down before.
+fn attempt(
     container: &Container,
     options: &CheckpointOptions,
     criu: &Criu,
@@ -116,35 +117,68 @@ fn dump(
     progress: &mut (dyn Progress + Send),
 ) -> Result<CheckpointReport> {
     let config = &container.config()?;
-    let init =
-        container.init().ok_or_else(|| Error::new(ErrorKind::WrongStatus, "the container has ended"))?;
-    let exporter = export.map(|export| Exporter::begin(export, container, config)).transpose()?;
-    descriptors::write(images.fd.as_fd(), &container.state().external_descriptors)?;
-    let mut journal = Journal::new(images, exporter.as_ref().and_then(Exporter::partial_path));
-    let work_dir = options.work_path.as_deref().map(open_work_dir).transpose()?;
-    let log_dir = work_dir.as_ref().unwrap_or(&images.fd);
-    let work_dir = work_dir.as_ref();
-    let journal = &mut journal;
-    // CRIU's own temporary mounts stay in a mount namespace that nobody else sees.
-    let (report, exporter) = in_private_mount_namespace(move || {
-        let client = CriuClient::spawn(criu, SpawnOptions::default())?;
-        journal.criu = Some(crate::engine::InitProcess::of(nix::unistd::Pid::from_raw(client.pid()))?);
-        journal.save(container)?;
-        let request = options::dump_request(container, config, init, options, status, images, work_dir)?;
-        let version = client.version();
-        let mut hold = Hold { container, images, exporter, journal, progress, version, options };
-        let dumped = client.dump(&request, &mut hold)?;
-        Ok::<_, Error>((
-            CheckpointReport { stats: dumped.stats, ..CheckpointReport::default() },
-            hold.exporter,
-        ))
-    })
-    .context(|| "make a private mount namespace for criu")??;
-    let archive_bytes = match exporter {
-        Some(exporter) => Some(exporter.finish(log_dir.as_fd())?),
-        None => None,
-    };
+    let mut journal = Journal::new(images);
+    journal.save(container)?;
+    let exporter = export
+        .map(|export| {
+            Exporter::begin(export, container, config, |partial| journal.set_partial(partial, container))
+        })
+        .transpose()?;
+    let images_fd = images.create()?;
+    let work_path = options.work_path.clone().or_else(|| images.owned.then(|| log_dir(container)));
+    let work_dir = work_path.as_deref().map(open_work_dir).transpose()?;
+    descriptors::write(images_fd.as_fd(), &container.state().external_descriptors)?;
+    let dump = Dump { container, config, options, images_fd, work_dir, status };
+    let (report, exporter) = dump.run(criu, exporter, &mut journal, progress)?;
+    let archive_bytes = exporter.map(|exporter| exporter.finish(dump.log_dir())).transpose()?;
     Ok(CheckpointReport { images_bytes: images.size()?, archive_bytes, ..report })
+}
+
+/// What a dump is made from.
+struct Dump<'a> {
+    container: &'a Container,
+    config: &'a Config,
+    options: &'a CheckpointOptions,
+    images_fd: OwnedFd,
+    work_dir: Option<OwnedFd>,
+    status: Status,
+}
+
+impl Dump<'_> {
+    /// Runs CRIU, and writes the archive while it holds the processes.
+    fn run(
+        &self,
+        criu: &Criu,
+        exporter: Option<Exporter>,
+        journal: &mut Journal,
+        progress: &mut (dyn Progress + Send),
+    ) -> Result<(CheckpointReport, Option<Exporter>)> {
+        let init = self
+            .container
+            .init()
+            .ok_or_else(|| Error::new(ErrorKind::WrongStatus, "the container has ended"))?;
+        // CRIU's own temporary mounts stay in a mount namespace that nobody else sees.
+        in_private_mount_namespace(move || {
+            let client = CriuClient::spawn(criu, SpawnOptions::default())?;
+            journal.criu = Some(InitProcess::of(nix::unistd::Pid::from_raw(client.pid()))?);
+            journal.save(self.container)?;
+            let request = options::dump_request(self, init)?;
+            let mut hold = Hold { dump: self, exporter, journal, progress, version: client.version() };
+            let dumped = client.dump(&request, &mut hold)?;
+            Ok((CheckpointReport { stats: dumped.stats, ..CheckpointReport::default() }, hold.exporter))
+        })
+        .context(|| "make a private mount namespace for criu")?
+    }
+
+    /// Where CRIU's log and statistics are.
+    fn log_dir(&self) -> BorrowedFd<'_> {
+        self.work_dir.as_ref().unwrap_or(&self.images_fd).as_fd()
+    }
+}
+
+/// Where CRIU's log and statistics go when the images are only for the way: they outlive a failure.
+fn log_dir(container: &Container) -> PathBuf {
+    container.dir().join("criu")
 }
 
 /// After success: the container is gone or goes on, and what was only needed on the way is removed.
@@ -160,22 +194,20 @@ fn conclude(container: &Container, options: &CheckpointOptions, images: &ImagesD
 fn finish_export(
     container: &Container,
     journal: &Journal,
-    export: Option<Export>,
+    export: Export,
     progress: &mut (dyn Progress + Send),
 ) -> Result<CheckpointReport> {
-    let Some(export) = export else {
-        return Err(Error::new(ErrorKind::InvalidInput, "there is nothing to finish without --export"));
-    };
-    let images = ImagesDir::reopen(journal)?;
-    let config = container.config()?;
-    let mut exporter = Exporter::begin(export, container, &config)?;
-    exporter.images_and_rootfs(container, &images, None, progress)?;
-    let archive_bytes = Some(exporter.finish(images.fd.as_fd())?);
-    let report = CheckpointReport {
-        images_bytes: images.size()?,
-        archive_bytes,
-        stats: DumpStats::read(images.fd.as_fd()).ok(),
-    };
+    let images = ImagesDir::of(journal);
+    let images_fd = open_dir(&images.path)?;
+    let logs = open_work_dir(&log_dir(container))?;
+    let mut journal = journal.clone();
+    let mut exporter = Exporter::begin(export, container, &container.config()?, |partial| {
+        journal.set_partial(partial, container)
+    })?;
+    exporter.images_and_rootfs(container, images_fd.as_fd(), None, progress)?;
+    let archive_bytes = Some(exporter.finish(logs.as_fd())?);
+    let stats = DumpStats::read(logs.as_fd()).ok();
+    let report = CheckpointReport { images_bytes: images.size()?, archive_bytes, stats };
     images.discard()?;
     container.destroy()?;
     Ok(report)
@@ -183,24 +215,23 @@ fn finish_export(
 
 /// What happens while CRIU holds the processes.
 struct Hold<'a> {
-    container: &'a Container,
-    images: &'a ImagesDir,
+    dump: &'a Dump<'a>,
     exporter: Option<Exporter>,
     journal: &'a mut Journal,
     progress: &'a mut (dyn Progress + Send),
-    version: crate::criu::Version,
-    options: &'a CheckpointOptions,
+    version: Version,
 }
 
 impl Notify for Hold<'_> {
     fn post_dump(&mut self) -> Result<()> {
+        let Dump { container, images_fd, options, .. } = self.dump;
         if let Some(exporter) = &mut self.exporter {
-            exporter.images_and_rootfs(self.container, self.images, Some(self.version), self.progress)?;
+            exporter.images_and_rootfs(container, images_fd.as_fd(), Some(self.version), self.progress)?;
         }
-        if self.options.leave_running == LeaveRunning::No {
+        if options.leave_running == LeaveRunning::No {
             // From the answer on CRIU kills the processes: whoever comes after us must know what the images are.
             self.journal.phase = Phase::Dumped;
-            self.journal.save(self.container)?;
+            self.journal.save(container)?;
         }
         Ok(())
     }
@@ -209,12 +240,11 @@ impl Notify for Hold<'_> {
 /// The directory of CRIU's images: the caller's, or one that is only needed on the way into an archive.
 pub(crate) struct ImagesDir {
     path: PathBuf,
-    fd: OwnedFd,
     owned: bool,
 }
 
 impl ImagesDir {
-    fn prepare(container: &Container, options: &CheckpointOptions, export: Option<&Export>) -> Result<Self> {
+    fn choose(container: &Container, options: &CheckpointOptions, export: Option<&Export>) -> Result<Self> {
         let (path, owned) = match (&options.image_path, export) {
             (Some(path), _) => (path.clone(), false),
             (None, Some(Export::File(file))) => (beside(file)?, true),
@@ -222,24 +252,31 @@ impl ImagesDir {
             (None, None) => (PathBuf::from("checkpoint"), false),
         };
         let path = std::path::absolute(&path).context(|| format!("resolve {}", path.display()))?;
-        fs::DirBuilder::new()
-            .recursive(!owned)
-            .mode(0o700)
-            .create(&path)
-            .context(|| format!("make the image directory {}", path.display()))?;
-        Ok(Self { fd: open_dir(&path)?, path, owned })
+        Ok(Self { path, owned })
     }
 
-    fn reopen(journal: &Journal) -> Result<Self> {
-        Ok(Self { fd: open_dir(&journal.images)?, path: journal.images.clone(), owned: journal.owns_images })
+    fn of(journal: &Journal) -> Self {
+        Self { path: journal.images.clone(), owned: journal.owns_images }
+    }
+
+    fn create(&self) -> Result<OwnedFd> {
+        fs::DirBuilder::new()
+            .recursive(!self.owned)
+            .mode(0o700)
+            .create(&self.path)
+            .context(|| format!("make the image directory {}", self.path.display()))?;
+        open_dir(&self.path)
     }
 
     /// Removes the directory if it was made for the way only.
     fn discard(&self) -> Result<()> {
-        if self.owned {
-            fs::remove_dir_all(&self.path).context(|| format!("remove {}", self.path.display()))?;
+        if !self.owned {
+            return Ok(());
         }
-        Ok(())
+        match fs::remove_dir_all(&self.path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            removed => removed.context(|| format!("remove {}", self.path.display())),
+        }
     }
 
     fn size(&self) -> Result<u64> {

@@ -3,15 +3,14 @@
 
 use std::fmt;
 use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use nix::sched::CloneFlags;
 
-use super::{ImagesDir, externals};
+use super::{Dump, externals};
 use crate::criu::{AfterDump, DumpRequest, ManageCgroups, NetworkLock, TcpConnections};
-use crate::engine::{Container, InitProcess, Namespaces, Status};
-use crate::spec::Config;
+use crate::engine::{InitProcess, Namespaces, Status};
 use crate::sys::proc::namespace_inode;
 use crate::{Context, Result};
 
@@ -71,30 +70,23 @@ pub struct CheckpointOptions {
 }
 
 /// The request for CRIU.
-pub(super) fn dump_request<'a>(
-    container: &Container,
-    config: &Config,
-    init: InitProcess,
-    options: &CheckpointOptions,
-    status: Status,
-    images: &'a ImagesDir,
-    work_dir: Option<&'a OwnedFd>,
-) -> Result<DumpRequest<'a>> {
+pub(super) fn dump_request<'a>(dump: &'a Dump<'_>, init: InitProcess) -> Result<DumpRequest<'a>> {
+    let Dump { container, config, options, images_fd, work_dir, status } = dump;
     let namespaces = Namespaces::from_spec(&config.spec);
-    let mut request = DumpRequest::new(init.pid, images.fd.as_fd());
+    let mut request = DumpRequest::new(init.pid, images_fd.as_fd());
     request.after = match options.leave_running {
         LeaveRunning::No => AfterDump::Kill,
         LeaveRunning::Yes => AfterDump::Run,
     };
     request.tcp_skip_in_flight = options.tcp_skip_in_flight;
     request.link_remap = options.link_remap;
-    if status == Status::Paused {
+    if *status == Status::Paused {
         // Frozen tasks can only be dumped when CRIU knows their freezer. Running ones are stopped by ptrace alone:
         // that takes less time than the freezer, and they run on by themselves whoever dies.
         request.freeze_cgroup = container.cgroup()?.freezer_path();
     }
     let common = &mut request.options;
-    common.work_dir = work_dir.map(AsFd::as_fd);
+    common.work_dir = work_dir.as_ref().map(AsFd::as_fd);
     common.root = Some(container.state().rootfs.clone());
     common.external_mounts = externals::mounts(container, config, init)?;
     common.external = external_namespaces(&namespaces, init)?;

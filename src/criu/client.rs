@@ -368,11 +368,8 @@ fn launch(criu: &Criu, options: &SpawnOptions, socket: BorrowedFd<'_>) -> Result
         Stdio::Given([input, output, error]) => [input.as_fd(), output.as_fd(), error.as_fd()],
     };
     let above = |fd: &BorrowedFd<'_>| above_stdio(*fd).context(|| "duplicate a descriptor for criu");
-    let socket = above(&socket)?;
     let stdio = stdio.iter().map(above).collect::<Result<Vec<OwnedFd>>>()?;
-    let mut fds = vec![socket.as_fd()];
-    fds.extend(options.inherited.iter().map(AsFd::as_fd));
-    let socket_number = socket.as_raw_fd().to_string();
+    let fds: Vec<BorrowedFd<'_>> = options.inherited.iter().map(AsFd::as_fd).collect();
     let place = Place {
         cgroup: options.cgroup.as_ref().map(AsFd::as_fd),
         tasks: options.tasks.iter().map(AsFd::as_fd).collect(),
@@ -380,10 +377,11 @@ fn launch(criu: &Criu, options: &SpawnOptions, socket: BorrowedFd<'_>) -> Result
     };
     let launch = Launch {
         program: criu.path(),
-        args: &["swrk", &socket_number],
+        args: &["swrk", "3"],
         env: environment(),
         session: options.session,
         stdio: [stdio[0].as_fd(), stdio[1].as_fd(), stdio[2].as_fd()],
+        third: Some(socket),
         fds: &fds,
         place,
     };
@@ -417,7 +415,12 @@ fn failed(what: String, response: &Criu_resp, operation: Option<(&Options<'_>, J
         .and_then(|(options, job)| logged(options, job))
         .or_else(|| LogError::from_answer(response.cr_errmsg()));
     let errno = response.cr_errno.filter(|errno| *errno != 0);
-    let error = Error::new(ErrorKind::CriuFailed, what);
+    let kind = if cause.as_ref().is_some_and(LogError::is_about_storage) {
+        ErrorKind::Storage
+    } else {
+        ErrorKind::CriuFailed
+    };
+    let error = Error::new(kind, what);
     let remedy = cause.as_ref().and_then(LogError::remedy);
     let error = match (cause, errno) {
         (Some(cause), _) => error.with_source(cause),

@@ -71,6 +71,13 @@ impl LogError {
         &self.line
     }
 
+    /// Whether the reason is a disk that is full, over quota or read-only.
+    pub fn is_about_storage(&self) -> bool {
+        ["No space left on device", "Disk quota exceeded", "Read-only file system"]
+            .iter()
+            .any(|reason| self.line().ends_with(reason))
+    }
+
     /// What is certain to help, if anything is.
     pub fn remedy(&self) -> Option<&'static str> {
         REMEDIES.iter().find(|(piece, _)| self.line.contains(piece)).map(|&(_, remedy)| remedy)

@@ -131,6 +131,11 @@ impl NewContainer {
         }
     }
 
+    /// Its id.
+    pub fn id(&self) -> &ContainerId {
+        &self.id
+    }
+
     /// Its directory under the state root.
     pub fn dir(&self) -> &Path {
         &self.dir

@@ -147,6 +147,11 @@ impl Container {
     /// # Errors
     /// [`ErrorKind::WrongStatus`] unless it is created. When init died meanwhile, the container is stopped.
     pub fn start(&mut self) -> Result<()> {
+        let id = self.id.clone();
+        self.start_created().context(|| format!("start container {id}"))
+    }
+
+    fn start_created(&mut self) -> Result<()> {
         let _lock = self.lock()?;
         match self.status()? {
             Status::Created => {}
@@ -167,7 +172,7 @@ impl Container {
             .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW | libc::O_CLOEXEC)
             .open(&path)
             .context(|| format!("open {}", path.display()))?;
-        wait_for_writer(&fifo, &pidfd).context(|| format!("start container {}", self.id))?;
+        wait_for_writer(&fifo, &pidfd)?;
         fs::remove_file(&path).context(|| format!("remove {}", path.display()))
     }
 
@@ -176,10 +181,12 @@ impl Container {
     /// # Errors
     /// [`ErrorKind::WrongStatus`] when it does not run.
     pub fn signal(&self, signal: i32) -> Result<()> {
-        let init = self.init().ok_or_else(|| self.wrong_status("container not running"))?;
+        let not_running =
+            || self.wrong_status(&format!("signal container {}: container not running", self.id));
+        let init = self.init().ok_or_else(not_running)?;
         let pidfd = sys::pidfd::open(init.pid()).context(|| format!("pidfd_open({})", init.pid))?;
         if !init.is_alive() {
-            return Err(self.wrong_status("container not running"));
+            return Err(not_running());
         }
         sys::pidfd::send_signal(pidfd.as_fd(), signal)
             .context(|| format!("send signal {signal} to process {} of container {}", init.pid, self.id))
@@ -211,7 +218,7 @@ impl Container {
         let _lock = self.lock()?;
         match self.status()? {
             Status::Running | Status::Created => self.cgroup()?.freeze(),
-            other => Err(self.wrong_status(&format!("cannot pause a container that is {other}"))),
+            other => Err(self.wrong_status(&format!("cannot pause container {} that is {other}", self.id))),
         }
     }
 
@@ -223,7 +230,7 @@ impl Container {
         let _lock = self.lock()?;
         match self.status()? {
             Status::Paused => self.cgroup()?.thaw(),
-            other => Err(self.wrong_status(&format!("cannot resume a container that is {other}"))),
+            other => Err(self.wrong_status(&format!("cannot resume container {} that is {other}", self.id))),
         }
     }
 

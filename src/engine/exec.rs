@@ -16,6 +16,13 @@ use super::{Container, Status};
 use crate::sys::spawn::Spawned;
 use crate::{Context, Error, ErrorKind, Result};
 
+/// The namespaces of a container, opened.
+#[derive(Default)]
+struct Joined {
+    mount: Option<File>,
+    others: Vec<(File, CloneFlags)>,
+}
+
 /// How a further process is started.
 #[derive(Debug, Default)]
 #[non_exhaustive]
@@ -34,6 +41,10 @@ impl Container {
     /// [`ErrorKind::PermissionDenied`] when the program cannot be run; else the system call that failed. The container
     /// itself is untouched.
     pub fn exec(&self, process: &Process, options: ExecOptions) -> Result<Spawned> {
+        self.start_process(process, options).context(|| format!("exec in container {}", self.id()))
+    }
+
+    fn start_process(&self, process: &Process, options: ExecOptions) -> Result<Spawned> {
         match self.status()? {
             Status::Running | Status::Created => {}
             Status::Paused if options.ignore_paused => {}
@@ -50,10 +61,10 @@ impl Container {
             return Err(Error::new(ErrorKind::Unsupported, format!("field `{field}` is not supported yet")));
         }
         let stdio = options.io.resolve()?;
-        let (join, mount_namespace) = self.open_namespaces()?;
+        let joined = self.open_namespaces()?;
         let plan = InitPlan {
             rootfs: None,
-            mount_namespace: mount_namespace.as_ref().map(AsRawFd::as_raw_fd),
+            mount_namespace: joined.mount.as_ref().map(AsRawFd::as_raw_fd),
             hostname: None,
             domainname: None,
             sysctls: Vec::new(),
@@ -66,35 +77,34 @@ impl Container {
             &plan,
             &Launch {
                 stdio: [stdio[0].as_fd(), stdio[1].as_fd(), stdio[2].as_fd()],
-                inherit: mount_namespace.iter().map(AsFd::as_fd).collect(),
-                join: &join,
+                inherit: joined.mount.iter().map(AsFd::as_fd).collect(),
+                join: &joined.others,
                 namespaces: CloneFlags::empty(),
                 cgroup: &entry,
                 unshare: CloneFlags::empty(),
             },
         )?;
-        starting.set_up().context(|| format!("exec in container {}", self.id()))?;
+        starting.set_up()?;
         set_limits(starting.pid(), &process.spec)?;
-        starting.finish().context(|| format!("exec in container {}", self.id()))
+        starting.finish()
     }
 
     /// The namespaces that the container's configuration lists, from its living init.
-    fn open_namespaces(&self) -> Result<(Vec<(File, CloneFlags)>, Option<File>)> {
-        let mut join = Vec::new();
-        let mut mount_namespace = None;
+    fn open_namespaces(&self) -> Result<Joined> {
+        let mut joined = Joined::default();
         for (name, path) in &self.state().namespace_paths {
             let Some(flag) = namespaces::flag_of(name) else { continue };
             let file = namespaces::open(name, Path::new(path))?;
             if flag == CloneFlags::CLONE_NEWNS {
-                mount_namespace = Some(file);
+                joined.mount = Some(file);
             } else {
-                join.push((file, flag));
+                joined.others.push((file, flag));
             }
         }
         // The pid in those paths is init's only if init has lived until now.
         if self.init().is_none() {
             return Err(Error::new(ErrorKind::WrongStatus, "cannot exec in a stopped container"));
         }
-        Ok((join, mount_namespace))
+        Ok(joined)
     }
 }

@@ -136,7 +136,7 @@ pub(super) fn limits(process: &oci::Process) -> Vec<(u32, u64, u64)> {
 }
 
 fn limit_number(limit: PosixRlimitType) -> u32 {
-    (match limit {
+    let number = match limit {
         PosixRlimitType::RlimitCpu => libc::RLIMIT_CPU,
         PosixRlimitType::RlimitFsize => libc::RLIMIT_FSIZE,
         PosixRlimitType::RlimitData => libc::RLIMIT_DATA,
@@ -153,7 +153,12 @@ fn limit_number(limit: PosixRlimitType) -> u32 {
         PosixRlimitType::RlimitNice => libc::RLIMIT_NICE,
         PosixRlimitType::RlimitRtprio => libc::RLIMIT_RTPRIO,
         PosixRlimitType::RlimitRttime => libc::RLIMIT_RTTIME,
-    }) as u32
+    };
+    // The type of these constants differs between C libraries.
+    #[allow(clippy::unnecessary_cast)]
+    {
+        number as u32
+    }
 }
 
 #[cfg(test)]

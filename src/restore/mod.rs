@@ -29,6 +29,9 @@ use crate::sys::namespace::in_private_mount_namespace;
 use crate::sys::proc::namespace_inode;
 use crate::{Context, Error, ErrorKind, Result};
 
+/// Where logs of restores that failed are kept.
+const LOGS: &str = "/var/log/migrate";
+
 /// Restores a container under this id. Its first process becomes a child of the caller; restored pipes of stdin,
 /// stdout and stderr lead to `io`.
 ///
@@ -45,7 +48,10 @@ pub fn restore(
     io: ProcessIo,
     progress: &mut (dyn Progress + Send),
 ) -> Result<Container> {
-    let context = format!("restore container {id}");
+    let context = match &source {
+        Source::Archive { name, .. } => format!("restore container {id} from {name}"),
+        Source::Images(_) => format!("restore container {id}"),
+    };
     let criu = Criu::find(options.criu.as_deref())?;
     let mut new = NewContainer::reserve(root, id)?;
     match run(&mut new, &criu, source, options, io, progress) {
@@ -67,8 +73,8 @@ fn run(
 ) -> Result<()> {
     let bundle = options.bundle.as_deref();
     let (bundle, images, imported) = match source {
-        Source::Archive(archive) => {
-            let imported = import::unpack(new, archive, bundle, progress)?;
+        Source::Archive { bytes, .. } => {
+            let imported = import::unpack(new, bytes, bundle, progress)?;
             (imported.bundle(), imported.images(), Some(imported))
         }
         Source::Images(path) => (
@@ -82,11 +88,13 @@ fn run(
     let io = io.resolve()?;
     new.create_cgroup()?;
     // The mounts that CRIU needs on the way stay in a mount namespace that ends with it, however this ends.
-    in_private_mount_namespace(|| restore_processes(new, criu, options, &images, io))
+    let logs = Logs::choose(new, options, imported.is_some());
+    in_private_mount_namespace(|| restore_processes(new, criu, options, &images, logs.path(), io))
         .context(|| "make a private mount namespace for criu")??;
     if let Some(imported) = imported {
         imported.finish()?;
     }
+    logs.discard();
     Ok(())
 }
 
@@ -96,6 +104,7 @@ fn restore_processes(
     criu: &Criu,
     options: &RestoreOptions,
     images: &OwnedFd,
+    work_path: Option<&Path>,
     stdio: [OwnedFd; 3],
 ) -> Result<()> {
     let names = descriptors::read(images.as_fd())?;
@@ -119,7 +128,7 @@ fn restore_processes(
         })?;
         external_namespaces.push((key, spawn.inherit(file.as_fd())?));
     }
-    let work_dir = options.work_path.as_deref().map(open_work_dir).transpose()?;
+    let work_dir = work_path.map(open_work_dir).transpose()?;
     let client = CriuClient::spawn(criu, spawn)?;
     let request = options::restore_request(
         new,
@@ -198,11 +207,43 @@ fn open_images(path: &Path) -> Result<OwnedFd> {
     });
     opened.map(OwnedFd::from).map_err(|e| {
         let missing = e.kind() == std::io::ErrorKind::NotFound;
-        let kind = if missing { ErrorKind::InvalidArchive } else { ErrorKind::System };
+        let kind = if missing { ErrorKind::NotFound } else { ErrorKind::System };
         Error::new(kind, format!("open the image directory {}", path.display()))
             .with_source(e)
             .with_hint("pass the directory of the images with --image-path, or an archive with --import")
     })
+}
+
+/// Where CRIU's log goes. With an archive there is no directory of images that outlives a failure: the log of a restore
+/// that failed is kept where logs are kept.
+struct Logs {
+    path: Option<PathBuf>,
+    owned: bool,
+}
+
+impl Logs {
+    fn choose(new: &NewContainer, options: &RestoreOptions, import: bool) -> Self {
+        match &options.work_path {
+            None if import => {
+                let kept = Path::new(LOGS).join(format!("{}-restore", new.id()));
+                let path = if fs::create_dir_all(&kept).is_ok() { kept } else { new.dir().join("criu") };
+                Self { path: Some(path), owned: true }
+            }
+            path => Self { path: path.clone(), owned: false },
+        }
+    }
+
+    fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
+    fn discard(&self) {
+        if let (true, Some(path)) = (self.owned, &self.path)
+            && let Err(error) = fs::remove_dir_all(path)
+        {
+            tracing::warn!(path = %path.display(), %error, "log of the restore not removed");
+        }
+    }
 }
 
 fn open_work_dir(path: &Path) -> Result<OwnedFd> {

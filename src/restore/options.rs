@@ -21,7 +21,12 @@ pub enum Source {
     /// In a directory of images; `None`: `checkpoint` in the working directory.
     Images(Option<PathBuf>),
     /// In one file, or in a stream of its bytes.
-    Archive(Box<dyn Read + Send>),
+    Archive {
+        /// What errors call it.
+        name: String,
+        /// Its bytes.
+        bytes: Box<dyn Read + Send>,
+    },
 }
 
 impl Default for Source {
@@ -34,7 +39,9 @@ impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Images(path) => f.debug_tuple("Images").field(path).finish(),
-            Self::Archive(_) => f.write_str("Archive(..)"),
+            Self::Archive { name, .. } => {
+                f.debug_struct("Archive").field("name", name).finish_non_exhaustive()
+            }
         }
     }
 }

@@ -124,6 +124,6 @@ mod tests {
         let config = Config::parse(json.to_vec()).expect("only a capability is unknown");
         let process = config.spec.process().as_ref().expect("there is a process");
         let sets = process.capabilities().as_ref().expect("there are capabilities");
-        assert_eq!(sets.bounding().as_ref().map(|set| set.len()), Some(1));
+        assert_eq!(sets.bounding().as_ref().map(std::collections::HashSet::len), Some(1));
     }
 }

@@ -46,12 +46,13 @@ fn set_cloexec(fd: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-/// A close-on-exec copy whose number is 3 or more, so that it is out of the way of stdio.
+/// A close-on-exec copy whose number is 4 or more, so that it is out of the way of stdio and of what a program
+/// expects to find as number 3.
 ///
 /// # Errors
 /// `EMFILE`, `EBADF`.
 pub fn above_stdio(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    let number = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(3))?;
+    let number = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(4))?;
     // SAFETY: F_DUPFD_CLOEXEC has just made this descriptor, and nobody else knows its number.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
@@ -103,7 +104,7 @@ mod tests {
     #[test]
     fn copies_stay_clear_of_stdio() {
         let copy = above_stdio(stdio(0)).expect("dup");
-        assert!(copy.as_fd().as_raw_fd() >= 3);
+        assert!(copy.as_fd().as_raw_fd() > 3);
         take_inherited(2).expect_err("stdio is not for the taking");
     }
 }

@@ -68,6 +68,8 @@ pub struct Spawn<'a> {
     pub report: BorrowedFd<'a>,
     /// Further descriptors that it inherits under their numbers (3 or more). No other descriptor survives.
     pub inherit: Vec<BorrowedFd<'a>>,
+    /// A descriptor that becomes number 3. Every other one that it needs must then have a higher number.
+    pub third: Option<BorrowedFd<'a>>,
     /// Namespaces to join, in this order (setns(2)). Not a mount namespace: the program's loader would then come
     /// from the other root.
     pub join: Vec<(BorrowedFd<'a>, CloneFlags)>,
@@ -203,6 +205,7 @@ struct Prepared<'a> {
     join: Vec<(RawFd, libc::c_int)>,
     enter: Vec<RawFd>,
     stdio: [RawFd; 3],
+    third: Option<RawFd>,
 }
 
 impl<'a> Prepared<'a> {
@@ -212,10 +215,12 @@ impl<'a> Prepared<'a> {
         };
         let stdio = spawn.stdio.map(|fd| fd.as_raw_fd());
         let inherit: Vec<RawFd> = spawn.inherit.iter().map(AsRawFd::as_raw_fd).collect();
-        if stdio.iter().chain(&inherit).any(|fd| *fd < 3) {
+        let lowest = if spawn.third.is_some() { 4 } else { 3 };
+        let given = stdio.iter().chain(&inherit).copied().chain([spawn.report.as_raw_fd()]);
+        if given.into_iter().any(|fd| fd < lowest) {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
-                "a descriptor to hand over is 0, 1 or 2",
+                "a descriptor to hand over is in the way",
             ));
         }
         Ok(Self {
@@ -226,6 +231,7 @@ impl<'a> Prepared<'a> {
             enter: spawn.enter.iter().map(AsRawFd::as_raw_fd).collect(),
             join: spawn.join.iter().map(|(fd, kind)| (fd.as_raw_fd(), kind.bits())).collect(),
             stdio,
+            third: spawn.third.map(|fd| fd.as_raw_fd()),
         })
     }
 
@@ -342,6 +348,15 @@ impl<'a> Prepared<'a> {
         if super::fd::cloexec_from(3).is_err() {
             fail(report, Stage::Inherit);
         }
+        if let Some(fd) = self.third {
+            // SAFETY: as above, for number 3; dup3 refuses a descriptor that is there already, which then only has to
+            // survive.
+            let done =
+                unsafe { if fd == 3 { libc::fcntl(3, libc::F_SETFD, 0) } else { libc::dup3(fd, 3, 0) } };
+            if done < 0 {
+                fail(report, Stage::Stdio);
+            }
+        }
         for fd in &self.inherit {
             // SAFETY: F_SETFD takes integers.
             if unsafe { libc::fcntl(*fd, libc::F_SETFD, 0) } < 0 {
@@ -419,6 +434,7 @@ mod tests {
             session: Session::Own,
             signals: Signals::Default,
             inherit: vec![],
+            third: None,
             join,
             namespaces: CloneFlags::empty(),
             cgroup: None,

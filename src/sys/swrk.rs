@@ -14,6 +14,7 @@ use nix::sched::CloneFlags;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, pipe2};
 
+use super::fd::above_stdio;
 pub use super::spawn::Session;
 use super::spawn::{self, Program, Signals, Spawn, SpawnFailure};
 
@@ -28,9 +29,11 @@ pub struct Launch<'a> {
     pub env: Vec<(OsString, OsString)>,
     /// The session.
     pub session: Session,
-    /// Its standard input, output and error: numbers of 3 or more here.
+    /// Its standard input, output and error: numbers of 4 or more here.
     pub stdio: [BorrowedFd<'a>; 3],
-    /// Its further descriptors: numbers of 3 or more, which they keep. Nothing else of ours stays open in it.
+    /// What becomes its descriptor 3.
+    pub third: Option<BorrowedFd<'a>>,
+    /// Its further descriptors: numbers of 4 or more, which they keep. Nothing else of ours stays open in it.
     pub fds: &'a [BorrowedFd<'a>],
     /// Where it runs.
     pub place: Place<'a>,
@@ -72,7 +75,9 @@ pub fn spawn(launch: &Launch<'_>) -> io::Result<Worker> {
         entry.extend_from_slice(value.as_bytes());
         envp.push(CString::new(entry)?);
     }
-    let (report, theirs) = pipe2(OFlag::O_CLOEXEC)?;
+    let (report, low) = pipe2(OFlag::O_CLOEXEC)?;
+    let theirs = above_stdio(low.as_fd())?;
+    drop(low);
     let child = spawn::spawn(&Spawn {
         program: Program::Path(program),
         argv,
@@ -80,6 +85,7 @@ pub fn spawn(launch: &Launch<'_>) -> io::Result<Worker> {
         stdio: launch.stdio,
         report: theirs.as_fd(),
         inherit: launch.fds.to_vec(),
+        third: launch.third,
         join: Vec::new(),
         namespaces: CloneFlags::empty(),
         cgroup: launch.place.cgroup,
@@ -136,7 +142,6 @@ mod tests {
     use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
     use super::*;
-    use crate::sys::fd::above_stdio;
 
     fn anywhere() -> Place<'static> {
         Place { cgroup: None, tasks: Vec::new(), namespaces: CloneFlags::empty() }
@@ -158,6 +163,7 @@ mod tests {
             env: vec![("PATH".into(), "/usr/bin:/bin".into())],
             session,
             stdio: [null.as_fd(), copy.as_fd(), null.as_fd()],
+            third: None,
             fds,
             place: anywhere(),
         })
@@ -224,6 +230,7 @@ mod tests {
             env: Vec::new(),
             session: Session::Own,
             stdio: [null.as_fd(); 3],
+            third: None,
             fds: &[],
             place: anywhere(),
         })

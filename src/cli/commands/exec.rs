@@ -72,8 +72,7 @@ impl Args {
         }
         let container = global.state_root()?.load(&self.id)?;
         let process = self.process(&container)?;
-        let mut options = ExecOptions::default();
-        options.ignore_paused = self.ignore_paused;
+        let mut options = ExecOptions { ignore_paused: self.ignore_paused, ..ExecOptions::default() };
         if self.detach {
             let child = container.exec(&process, options)?;
             self.write_pid(child.pid.as_raw())?;

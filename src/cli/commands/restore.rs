@@ -108,7 +108,10 @@ impl Args {
     fn source(&self) -> Result<Source> {
         Ok(match &self.import {
             None => Source::Images(self.image_path.clone()),
-            Some(path) if path.as_os_str() == "-" => Source::Archive(Box::new(std::io::stdin())),
+            Some(path) if path.as_os_str() == "-" => Source::Archive {
+                name: "the archive on standard input".to_owned(),
+                bytes: Box::new(std::io::stdin()),
+            },
             Some(path) => {
                 let file = File::open(path).map_err(|e| {
                     let missing = e.kind() == std::io::ErrorKind::NotFound;
@@ -116,7 +119,10 @@ impl Args {
                     Error::new(kind, format!("open the archive {}", path.display())).with_source(e)
                 })?;
                 if !file.metadata().context(|| format!("stat {}", path.display()))?.is_dir() {
-                    return Ok(Source::Archive(Box::new(file)));
+                    return Ok(Source::Archive {
+                        name: format!("archive {}", path.display()),
+                        bytes: Box::new(file),
+                    });
                 }
                 return Err(Error::new(
                     ErrorKind::InvalidArchive,

@@ -40,7 +40,7 @@ pub fn init_if_requested() {
 
 fn run(sync: OwnedFd, plan: OwnedFd) -> i32 {
     let channel = sync::InitSide::new(sync);
-    let error = match plan::InitPlan::read(plan).and_then(|plan| stage::run(plan, &channel)) {
+    let error = match plan::InitPlan::read(plan).and_then(|plan| stage::run(&plan, &channel)) {
         Ok(never) => match never {},
         Err(error) => error,
     };

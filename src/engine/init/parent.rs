@@ -67,6 +67,7 @@ pub(in crate::engine) fn launch(plan: &InitPlan, launch: &Launch<'_>) -> Result<
         stdio: launch.stdio,
         report: report.as_fd(),
         inherit,
+        third: None,
         join: launch.join.iter().map(|(file, kind)| (file.as_fd(), *kind)).collect(),
         namespaces: launch.namespaces,
         cgroup: launch.cgroup.unified.as_ref().map(AsFd::as_fd),

@@ -21,13 +21,13 @@ use crate::engine::{program, rootfs};
 use crate::{Context, Result, sys};
 
 /// Becomes the container's program. Returns only when that fails.
-pub(super) fn run(plan: InitPlan, channel: &InitSide) -> Result<Infallible> {
+pub(super) fn run(plan: &InitPlan, channel: &InitSide) -> Result<Infallible> {
     // The host's /proc, as long as it can be reached: the container's own may be missing or a trap (CVE-2025-52881).
     let own_fds = open("/proc/self/fd", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
         .context(|| "open /proc/self/fd")?;
     let fifo = take(plan.fifo)?;
     let mount_namespace = take(plan.mount_namespace)?;
-    enter_namespaces(&plan)?;
+    enter_namespaces(plan)?;
     if let Some(namespace) = mount_namespace {
         setns(namespace, CloneFlags::CLONE_NEWNS).context(|| "setns(CLONE_NEWNS)")?;
     }
