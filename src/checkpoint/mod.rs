@@ -13,6 +13,7 @@ mod export;
 mod externals;
 mod journal;
 mod options;
+mod stdio;
 
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -24,13 +25,14 @@ pub use journal::settle;
 pub use options::{CheckpointOptions, Export, LeaveRunning};
 
 use crate::archive::Progress;
-use crate::criu::{Criu, CriuClient, DumpStats, Notify, SpawnOptions, Version};
+use crate::criu::{Criu, CriuClient, DumpStats, Kernel, Notify, SpawnOptions, Version, check_inet_sockets};
 use crate::engine::{Container, InitProcess, Status, descriptors};
 use crate::spec::Config;
 use crate::sys::namespace::in_private_mount_namespace;
-use crate::{Context, Error, ErrorKind, Result};
+use crate::{Context, Error, ErrorKind, Result, sys};
 use export::Exporter;
 use journal::{Journal, Phase};
+use stdio::Stdio;
 
 /// What a checkpoint came to.
 #[derive(Debug, Clone, Default)]
@@ -127,8 +129,11 @@ fn attempt(
     let images_fd = images.create()?;
     let work_path = options.work_path.clone().or_else(|| images.owned.then(|| log_dir(container)));
     let work_dir = work_path.as_deref().map(open_work_dir).transpose()?;
-    descriptors::write(images_fd.as_fd(), &container.state().external_descriptors)?;
-    let dump = Dump { container, config, options, images_fd, work_dir, status };
+    let init =
+        container.init().ok_or_else(|| Error::new(ErrorKind::WrongStatus, "the container has ended"))?;
+    let stdio = stdio::inspect(init, &container.state().external_descriptors, options.shell_job)?;
+    descriptors::write(images_fd.as_fd(), &stdio.names)?;
+    let dump = Dump { container, config, options, images_fd, work_dir, status, init, stdio };
     let (report, exporter) = dump.run(criu, exporter, &mut journal, progress)?;
     let archive_bytes = exporter.map(|exporter| exporter.finish(dump.log_dir())).transpose()?;
     Ok(CheckpointReport { images_bytes: images.size()?, archive_bytes, ..report })
@@ -142,6 +147,8 @@ struct Dump<'a> {
     images_fd: OwnedFd,
     work_dir: Option<OwnedFd>,
     status: Status,
+    init: InitProcess,
+    stdio: Stdio,
 }
 
 impl Dump<'_> {
@@ -153,16 +160,15 @@ impl Dump<'_> {
         journal: &mut Journal,
         progress: &mut (dyn Progress + Send),
     ) -> Result<(CheckpointReport, Option<Exporter>)> {
-        let init = self
-            .container
-            .init()
-            .ok_or_else(|| Error::new(ErrorKind::WrongStatus, "the container has ended"))?;
         // CRIU's own temporary mounts stay in a mount namespace that nobody else sees.
         in_private_mount_namespace(move || {
             let client = CriuClient::spawn(criu, SpawnOptions::default())?;
             journal.criu = Some(InitProcess::of(nix::unistd::Pid::from_raw(client.pid()))?);
             journal.save(self.container)?;
-            let request = options::dump_request(self, init)?;
+            if sys::proc::has_inet_sockets(self.init.pid()).context(|| "read the container's sockets")? {
+                check_inet_sockets(client.version(), Kernel::running())?;
+            }
+            let request = options::dump_request(self, client.version())?;
             let mut hold = Hold { dump: self, exporter, journal, progress, version: client.version() };
             let dumped = client.dump(&request, &mut hold)?;
             Ok((CheckpointReport { stats: dumped.stats, ..CheckpointReport::default() }, hold.exporter))

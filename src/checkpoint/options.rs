@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use nix::sched::CloneFlags;
 
 use super::{Dump, externals};
-use crate::criu::{AfterDump, DumpRequest, ManageCgroups, NetworkLock, TcpConnections};
+use crate::criu::{AfterDump, DumpRequest, ManageCgroups, NetworkLock, TcpConnections, Version};
 use crate::engine::{InitProcess, Namespaces, Status};
 use crate::sys::proc::namespace_inode;
 use crate::{Context, Result};
@@ -69,9 +69,10 @@ pub struct CheckpointOptions {
     pub manage_cgroups: Option<ManageCgroups>,
 }
 
-/// The request for CRIU.
-pub(super) fn dump_request<'a>(dump: &'a Dump<'_>, init: InitProcess) -> Result<DumpRequest<'a>> {
-    let Dump { container, config, options, images_fd, work_dir, status } = dump;
+/// The request for CRIU of this version.
+pub(super) fn dump_request<'a>(dump: &'a Dump<'_>, version: Version) -> Result<DumpRequest<'a>> {
+    let Dump { container, config, options, images_fd, work_dir, status, init, stdio } = dump;
+    let init = *init;
     let namespaces = Namespaces::from_spec(&config.spec);
     let mut request = DumpRequest::new(init.pid, images_fd.as_fd());
     request.after = match options.leave_running {
@@ -90,11 +91,12 @@ pub(super) fn dump_request<'a>(dump: &'a Dump<'_>, init: InitProcess) -> Result<
     common.root = Some(container.state().rootfs.clone());
     common.external_mounts = externals::mounts(container, config, init)?;
     common.external = external_namespaces(&namespaces, init)?;
+    common.external.extend(stdio.external.iter().cloned());
     common.manage_cgroups = options.manage_cgroups.unwrap_or(ManageCgroups::Ignore);
     common.tcp = options.tcp;
     common.network_lock = match options.tcp {
         // Without established connections there is nothing that a packet could disturb.
-        TcpConnections::Refuse => NetworkLock::Skip,
+        TcpConnections::Refuse if version >= NetworkLock::SKIP_SINCE => NetworkLock::Skip,
         _ => NetworkLock::Nftables,
     };
     common.ext_unix_sk = options.ext_unix_sk;

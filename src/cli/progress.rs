@@ -11,8 +11,7 @@ pub(super) struct Bar(ProgressBar);
 impl Bar {
     /// A bar with a word before it.
     pub(super) fn new(what: &'static str) -> Self {
-        // indicatif draws nothing when stderr is no terminal.
-        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
         let style =
             ProgressStyle::with_template("{msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} eta {eta}")
                 .expect("the template is a constant");
@@ -25,6 +24,10 @@ impl Bar {
 impl Progress for Bar {
     fn total(&mut self, bytes: u64) {
         self.0.set_length(bytes);
+        if self.0.is_hidden() {
+            // There is something to show. indicatif draws nothing when stderr is no terminal.
+            self.0.set_draw_target(ProgressDrawTarget::stderr());
+        }
     }
 
     fn advance(&mut self, bytes: u64) {

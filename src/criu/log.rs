@@ -43,6 +43,11 @@ const REMEDIES: &[(&str, &str)] = &[
     ("Some file locks are hold", "pass --file-locks to take file locks along"),
     ("--ext-unix-sk", "pass --ext-unix-sk to leave the other end of the unix socket behind"),
     ("--shell-job", "pass --shell-job: a process belongs to a terminal's session outside of the container"),
+    (
+        "has bad size",
+        "an open file has another size than at the checkpoint: restore with the same files; a log on stdout or stderr \
+         that is opened for appending (>>) may be another one",
+    ),
     ("rt vDSO area bounds", "this criu is too old for the running kernel: run scripts/setup, or pass --criu"),
     (
         "Can't get 1:34 opt",

@@ -231,6 +231,11 @@ pub struct RestoreRequest<'a> {
     pub skip_file_rwx_check: bool,
 }
 
+impl NetworkLock {
+    /// The first CRIU that can leave the network unlocked.
+    pub const SKIP_SINCE: Version = Version::new(3, 19, 0);
+}
+
 impl<'a> Options<'a> {
     fn new(images_dir: BorrowedFd<'a>, log_file: &str) -> Self {
         Self {
@@ -266,7 +271,7 @@ impl<'a> Options<'a> {
     /// The oldest CRIU that understands all of this.
     pub(super) fn needs(&self) -> Option<(Version, &'static str)> {
         (self.network_lock == NetworkLock::Skip)
-            .then_some((Version::new(3, 19, 0), "to skip the network lock"))
+            .then_some((NetworkLock::SKIP_SINCE, "to skip the network lock"))
     }
 
     fn message(&self) -> Result<Criu_opts> {

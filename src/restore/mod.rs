@@ -151,7 +151,7 @@ fn restore_processes(
 fn stdio_names(dumped: &[String; 3], now: [String; 3]) -> [String; 3] {
     let mut names = now;
     for (name, dumped) in names.iter_mut().zip(dumped) {
-        if !dumped.contains("pipe:") {
+        if !options::is_given_anew(dumped) {
             dumped.clone_into(name);
         }
     }

@@ -69,6 +69,11 @@ pub struct RestoreOptions {
     pub manage_cgroups: Option<ManageCgroups>,
 }
 
+/// Whether a descriptor of `descriptors.json` is not in the images: a pipe, or what the checkpoint left out under a key.
+pub(super) fn is_given_anew(name: &str) -> bool {
+    name.contains("pipe:") || name.starts_with("file[")
+}
+
 /// The request for CRIU, whose process has this id.
 #[allow(clippy::too_many_arguments)] // each is a different fact; a struct would only rename the call
 pub(super) fn restore_request<'a>(
@@ -85,7 +90,7 @@ pub(super) fn restore_request<'a>(
     let mut request = RestoreRequest::new(images.as_fd());
     let stdio = [InheritedFd::STDIN, InheritedFd::STDOUT, InheritedFd::STDERR];
     for (name, fd) in descriptors.iter().zip(stdio) {
-        if name.contains("pipe:") && !request.inherit_fds.iter().any(|i: &InheritFd| i.key == *name) {
+        if is_given_anew(name) && !request.inherit_fds.iter().any(|i: &InheritFd| i.key == *name) {
             request.inherit_fds.push(InheritFd { key: name.clone(), fd });
         }
     }

@@ -63,6 +63,23 @@ pub fn namespace_inode(pid: Pid, kind: &str) -> io::Result<u64> {
     Ok(fs::metadata(format!("/proc/{pid}/ns/{kind}"))?.ino())
 }
 
+/// Whether there is any TCP or UDP socket in the network namespace of a process.
+///
+/// # Errors
+/// When the process is gone.
+pub fn has_inet_sockets(pid: Pid) -> io::Result<bool> {
+    for table in ["tcp", "tcp6", "udp", "udp6"] {
+        match fs::read(format!("/proc/{pid}/net/{table}")) {
+            // The first line is the heading.
+            Ok(text) if text.iter().filter(|byte| **byte == b'\n').count() > 1 => return Ok(true),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            // A kernel without IPv6 has no such table.
+            _ => {}
+        }
+    }
+    Ok(false)
+}
+
 /// The release of the running kernel, as `uname -r`.
 pub fn kernel_release() -> io::Result<String> {
     Ok(nix::sys::utsname::uname()?.release().to_string_lossy().into_owned())
