@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The README and the manual page say what the program says: its commands, each one's flags, its exit codes. And the
+//! files that the documents point to are there.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+const DOCUMENTS: [&str; 6] = [
+    "README.md",
+    "ARCHITECTURE.md",
+    "CHANGELOG.md",
+    "SECURITY.md",
+    "docs/archive-format.md",
+    "docs/setup.md",
+];
+
+fn migrate(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_migrate")).args(args).env_clear().output().expect("migrate starts")
+}
+
+fn help(args: &[&str]) -> String {
+    let output = migrate(&[args, &["--help"]].concat());
+    assert!(output.status.success(), "{args:?} has no help");
+    String::from_utf8(output.stdout).expect("help is text")
+}
+
+fn read(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+    fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// The names in the list of commands.
+fn commands() -> Vec<String> {
+    let help = help(&[]);
+    let list =
+        help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let names = list.filter_map(|line| line.split_whitespace().next().map(str::to_owned));
+    let names: Vec<String> = names.filter(|name| name != "help").collect();
+    assert!(names.len() >= 14, "only {names:?}");
+    names
+}
+
+/// The flags that a help text lists, in their long form, without those that every command has. What follows two spaces
+/// is the explanation.
+fn flags(help: &str) -> BTreeSet<String> {
+    let lines = help.lines().map(str::trim_start).filter(|line| line.starts_with('-'));
+    let flags = lines.filter_map(|line| line.split("  ").next());
+    flags.flat_map(long_flags).filter(|flag| !["--help", "--version"].contains(&flag.as_str())).collect()
+}
+
+/// Everything in a text that looks like a long flag.
+fn long_flags(text: &str) -> BTreeSet<String> {
+    let is_part = |c: char| c.is_ascii_lowercase() || c == '-';
+    let words = text.split(|c: char| !is_part(c));
+    let flags = words.filter(|word| word.starts_with("--") && word.trim_matches('-').len() > 1);
+    flags.map(str::to_owned).collect()
+}
+
+/// The manual page, with its hyphens as hyphens.
+fn manual() -> String {
+    read("docs/man/migrate.1").replace("\\-", "-")
+}
+
+/// What the manual page says beneath a heading.
+fn section<'a>(manual: &'a str, heading: &str) -> &'a str {
+    let start = manual.find(heading).unwrap_or_else(|| panic!("the manual page has no {heading:?}"));
+    let body = &manual[start + heading.len()..];
+    let end = body.find("\n.S").unwrap_or(body.len());
+    &body[..end]
+}
+
+/// The README's row about a command.
+fn row<'a>(readme: &'a str, command: &str) -> &'a str {
+    let start = format!("| `{command}` |");
+    readme.lines().find(|line| line.starts_with(&start)).unwrap_or_else(|| panic!("no row {start}"))
+}
+
+#[test]
+fn every_command_and_flag_is_documented_and_no_other() {
+    let (manual, readme) = (manual(), read("README.md"));
+    for command in commands() {
+        let flags = flags(&help(&[&command]));
+        let told = long_flags(section(&manual, &format!("\n.SS {command} ")));
+        let missing: Vec<_> = flags.difference(&told).collect();
+        assert!(missing.is_empty(), "the manual page lacks {missing:?} of {command}");
+        let told = long_flags(row(&readme, &command));
+        assert_eq!(told, flags, "the README's flags of {command} (left) are not the program's (right)");
+    }
+}
+
+#[test]
+fn every_global_flag_is_documented() {
+    let flags = flags(&help(&[]));
+    assert!(flags.contains("--root"), "{flags:?}");
+    let manual = manual();
+    let readme = read("README.md");
+    let line =
+        readme.lines().find(|line| line.starts_with("Before the command:")).expect("the README's line");
+    for (told, document) in [(section(&manual, "\n.SH GLOBAL OPTIONS"), "manual page"), (line, "README")] {
+        let missing: Vec<_> = flags.difference(&long_flags(told)).cloned().collect();
+        assert!(missing.is_empty(), "the {document} lacks {missing:?}");
+    }
+}
+
+#[test]
+fn every_exit_code_is_documented() {
+    let help = help(&[]);
+    let codes =
+        help.lines().find_map(|line| line.strip_prefix("Exit codes: ")).expect("help tells exit codes");
+    let codes: Vec<&str> = codes
+        .split("; ")
+        .filter_map(|part| part.split(' ').next().filter(|word| word.parse::<u8>().is_ok()))
+        .collect();
+    assert!(codes.len() >= 7, "only {codes:?}");
+    let (manual, readme) = (manual(), read("README.md"));
+    let exit_status = section(&manual, "\n.SH EXIT STATUS");
+    let (_, readme) = readme.split_once("## Exit codes").expect("the README's section");
+    for code in codes {
+        assert!(exit_status.contains(&format!("\n.B {code}\n")), "the manual page lacks exit code {code}");
+        assert!(readme.contains(&format!("\n| {code} | ")), "the README lacks exit code {code}");
+    }
+}
+
+/// Documented as refused by name. A flag that becomes supported leaves this list, the README and the manual page.
+#[test]
+fn what_is_not_supported_yet_says_so() {
+    let table: [&[&str]; 10] = [
+        &["checkpoint", "--pre-dump"],
+        &["checkpoint", "--parent-path", "x"],
+        &["checkpoint", "--lazy-pages"],
+        &["checkpoint", "--page-server", "x:1"],
+        &["checkpoint", "--status-fd", "3"],
+        &["checkpoint", "--auto-dedup"],
+        &["restore", "--lazy-pages"],
+        &["restore", "--auto-dedup"],
+        &["restore", "--lsm-profile", "x"],
+        &["restore", "--lsm-mount-context", "x"],
+    ];
+    let manual = manual();
+    let told = [long_flags(section(&manual, "\n.SH FLAGS THAT ARE NOT SUPPORTED YET")), {
+        let readme = read("README.md");
+        let (_, after) =
+            readme.split_once("Flags of runc that are known but not done yet").expect("the paragraph");
+        long_flags(after.split("\n\n").next().unwrap_or_default())
+    }];
+    for args in table {
+        let output = migrate(&[args, &["some-container"]].concat());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains(&format!("{} is not supported yet", args[1])), "{args:?}: {said}");
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        assert!(told.iter().all(|flags| flags.contains(args[1])), "{args:?} is not documented");
+    }
+}
+
+#[test]
+fn links_lead_to_files() {
+    for document in DOCUMENTS {
+        let text = read(document);
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join(document);
+        let directory = directory.parent().expect("a document lies in a directory");
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let path = link.split('#').next().unwrap_or_default();
+            if path.is_empty() || path.contains("://") {
+                continue;
+            }
+            assert!(directory.join(path).exists(), "{document} points to {link}, which is not there");
+        }
+    }
+}
