@@ -45,9 +45,6 @@ const HOMES: [(&str, &[&str]); 13] = [
     ("oci_spec", &["spec"]),
 ];
 
-/// Violations that are known and wait for their repair: file, complaint. One that is repaired must leave this list.
-const KNOWN: [(&str, &str); 1] = [("cli/commands/state.rs", "uses the crate nix")];
-
 #[test]
 fn the_source_keeps_to_the_layers() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
@@ -61,14 +58,7 @@ fn the_source_keeps_to_the_layers() {
         let scope = if tests.contains(path) { Scope::TestFile } else { Scope::Code };
         found.extend(violations(&name, &text, scope).into_iter().map(|complaint| (name.clone(), complaint)));
     }
-    let is_known =
-        |(file, complaint): &(String, String)| KNOWN.contains(&(file.as_str(), complaint.as_str()));
-    let new: Vec<_> = found.iter().filter(|entry| !is_known(entry)).collect();
-    assert!(new.is_empty(), "violations of the layers: {new:#?}");
-    for (file, complaint) in KNOWN {
-        let still = found.iter().any(|(f, c)| (f.as_str(), c.as_str()) == (file, complaint));
-        assert!(still, "{file} no longer {complaint}: take it off the list of known violations");
-    }
+    assert!(found.is_empty(), "violations of the layers: {found:#?}");
 }
 
 #[test]

@@ -36,6 +36,22 @@ impl Bundle {
         Self::new(host, workload, &[&[workload, "--status", Self::STATUS], options].concat())
     }
 
+    /// A bundle exactly as `migrate spec` writes it: a shell on a terminal, with `tty`, `stty`, `cat` and `sleep`.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    pub fn of_shell(host: &Host, name: &str) -> Self {
+        let new = Self { directory: host.path(&format!("bundles/{name}")) };
+        new.fill_rootfs();
+        for program in ["sh", "tty", "stty", "cat", "sleep"] {
+            let (from, to) = (format!("/usr/bin/{program}"), format!("{}/bin/{program}", new.rootfs()));
+            copy(&from, &to);
+            libraries(&from).iter().for_each(|library| copy(library, &format!("{}{library}", new.rootfs())));
+        }
+        host.migrate(&["spec", "-b", &new.directory]).succeeded();
+        new
+    }
+
     /// Where a workload reports to, inside its container.
     pub const STATUS: &str = "/state/status";
 

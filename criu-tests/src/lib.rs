@@ -22,6 +22,7 @@ pub mod protocol;
 mod requirements;
 mod stage;
 mod status;
+mod terminal;
 mod trace;
 mod wait;
 
@@ -33,4 +34,5 @@ pub use programs::{migrate, workload};
 pub use requirements::{Need, criu};
 pub use stage::Stage;
 pub use status::Status;
+pub use terminal::Terminal;
 pub use wait::{PATIENCE, wait_until};

@@ -13,12 +13,13 @@ use nix::sched::CloneFlags;
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
 
+use super::console::Console;
 use super::container::{EXEC_FIFO, remove_container_dir};
 use super::descriptors;
 use super::init::parent::{Entry, Launch, launch};
 use super::init::plan::InitPlan;
 use super::namespaces::{Namespaces, sysctl_path};
-use super::process::{Process, ProcessPlan, limits};
+use super::process::{Process, ProcessPlan, ResolvedIo, limits};
 use super::rootfs::{CgroupBind, CgroupLayout, PlanContext, RootfsPlan};
 use super::state::{Creator, InitProcess, State, save_config};
 use super::{Container, ContainerId, ProcessIo, StateRoot};
@@ -63,11 +64,13 @@ impl ContainerBuilder {
     /// that failed. Nothing is left behind.
     pub fn create(self, root: &StateRoot) -> Result<Container> {
         let mut new = NewContainer::reserve(root, self.id)?;
-        let done = new
-            .configure(&self.bundle, self.no_pivot)
-            .and_then(|()| new.create_cgroup())
-            .and_then(|()| new.start_init(self.io));
-        match done {
+        let make = || {
+            new.configure(&self.bundle, self.no_pivot)?;
+            let io = self.io.resolve(new.has_terminal())?;
+            new.create_cgroup()?;
+            new.start_init(&io)
+        };
+        match make() {
             Ok(()) => new.into_container(),
             Err(error) => Err(new.roll_back(error)),
         }
@@ -189,6 +192,11 @@ impl NewContainer {
         self.config.as_ref().expect("configure() comes before whatever asks for the configuration")
     }
 
+    /// Whether the container's process has a terminal.
+    pub fn has_terminal(&self) -> bool {
+        self.config().spec.process().as_ref().is_some_and(|process| process.terminal() == Some(true))
+    }
+
     /// What is decided about the root file system.
     pub fn rootfs_plan(&self) -> &RootfsPlan {
         self.rootfs_plan.as_ref().expect("configure() comes before whatever asks for the plan")
@@ -224,13 +232,11 @@ impl NewContainer {
     }
 
     /// Starts init and sees it through to the fifo.
-    fn start_init(&mut self, io: ProcessIo) -> Result<()> {
+    fn start_init(&mut self, io: &ResolvedIo) -> Result<()> {
         let spec = &self.config().spec;
         let process = spec.process().clone().ok_or_else(|| {
             Error::new(ErrorKind::InvalidConfig, "invalid configuration: field `process` is required")
         })?;
-        let stdio = io.resolve()?;
-        let stdio_fds = [stdio[0].as_fd(), stdio[1].as_fd(), stdio[2].as_fd()];
         let fifo = self.make_fifo()?;
         let namespaces = Namespaces::from_spec(spec);
         let joined = namespaces.open()?;
@@ -248,15 +254,17 @@ impl NewContainer {
             sysctls: sysctls(spec),
             new_network: namespaces.creates(CloneFlags::CLONE_NEWNET),
             fifo: Some(fifo.as_raw_fd()),
+            console: io.console.as_ref().map(|console| console.plan(&process)).transpose()?,
             process: ProcessPlan::new(&Process::from_spec(process.clone()))?,
         };
         let mut inherit = vec![fifo.as_fd()];
         inherit.extend(mount_namespace.as_ref().map(AsFd::as_fd));
+        inherit.extend(io.console.as_ref().map(Console::socket));
         let entry = Entry::of(self.cgroup())?;
         let starting = launch(
             &plan,
             &Launch {
-                stdio: stdio_fds,
+                stdio: io.stdio(),
                 inherit,
                 join: &joined,
                 namespaces: namespaces.clone_flags(),
@@ -266,7 +274,11 @@ impl NewContainer {
         )?;
         starting.set_up().context(|| format!("set container {} up", self.id))?;
         set_limits(starting.pid(), &process)?;
-        self.record(starting.pid(), descriptors::names(stdio_fds)?, &namespaces.types())?;
+        let names = match &io.console {
+            Some(_) => descriptors::names_in(starting.pid())?,
+            None => descriptors::names(io.stdio())?,
+        };
+        self.record(starting.pid(), names, &namespaces.types())?;
         starting.finish().context(|| "unable to start container process")?;
         Ok(())
     }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::{Uid, User};
 
 use super::builder::cgroup_layout;
 use super::rootfs::{PlanContext, RootfsPlan};
@@ -78,6 +79,18 @@ impl Container {
     /// When it cannot be read.
     pub fn config(&self) -> Result<Config> {
         load_config(&self.dir)
+    }
+
+    /// The name of the user who made it, or `#` and the number of one without a name.
+    ///
+    /// # Errors
+    /// When its directory cannot be looked at.
+    pub fn owner(&self) -> Result<String> {
+        let uid = fs::metadata(&self.dir).context(|| format!("stat {}", self.dir.display()))?.uid();
+        Ok(match User::from_uid(Uid::from_raw(uid)) {
+            Ok(Some(user)) => user.name,
+            _ => format!("#{uid}"),
+        })
     }
 
     /// What its configuration says of its root file system.

@@ -8,6 +8,7 @@ use std::os::fd::BorrowedFd;
 
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
+use nix::unistd::Pid;
 
 use crate::{Context, Error, ErrorKind, Result, sys};
 
@@ -28,6 +29,19 @@ pub fn names(stdio: [BorrowedFd<'_>; 3]) -> Result<[String; 3]> {
     };
     let [stdin, stdout, stderr] = stdio;
     Ok([name(stdin)?, name(stdout)?, name(stderr)?])
+}
+
+/// [`names`] of a process that has put its stdio in place by itself.
+///
+/// # Errors
+/// When one of them cannot be read.
+pub fn names_in(pid: Pid) -> Result<[String; 3]> {
+    let name = |fd: i32| {
+        sys::proc::fd_target(pid, fd)
+            .map(|target| target.to_string_lossy().into_owned())
+            .context(|| format!("read /proc/{pid}/fd/{fd}"))
+    };
+    Ok([name(0)?, name(1)?, name(2)?])
 }
 
 /// Writes the names into an image directory.

@@ -8,6 +8,7 @@ use std::path::Path;
 use nix::sched::CloneFlags;
 
 use super::builder::set_limits;
+use super::console::Console;
 use super::init::parent::{Entry, Launch, launch};
 use super::init::plan::InitPlan;
 use super::namespaces;
@@ -27,7 +28,7 @@ struct Joined {
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct ExecOptions {
-    /// Its stdin, stdout and stderr.
+    /// Its stdin, stdout and stderr, or who holds its terminal.
     pub io: ProcessIo,
     /// Starts it in a paused container too, where it freezes at once.
     pub ignore_paused: bool,
@@ -60,7 +61,7 @@ impl Container {
         if let Some(field) = crate::spec::unsupported_process(&process.spec, "process") {
             return Err(Error::new(ErrorKind::Unsupported, format!("field `{field}` is not supported yet")));
         }
-        let stdio = options.io.resolve()?;
+        let io = options.io.resolve(process.spec.terminal() == Some(true))?;
         let joined = self.open_namespaces()?;
         let plan = InitPlan {
             rootfs: None,
@@ -70,14 +71,16 @@ impl Container {
             sysctls: Vec::new(),
             new_network: false,
             fifo: None,
+            console: io.console.as_ref().map(|console| console.plan(&process.spec)).transpose()?,
             process: ProcessPlan::new(process)?,
         };
         let entry = Entry::of(&self.cgroup()?)?;
+        let console = io.console.as_ref().map(Console::socket);
         let starting = launch(
             &plan,
             &Launch {
-                stdio: [stdio[0].as_fd(), stdio[1].as_fd(), stdio[2].as_fd()],
-                inherit: joined.mount.iter().map(AsFd::as_fd).collect(),
+                stdio: io.stdio(),
+                inherit: joined.mount.iter().map(AsFd::as_fd).chain(console).collect(),
                 join: &joined.others,
                 namespaces: CloneFlags::empty(),
                 cgroup: &entry,

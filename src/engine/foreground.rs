@@ -1,8 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Staying with a process until it ends: signals are passed on, stdio is copied through pipes, children are reaped,
-//! and the exit code comes back.
+//! Staying with a process until it ends: signals are passed on, stdio is copied, children are reaped, and the exit
+//! code comes back.
 //!
-//! The container gets pipes and not the caller's own stdio, so that its descriptors can be checkpointed.
+//! The container gets pipes and not the caller's own stdio, so that its descriptors can be checkpointed. If its process
+//! has a terminal, that terminal's master arrives here instead:
+//!
+//! ```text
+//!   without: caller's stdin ─▶ pipe ─▶ process        with: caller's stdin ──▶ master ⇄ terminal of the process
+//!            caller's stdout, stderr ◀─ pipes ◀─┘           caller's stdout ◀──┘
+//! ```
 
 use std::collections::VecDeque;
 use std::io;
@@ -13,13 +19,17 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid, pipe2};
+use nix::unistd::{Pid, isatty, pipe2};
 
-use super::ProcessIo;
-use crate::{Context, Result, sys};
+use super::{Console, ProcessIo};
+use crate::sys::tty::{self, RawMode, Size};
+use crate::{Context, Error, ErrorKind, Result, sys};
 
 /// How many bytes are copied at a time.
 const CHUNK: usize = 64 * 1024;
+
+/// No name of a terminal is longer, in bytes.
+const LONGEST_NAME: usize = 256;
 
 /// What a process left: its code, or 128 and the signal that ended it.
 pub type ExitCode = i32;
@@ -33,6 +43,16 @@ pub struct Foreground {
     stdin: Option<Copier>,
     stdout: Option<Copier>,
     stderr: Option<Copier>,
+    /// Where the master of the process's terminal arrives, if it has one.
+    console: Option<OwnedFd>,
+    terminal: Option<Terminal>,
+}
+
+/// The terminal of the process, which shows on the caller's.
+#[derive(Debug)]
+struct Terminal {
+    master: OwnedFd,
+    _raw: Option<RawMode>,
 }
 
 #[derive(Debug)]
@@ -72,21 +92,55 @@ impl Foreground {
             sys::process::become_subreaper().context(|| "prctl(PR_SET_CHILD_SUBREAPER)")?;
         }
         let pipe = || pipe2(OFlag::O_CLOEXEC).context(|| "pipe2()");
-        let own = |number| sys::fd::above_stdio(sys::fd::stdio(number)).context(|| "dup");
         let (in_read, in_write) = pipe()?;
         let (out_read, out_write) = pipe()?;
         let (err_read, err_write) = pipe()?;
         for fd in [&in_write, &out_read, &err_read] {
             fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).context(|| "fcntl(O_NONBLOCK)")?;
         }
+        let (console, sends_master) = sys::seqpacket::pair().context(|| "socketpair()")?;
         let foreground = Self {
             signals,
             stdin: Some(Copier::new(own(0)?, in_write)),
             stdout: Some(Copier::new(out_read, own(1)?)),
             stderr: Some(Copier::new(err_read, own(2)?)),
+            console: Some(console),
+            terminal: None,
         };
-        let io = ProcessIo { stdin: Some(in_read), stdout: Some(out_write), stderr: Some(err_write) };
+        let sends_master = sys::fd::above_stdio(sends_master.as_fd()).context(|| "dup")?;
+        let io = ProcessIo {
+            stdin: Some(in_read),
+            stdout: Some(out_write),
+            stderr: Some(err_write),
+            console: Some(Console::foreground(sends_master, callers_size())),
+        };
         Ok((foreground, io))
+    }
+
+    /// Takes the terminal over, if the process has one: the caller's, if it is one, becomes raw until the end.
+    fn take_terminal(&mut self) -> Result<()> {
+        let Some(console) = self.console.take() else { return Ok(()) };
+        // The other end is closed by now: what was sent is here, or nothing was.
+        let received = sys::seqpacket::receive(console.as_fd(), LONGEST_NAME)
+            .context(|| "receive the container's terminal")?;
+        let Some(packet) = received else { return Ok(()) };
+        let master = packet.fds.into_iter().next().ok_or_else(|| {
+            Error::new(ErrorKind::System, "the container's terminal came without its descriptor")
+        })?;
+        fcntl(&master, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).context(|| "fcntl(O_NONBLOCK)")?;
+        let copy = || master.try_clone().context(|| "dup");
+        self.stdin = Some(Copier::new(own(0)?, copy()?));
+        self.stdout = Some(Copier::new(copy()?, own(1)?));
+        self.stderr = None;
+        let raw = if isatty(sys::fd::stdio(0)).unwrap_or(false) {
+            Some(RawMode::enter(own(0)?).context(|| "switch the terminal to raw mode")?)
+        } else {
+            None
+        };
+        let terminal = Terminal { master, _raw: raw };
+        terminal.resize()?;
+        self.terminal = Some(terminal);
+        Ok(())
     }
 
     /// Stays until the process, a child of the caller, has ended.
@@ -94,6 +148,7 @@ impl Foreground {
     /// # Errors
     /// The system call that failed; the process may still run.
     pub fn wait(mut self, pid: Pid, pidfd: &OwnedFd) -> Result<ExitCode> {
+        self.take_terminal()?;
         // It may have ended before anybody listened.
         let mut code = reap(pid)?;
         while code.is_none() {
@@ -126,7 +181,7 @@ impl Foreground {
             };
             let happened = |fd: &PollFd<'_>| fd.any().unwrap_or(false);
             if happened(&fds[0]) {
-                forward(&self.signals, pidfd.as_fd())?;
+                forward(&self.signals, pidfd.as_fd(), self.terminal.as_ref())?;
             }
             whose
                 .into_iter()
@@ -149,6 +204,26 @@ impl Foreground {
         }
         Ok(())
     }
+}
+
+impl Terminal {
+    /// Gives it the size of the caller's window.
+    fn resize(&self) -> Result<()> {
+        callers_size()
+            .map_or(Ok(()), |size| tty::set_size(self.master.as_fd(), size))
+            .context(|| "ioctl(TIOCSWINSZ)")
+    }
+}
+
+/// The size of the terminal that the caller's stdio leads to, if one of the three does and knows its size.
+fn callers_size() -> Option<Size> {
+    (0..3)
+        .find_map(|number| tty::size(sys::fd::stdio(number)).ok())
+        .filter(|size| size.rows > 0 && size.columns > 0)
+}
+
+fn own(number: usize) -> Result<OwnedFd> {
+    sys::fd::above_stdio(sys::fd::stdio(number)).context(|| "dup")
 }
 
 impl Copier {
@@ -220,9 +295,12 @@ fn retry(error: &io::Error) -> bool {
 }
 
 /// Passes pending signals on, but for those that speak of the caller's own children and terminal.
-fn forward(signals: &SignalFd, pidfd: BorrowedFd<'_>) -> Result<()> {
+fn forward(signals: &SignalFd, pidfd: BorrowedFd<'_>, terminal: Option<&Terminal>) -> Result<()> {
     while let Some(info) = signals.read_signal().context(|| "read a signal")? {
         let signal = info.ssi_signo as i32;
+        if let (libc::SIGWINCH, Some(terminal)) = (signal, terminal) {
+            terminal.resize()?;
+        }
         if matches!(signal, libc::SIGCHLD | libc::SIGURG | libc::SIGWINCH) {
             continue;
         }

@@ -11,6 +11,7 @@
 
 mod builder;
 mod capabilities;
+mod console;
 mod container;
 pub mod descriptors;
 mod exec;
@@ -27,12 +28,14 @@ mod state_root;
 mod status;
 
 pub use builder::{ContainerBuilder, NewContainer};
+pub use console::Console;
 pub use container::Container;
 pub use exec::ExecOptions;
 pub use foreground::{ExitCode, Foreground};
 pub use id::ContainerId;
 pub use init::init_if_requested;
 pub use namespaces::Namespaces;
+pub(crate) use process::ResolvedIo;
 pub use process::{Process, ProcessIo};
 pub use signal::parse_signal;
 pub use state::{InitProcess, State};

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The process that runs in a container: what the caller says of it, and what init needs to know to become it.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use super::capabilities::CapabilitySets;
+use super::console::Console;
 use crate::spec::oci::{self, PosixRlimitType};
 use crate::sys;
 use crate::{Context, Result};
@@ -24,6 +25,24 @@ pub struct ProcessIo {
     pub stdout: Option<OwnedFd>,
     /// Descriptor 2.
     pub stderr: Option<OwnedFd>,
+    /// Who holds the terminal of a process that has one; the three others are then not used.
+    pub console: Option<Console>,
+}
+
+/// What a process is started with.
+#[derive(Debug)]
+pub(crate) struct ResolvedIo {
+    /// The three descriptors, none of them in the place of another.
+    pub stdio: [OwnedFd; 3],
+    /// Who holds the terminal, if the process has one.
+    pub console: Option<Console>,
+}
+
+impl ResolvedIo {
+    /// The three descriptors, borrowed.
+    pub(crate) fn stdio(&self) -> [BorrowedFd<'_>; 3] {
+        self.stdio.each_ref().map(AsFd::as_fd)
+    }
 }
 
 impl ProcessIo {
@@ -40,16 +59,21 @@ impl ProcessIo {
                 .map(OwnedFd::from)
                 .context(|| "open /dev/null")
         };
-        Ok(Self { stdin: Some(open()?), stdout: Some(open()?), stderr: Some(open()?) })
+        Ok(Self { stdin: Some(open()?), stdout: Some(open()?), stderr: Some(open()?), console: None })
     }
 
-    /// The three descriptors, none of them in the place of another.
-    pub(crate) fn resolve(self) -> Result<[OwnedFd; 3]> {
+    /// What a process with or without a terminal is started with.
+    ///
+    /// # Errors
+    /// When there is a terminal and nobody to hold it, or the reverse.
+    pub(crate) fn resolve(self, terminal: bool) -> Result<ResolvedIo> {
+        let console = Console::choose(self.console, terminal)?;
         let place = |given: Option<OwnedFd>, number: usize| {
             let fd = given.as_ref().map_or_else(|| sys::fd::stdio(number), OwnedFd::as_fd);
             sys::fd::above_stdio(fd).context(|| format!("duplicate descriptor {number} for the container"))
         };
-        Ok([place(self.stdin, 0)?, place(self.stdout, 1)?, place(self.stderr, 2)?])
+        let stdio = [place(self.stdin, 0)?, place(self.stdout, 1)?, place(self.stderr, 2)?];
+        Ok(ResolvedIo { stdio, console })
     }
 }
 

@@ -24,7 +24,9 @@ pub use options::{RestoreOptions, Source};
 use crate::archive::Progress;
 use crate::criu::{Criu, CriuClient, Notify, SpawnOptions, Stdio};
 use crate::engine::rootfs::prepare_mountpoints;
-use crate::engine::{Container, ContainerId, Namespaces, NewContainer, ProcessIo, StateRoot, descriptors};
+use crate::engine::{
+    Container, ContainerId, Namespaces, NewContainer, ProcessIo, ResolvedIo, StateRoot, descriptors,
+};
 use crate::sys::namespace::in_private_mount_namespace;
 use crate::sys::proc::namespace_inode;
 use crate::{Context, Error, ErrorKind, Result};
@@ -85,7 +87,7 @@ fn run(
     };
     let images = open_images(&images)?;
     new.configure(&bundle, false)?;
-    let io = io.resolve()?;
+    let io = io.resolve(new.has_terminal())?;
     new.create_cgroup()?;
     // The mounts that CRIU needs on the way stay in a mount namespace that ends with it, however this ends.
     let logs = Logs::choose(new, options, imported.is_some());
@@ -105,10 +107,11 @@ fn restore_processes(
     options: &RestoreOptions,
     images: &OwnedFd,
     work_path: Option<&Path>,
-    stdio: [OwnedFd; 3],
+    io: ResolvedIo,
 ) -> Result<()> {
     let names = descriptors::read(images.as_fd())?;
-    let new_names = descriptors::names([stdio[0].as_fd(), stdio[1].as_fd(), stdio[2].as_fd()])?;
+    let new_names = descriptors::names(io.stdio())?;
+    let ResolvedIo { stdio, console } = io;
     prepare_mountpoints(new.rootfs_plan())?;
     let criu_root = bind_root(new)?;
     let namespaces = Namespaces::from_spec(&new.config().spec);
@@ -141,7 +144,8 @@ fn restore_processes(
         &external_namespaces,
         client.pid(),
     )?;
-    let mut steps = Steps { new, namespaces: &namespaces, names: stdio_names(&names, new_names) };
+    let names = stdio_names(&names, new_names);
+    let mut steps = Steps { new, namespaces: &namespaces, names, terminal: fixups::Terminal::new(console) };
     client.restore(&request, &mut steps)?;
     Ok(())
 }
@@ -179,6 +183,7 @@ struct Steps<'a> {
     new: &'a mut NewContainer,
     namespaces: &'a Namespaces,
     names: [String; 3],
+    terminal: fixups::Terminal,
 }
 
 impl Notify for Steps<'_> {
@@ -186,7 +191,12 @@ impl Notify for Steps<'_> {
         fixups::network(self.namespaces, pid)
     }
 
+    fn orphan_pts_master(&mut self, master: OwnedFd) -> Result<()> {
+        self.terminal.collect(master)
+    }
+
     fn post_restore(&mut self, pid: i32) -> Result<()> {
+        self.terminal.hand_over()?;
         let pid = Pid::from_raw(pid);
         let mut types = self.namespaces.types();
         // CRIU puts every restored tree into a time namespace, which `exec` must join as well.

@@ -104,7 +104,6 @@ pub fn unsupported(spec: &Spec) -> Option<String> {
 /// [`unsupported`] for one process.
 pub fn unsupported_process(process: &Process, field: &str) -> Option<String> {
     [
-        (process.terminal() == Some(true), "terminal"),
         (some_text(process.apparmor_profile().as_deref()), "apparmorProfile"),
         (some_text(process.selinux_label().as_deref()), "selinuxLabel"),
         (process.scheduler().is_some(), "scheduler"),
@@ -255,7 +254,6 @@ mod tests {
 
     fn parse(edit: impl FnOnce(&mut Value)) -> Spec {
         let mut value = template(false);
-        value["process"]["terminal"] = json!(false);
         edit(&mut value);
         Config::parse(serde_json::to_vec(&value).expect("JSON")).expect("it parses").spec
     }
@@ -305,8 +303,7 @@ mod tests {
     #[test]
     fn what_is_not_done_yet_is_named() {
         type Edit = fn(&mut Value);
-        let table: [(Edit, &str); 5] = [
-            (|v| v["process"]["terminal"] = json!(true), "process.terminal"),
+        let table: [(Edit, &str); 4] = [
             (|v| v["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_ALLOW"}), "linux.seccomp"),
             (|v| v["hooks"] = json!({"poststop": [{"path": "/bin/true"}]}), "hooks.poststop"),
             (|v| v["process"]["apparmorProfile"] = json!("x"), "process.apparmorProfile"),

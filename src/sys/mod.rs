@@ -19,3 +19,4 @@ pub mod self_exe;
 pub mod seqpacket;
 pub mod spawn;
 pub mod swrk;
+pub mod tty;

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::cli::{Global, parse_id};
-use crate::engine::{Container, ContainerBuilder, ContainerId, ProcessIo};
+use crate::engine::{Console, Container, ContainerBuilder, ContainerId, ProcessIo};
 use crate::{Context, Error, ErrorKind, Result};
 
 #[derive(Debug, clap::Args)]
@@ -41,16 +41,23 @@ pub(super) struct BundleArgs {
 
 impl Args {
     pub(in crate::cli) fn run(&self, global: &Global) -> Result<()> {
-        self.bundle.create(global, &self.id, ProcessIo::default()).map(drop)
+        self.bundle.create(global, &self.id, self.bundle.detached_io()?).map(drop)
     }
 }
 
 impl BundleArgs {
+    /// What a container gets that its caller does not stay with.
+    pub(super) fn detached_io(&self) -> Result<ProcessIo> {
+        detached_io(self.console_socket.as_deref())
+    }
+
+    /// Refuses a console socket that a command in the foreground has no use for.
+    pub(super) fn refuse_console_socket(&self) -> Result<()> {
+        refuse_console_socket(self.console_socket.as_deref())
+    }
+
     /// Creates the container and writes the pid file. When that cannot be written, the container is removed again.
     pub(super) fn create(&self, global: &Global, id: &ContainerId, io: ProcessIo) -> Result<Container> {
-        if self.console_socket.is_some() {
-            return Err(not_yet("--console-socket"));
-        }
         if self.preserve_fds > 0 {
             return Err(not_yet("--preserve-fds"));
         }
@@ -66,6 +73,16 @@ impl BundleArgs {
         }
         Ok(container)
     }
+}
+
+/// The caller's stdio or, for a terminal, whoever listens on the console socket.
+pub(super) fn detached_io(console_socket: Option<&Path>) -> Result<ProcessIo> {
+    Ok(ProcessIo { console: console_socket.map(Console::connect).transpose()?, ..ProcessIo::default() })
+}
+
+/// Who stays with the container holds its terminal too.
+pub(super) fn refuse_console_socket(console_socket: Option<&Path>) -> Result<()> {
+    console_socket.map_or(Ok(()), |_| Err(Console::unused()))
 }
 
 /// The flag is one of runc's that this version does not do.

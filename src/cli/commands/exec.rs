@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::create::{not_yet, write_pid_file};
+use super::create::{detached_io, not_yet, refuse_console_socket, write_pid_file};
 use crate::cli::{Global, exit, parse_id};
 use crate::engine::{Container, ContainerId, ExecOptions, Foreground, Process};
 use crate::spec::{Config, oci};
@@ -61,23 +61,19 @@ pub(in crate::cli) struct Args {
 
 impl Args {
     pub(in crate::cli) fn run(&self, global: &Global) -> Result<ExitCode> {
-        for (given, flag) in [
-            (self.tty, "--tty"),
-            (self.console_socket.is_some(), "--console-socket"),
-            (self.preserve_fds > 0, "--preserve-fds"),
-        ] {
-            if given {
-                return Err(not_yet(flag));
-            }
+        if self.preserve_fds > 0 {
+            return Err(not_yet("--preserve-fds"));
         }
         let container = global.state_root()?.load(&self.id)?;
         let process = self.process(&container)?;
         let mut options = ExecOptions { ignore_paused: self.ignore_paused, ..ExecOptions::default() };
         if self.detach {
+            options.io = detached_io(self.console_socket.as_deref())?;
             let child = container.exec(&process, options)?;
             self.write_pid(child.pid.as_raw())?;
             return Ok(exit::SUCCESS.into());
         }
+        refuse_console_socket(self.console_socket.as_deref())?;
         let (foreground, io) = Foreground::new(true)?;
         options.io = io;
         let child = container.exec(&process, options)?;
@@ -110,7 +106,7 @@ impl Args {
             Error::new(ErrorKind::InvalidConfig, "invalid configuration: field `process` is required")
         })?;
         spec.set_args(Some(self.command.clone()));
-        spec.set_terminal(Some(false));
+        spec.set_terminal(Some(self.tty));
         if let Some(cwd) = &self.cwd {
             spec.set_cwd(cwd.clone());
         }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::checkpoint::CriuArgs;
-use super::create::{not_yet, write_pid_file};
+use super::create::{detached_io, not_yet, refuse_console_socket, write_pid_file};
 use super::run::stay;
 use crate::cli::progress::Bar;
 use crate::cli::{Global, exit, parse_id};
@@ -37,6 +37,9 @@ pub(in crate::cli) struct Args {
     /// Write the pid of the container's first process to this file
     #[arg(long, value_name = "FILE")]
     pid_file: Option<PathBuf>,
+    /// Socket that receives the master of the container's terminal
+    #[arg(long, value_name = "SOCKET")]
+    console_socket: Option<PathBuf>,
     /// Do not reap the container's orphans
     #[arg(long)]
     no_subreaper: bool,
@@ -52,8 +55,6 @@ pub(in crate::cli) struct Args {
 /// runc's flags that this version does not do.
 #[derive(Debug, clap::Args)]
 struct LaterArgs {
-    #[arg(long, hide = true, value_name = "SOCKET")]
-    console_socket: Option<PathBuf>,
     #[arg(long, hide = true)]
     lazy_pages: bool,
     #[arg(long, hide = true)]
@@ -67,7 +68,6 @@ struct LaterArgs {
 impl LaterArgs {
     fn refuse(&self) -> Result<()> {
         let flags = [
-            (self.console_socket.is_some(), "--console-socket"),
             (self.lazy_pages, "--lazy-pages"),
             (self.auto_dedup, "--auto-dedup"),
             (self.lsm_profile.is_some(), "--lsm-profile"),
@@ -84,9 +84,10 @@ impl Args {
     pub(in crate::cli) fn run(&self, global: &Global) -> Result<ExitCode> {
         self.later.refuse()?;
         if self.detach {
-            self.restore(global, ProcessIo::default())?;
+            self.restore(global, detached_io(self.console_socket.as_deref())?)?;
             return Ok(exit::SUCCESS.into());
         }
+        refuse_console_socket(self.console_socket.as_deref())?;
         let (foreground, io) = Foreground::new(!self.no_subreaper)?;
         let container = self.restore(global, io)?;
         stay(container, foreground, false)

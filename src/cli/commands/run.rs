@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use super::create::{BundleArgs, not_yet};
 use crate::cli::{Global, exit, parse_id};
-use crate::engine::{Container, ContainerId, Foreground, ProcessIo};
+use crate::engine::{Container, ContainerId, Foreground};
 use crate::sys;
 use crate::{Context, Error, ErrorKind, Result};
 
@@ -33,10 +33,11 @@ impl Args {
             if self.keep {
                 return Err(not_yet("--keep with --detach"));
             }
-            let container = self.bundle.create(global, &self.id, ProcessIo::default())?;
+            let container = self.bundle.create(global, &self.id, self.bundle.detached_io()?)?;
             start(container)?;
             return Ok(exit::SUCCESS.into());
         }
+        self.bundle.refuse_console_socket()?;
         let (foreground, io) = Foreground::new(!self.no_subreaper)?;
         let container = start(self.bundle.create(global, &self.id, io)?)?;
         stay(container, foreground, self.keep)

@@ -2,15 +2,14 @@
 //! `migrate state`: the JSON that engines read, with runc's keys.
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use serde::Serialize;
 
+use crate::Result;
 use crate::cli::output;
 use crate::engine::{Container, Status};
 use crate::spec::OCI_VERSION;
-use crate::{Context, Result};
 
 /// The state of one container as it is printed.
 #[derive(Debug, Serialize)]
@@ -34,13 +33,6 @@ impl Report {
         let status = container.status()?;
         let state = container.state();
         let pid = if status == Status::Stopped { 0 } else { container.init().map_or(0, |init| init.pid) };
-        let uid = std::fs::metadata(container.dir())
-            .context(|| format!("stat {}", container.dir().display()))?
-            .uid();
-        let owner = match nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid)) {
-            Ok(Some(user)) => user.name,
-            _ => format!("#{uid}"),
-        };
         Ok(Self {
             oci_version: OCI_VERSION,
             id: state.id.clone(),
@@ -50,7 +42,7 @@ impl Report {
             rootfs: state.rootfs.clone(),
             created: state.created.clone(),
             annotations: state.annotations.clone(),
-            owner,
+            owner: container.owner()?,
         })
     }
 }

@@ -4,7 +4,7 @@
 //! ```text
 //!   runtime (parent.rs)                     container (stage.rs)
 //!   clone3 ──────────────────────────────▶  enter the cgroups, execute the sealed self as `init`
-//!   plan: a sealed memory file ──────────▶  namespaces, root file system, user's view
+//!   plan: a sealed memory file ──────────▶  namespaces, root file system, terminal, user's view
 //!                      ◀── Ready | Failed ──
 //!   limits, state.json
 //!   ── one byte ─────────────────────────▶  user, capabilities; wait at the fifo (create only)

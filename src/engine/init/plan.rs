@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 
 use serde::{Deserialize, Serialize};
 
+use crate::engine::console::ConsolePlan;
 use crate::engine::process::ProcessPlan;
 use crate::engine::rootfs::RootfsPlan;
 use crate::{Context, Result, sys};
@@ -25,6 +26,8 @@ pub(in crate::engine) struct InitPlan {
     pub new_network: bool,
     /// The fifo to wait at before the program starts, opened with `O_PATH`.
     pub fifo: Option<i32>,
+    /// The terminal to make for the process.
+    pub console: Option<ConsolePlan>,
     pub process: ProcessPlan,
 }
 

@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 use nix::fcntl::{OFlag, open, openat};
@@ -16,8 +16,9 @@ use nix::unistd::{Gid, Uid, setgroups, sethostname, setresgid, setresuid};
 
 use super::plan::InitPlan;
 use super::sync::InitSide;
+use crate::engine::console::ConsolePlan;
 use crate::engine::process::ProcessPlan;
-use crate::engine::{program, rootfs};
+use crate::engine::{console, program, rootfs};
 use crate::{Context, Result, sys};
 
 /// Becomes the container's program. Returns only when that fails.
@@ -31,8 +32,13 @@ pub(super) fn run(plan: &InitPlan, channel: &InitSide) -> Result<Infallible> {
     if let Some(namespace) = mount_namespace {
         setns(namespace, CloneFlags::CLONE_NEWNS).context(|| "setns(CLONE_NEWNS)")?;
     }
-    if let Some(rootfs) = &plan.rootfs {
-        rootfs::prepare(rootfs)?.enter()?.protect()?;
+    match &plan.rootfs {
+        Some(rootfs) => {
+            let prepared = rootfs::prepare(rootfs)?;
+            set_up_console(plan.console.as_ref(), Some(&prepared), &own_fds)?;
+            prepared.enter()?.protect()?;
+        }
+        None => set_up_console(plan.console.as_ref(), None, &own_fds)?,
     }
     channel.ready()?;
     let process = &plan.process;
@@ -47,6 +53,16 @@ pub(super) fn run(plan: &InitPlan, channel: &InitSide) -> Result<Infallible> {
     }
     drop(own_fds);
     execute(&path, &process.args, &environment)
+}
+
+fn set_up_console(
+    plan: Option<&ConsolePlan>,
+    root: Option<&rootfs::Prepared<'_>>,
+    own_fds: &OwnedFd,
+) -> Result<()> {
+    let Some(plan) = plan else { return Ok(()) };
+    let Some(socket) = take(Some(plan.socket))? else { return Ok(()) };
+    console::set_up(plan, socket.as_fd(), root, own_fds.as_fd()).context(|| "make the container's terminal")
 }
 
 fn take(number: Option<i32>) -> Result<Option<OwnedFd>> {

@@ -26,7 +26,7 @@ const LONGEST: usize = 64 * 1024;
 #[derive(Debug, Serialize, Deserialize)]
 enum Report {
     Ready,
-    Failed { kind: ErrorKind, chain: String },
+    Failed { kind: ErrorKind, chain: String, hint: Option<String> },
 }
 
 /// What the runtime learns from init.
@@ -73,7 +73,13 @@ impl RuntimeSide {
         }
         match serde_json::from_slice(packet).context(|| "understand the container's init")? {
             Report::Ready => Ok(Answer::Ready),
-            Report::Failed { kind, chain } => Err(Error::new(kind, chain)),
+            Report::Failed { kind, chain, hint } => {
+                let error = Error::new(kind, chain);
+                Err(match hint {
+                    Some(hint) => error.with_hint(hint),
+                    None => error,
+                })
+            }
         }
     }
 }
@@ -101,7 +107,8 @@ impl InitSide {
     pub(super) fn failed(&self, error: &Error) {
         let mut chain = error.chain();
         chain.truncate(chain.floor_char_boundary(LONGEST / 8));
-        drop(self.report(&Report::Failed { kind: error.kind(), chain }));
+        let hint = error.hint().map(str::to_owned);
+        drop(self.report(&Report::Failed { kind: error.kind(), chain, hint }));
     }
 
     /// Ends the conversation: the runtime need not wait any longer.
@@ -137,11 +144,14 @@ mod tests {
         let (runtime, init) = pair().expect("pair");
         let init = InitSide::new(init);
         init.failed(
-            &Error::new(ErrorKind::Unsupported, "mount /x").with_source(io::Error::from_raw_os_error(22)),
+            &Error::new(ErrorKind::Unsupported, "mount /x")
+                .with_source(io::Error::from_raw_os_error(22))
+                .with_hint("do not"),
         );
         let error = runtime.answer().expect_err("it failed");
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         assert_eq!(error.to_string(), "mount /x: Invalid argument (os error 22)");
+        assert_eq!(error.hint(), Some("do not"));
     }
 
     #[test]

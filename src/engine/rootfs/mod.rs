@@ -18,6 +18,7 @@
 //! Nothing here walks a path of the container without resolving it beneath the root's fd.
 
 mod cgroups;
+mod console;
 mod devices;
 mod filesystem;
 mod mountpoints;
@@ -89,6 +90,26 @@ impl<'a> Prepared<'a> {
         self.root.fd()
     }
 
+    /// The container's `/dev/pts/ptmx` as a path fd, checked to be the multiplexer of a devpts.
+    ///
+    /// # Errors
+    /// What is there instead, or the system call that failed.
+    pub fn open_ptmx(&self) -> Result<OwnedFd> {
+        console::open_ptmx(&self.root)
+    }
+
+    /// Binds the container's terminal on its `/dev/console`, if the container has mounts of its own.
+    ///
+    /// # Errors
+    /// The system call that failed.
+    pub fn bind_console(&self, terminal: BorrowedFd<'_>) -> Result<()> {
+        if self.plan.entry == Entry::Chroot {
+            return Ok(());
+        }
+        let _umask = Umask::set(0);
+        console::bind(&self.root, terminal)
+    }
+
     /// Makes the root filesystem `/`: the working directory becomes `/`, standard streams on the host's null
     /// device move to the container's, a missing `process.cwd` is made, and what shall be read-only is.
     ///
@@ -134,6 +155,14 @@ impl Entered<'_> {
         protect::make_readonly(&self.root, &self.plan.readonly_paths)?;
         protect::mask(&self.root, &self.plan.masked_paths)
     }
+}
+
+/// [`Prepared::open_ptmx`] in the root filesystem that this process is in.
+///
+/// # Errors
+/// What is there instead, or the system call that failed.
+pub fn open_ptmx_here() -> Result<OwnedFd> {
+    console::open_ptmx(&Root::open_host(Path::new("/"))?)
 }
 
 /// The mount's other flags stay, the locked ones among them.

@@ -3,6 +3,8 @@
 
 mod mounts;
 mod network;
+mod terminal;
 
 pub(super) use mounts::external_mounts;
 pub(super) use network::network;
+pub(super) use terminal::Terminal;
