@@ -126,10 +126,11 @@ fn dump(
     let work_dir = work_dir.as_ref();
     let journal = &mut journal;
     // CRIU's own temporary mounts stay in a mount namespace that nobody else sees.
-    let (report, exporter) = in_private_mount_namespace(move || {
-        let client = CriuClient::spawn(criu, SpawnOptions::default())?;
+    let (report, exporter) = in_private_mount_namespace(move |mounts| {
+        let mut client = CriuClient::spawn(criu, SpawnOptions::default())?;
         journal.criu = Some(crate::engine::InitProcess::of(nix::unistd::Pid::from_raw(client.pid()))?);
         journal.save(container)?;
+        client.reuse_kernel_facts(mounts);
         let request = options::dump_request(container, config, init, options, status, images, work_dir)?;
         let version = client.version();
         let mut hold = Hold { container, images, exporter, journal, progress, version, options };

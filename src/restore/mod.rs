@@ -25,7 +25,7 @@ use crate::archive::Progress;
 use crate::criu::{Criu, CriuClient, Notify, SpawnOptions, Stdio};
 use crate::engine::rootfs::prepare_mountpoints;
 use crate::engine::{Container, ContainerId, Namespaces, NewContainer, ProcessIo, StateRoot, descriptors};
-use crate::sys::namespace::in_private_mount_namespace;
+use crate::sys::namespace::{PrivateMounts, in_private_mount_namespace};
 use crate::sys::proc::namespace_inode;
 use crate::{Context, Error, ErrorKind, Result};
 
@@ -82,7 +82,7 @@ fn run(
     let io = io.resolve()?;
     new.create_cgroup()?;
     // The mounts that CRIU needs on the way stay in a mount namespace that ends with it, however this ends.
-    in_private_mount_namespace(|| restore_processes(new, criu, options, &images, io))
+    in_private_mount_namespace(|mounts| restore_processes(new, criu, options, &images, io, mounts))
         .context(|| "make a private mount namespace for criu")??;
     if let Some(imported) = imported {
         imported.finish()?;
@@ -90,13 +90,14 @@ fn run(
     Ok(())
 }
 
-/// Runs CRIU. The calling thread is in a mount namespace of its own.
+/// Runs CRIU.
 fn restore_processes(
     new: &mut NewContainer,
     criu: &Criu,
     options: &RestoreOptions,
     images: &OwnedFd,
     stdio: [OwnedFd; 3],
+    mounts: &PrivateMounts,
 ) -> Result<()> {
     let names = descriptors::read(images.as_fd())?;
     let new_names = descriptors::names([stdio[0].as_fd(), stdio[1].as_fd(), stdio[2].as_fd()])?;
@@ -120,7 +121,8 @@ fn restore_processes(
         external_namespaces.push((key, spawn.inherit(file.as_fd())?));
     }
     let work_dir = options.work_path.as_deref().map(open_work_dir).transpose()?;
-    let client = CriuClient::spawn(criu, spawn)?;
+    let mut client = CriuClient::spawn(criu, spawn)?;
+    client.reuse_kernel_facts(mounts);
     let request = options::restore_request(
         new,
         options,
