@@ -163,6 +163,29 @@ def bench_run(scratch, ours, theirs):
     compare("run of /bin/true against runc", 0.5, run(ours), run(theirs), "runc", pairs=max(PAIRS, 21))
 
 
+def varint(data, at):
+    value = shift = 0
+    while True:
+        value |= (data[at] & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if data[at - 1] < 0x80:
+            return value, at
+
+
+def stopped_seconds(stats):
+    """How long CRIU kept the processes from running: the freezing and frozen times of its stats-dump image, which is two magic
+    numbers, a length, and a message whose field 1 begins with these two, in microseconds."""
+    data = stats.read_bytes()
+    _, at = varint(data, 13)
+    total = 0
+    for tag in (0x08, 0x10):
+        if data[12] != 0x0A or data[at] != tag:
+            raise SystemExit(f"error: {stats} is not as CRIU writes it")
+        value, at = varint(data, at + 1)
+        total += value
+    return total / 1e6
+
+
 def bench_checkpoint(scratch, ours, theirs):
     small = bundle(scratch / "small", shutil.which("busybox"), "bin/sleep", ["/bin/sleep", "100000"])
     images = scratch / "images"
@@ -175,15 +198,17 @@ def bench_checkpoint(scratch, ours, theirs):
             directories = ("--image-path", str(where / "images"), "--work-path", str(where / "work"))
             runtime.detached("run", "--detach", "--bundle", small, name)
             down = seconds(runtime, "checkpoint", *directories, name)
+            stopped = stopped_seconds(where / "work" / "stats-dump")
             reap()
             up = seconds(runtime.detached, "restore", "--detach", "--bundle", small, *directories, name)
             runtime("delete", "--force", name)
             reap()
             shutil.rmtree(where)
-            return down, up
+            return down, up, stopped
         return measure
 
-    compare(("checkpoint of a small container against runc", "restore of it against runc"), (0.7, 0.7),
+    compare(("checkpoint of a small container against runc", "restore of it against runc",
+             "time in which it stands still for the checkpoint"), (0.7, 0.7, None),
             there_and_back(ours), there_and_back(theirs), "runc")
 
 
