@@ -127,7 +127,7 @@ fn dump(
     let journal = &mut journal;
     // CRIU's own temporary mounts stay in a mount namespace that nobody else sees.
     let (report, exporter) = in_private_mount_namespace(move |mounts| {
-        let mut client = CriuClient::spawn(criu, SpawnOptions::default())?;
+        let client = CriuClient::spawn(criu, SpawnOptions::default())?;
         journal.criu = Some(crate::engine::InitProcess::of(nix::unistd::Pid::from_raw(client.pid()))?);
         journal.save(container)?;
         client.reuse_kernel_facts(mounts);

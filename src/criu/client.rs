@@ -169,9 +169,10 @@ impl CriuClient {
     /// Spares CRIU its probing of the kernel (some 70 ms) where it cannot keep the result by itself, because `/run`
     /// is not a tmpfs. CRIU must have been started from the thread that has these mounts. Without effect if that
     /// fails: CRIU probes then.
-    pub fn reuse_kernel_facts(&mut self, mounts: &PrivateMounts) {
-        let (criu, version) = (self.criu.clone(), self.version);
-        if let Err(error) = kerndat::reuse(&criu, version, mounts, || self.features().map(drop)) {
+    pub fn reuse_kernel_facts(&self, mounts: &PrivateMounts) {
+        // Another CRIU: one whose probing failed would be of no use any more.
+        let probe = || Self::spawn(&self.criu, SpawnOptions::default())?.features().map(drop);
+        if let Err(error) = kerndat::reuse(&self.criu, self.version, mounts, probe) {
             tracing::debug!(error = %error.chain(), "criu probes the kernel anew");
         }
     }

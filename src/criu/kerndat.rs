@@ -37,7 +37,7 @@ const KEPT: &str = "/run/migrate-criu";
 /// More than this is not CRIU's file: that has less than 1 KiB.
 const LARGEST: u64 = 64 << 10;
 
-/// Makes what is known of the kernel known to a CRIU that shares these mounts; `probe` has that CRIU find it out.
+/// Makes what is known of the kernel known to a CRIU that shares these mounts; `probe` has such a CRIU find it out.
 pub(super) fn reuse(
     criu: &Criu,
     version: Version,
@@ -48,11 +48,12 @@ pub(super) fn reuse(
         return Ok(());
     }
     let directory = Kept::open(Path::new(KEPT))?;
-    let name = name(criu, version)?;
+    let boot = boot_id()?;
+    let name = name(&boot, criu, version)?;
     let facts = match directory.find(&name)? {
         Some(facts) => facts,
         None => {
-            directory.keep(&name, &probed(probe)?)?;
+            directory.keep(&name, &probed(probe)?, &boot)?;
             let kept = directory.find(&name)?;
             kept.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("{KEPT}/{name} went away")))?
         }
@@ -86,18 +87,22 @@ fn probed(probe: impl FnOnce() -> Result<()>) -> Result<Vec<u8>> {
     facts
 }
 
-/// A name for what this CRIU knows of this kernel until the next boot.
-fn name(criu: &Criu, version: Version) -> Result<String> {
+fn boot_id() -> Result<String> {
     let file = "/proc/sys/kernel/random/boot_id";
-    let boot = fs::read_to_string(file).context(|| format!("read {file}"))?;
+    let text = fs::read_to_string(file).context(|| format!("read {file}"))?;
+    Ok(text.trim_end().to_owned())
+}
+
+/// A name for what this CRIU knows of this kernel until the next boot.
+fn name(boot: &str, criu: &Criu, version: Version) -> Result<String> {
     let kernel = sys::proc::kernel_release().context(|| "uname()")?;
     let path = criu.path();
     let program = fs::metadata(path).context(|| format!("stat({})", path.display()))?;
     let mut hasher = DefaultHasher::new();
-    (boot, kernel, path, version.to_string()).hash(&mut hasher);
+    (kernel, path, version.to_string()).hash(&mut hasher);
     (program.dev(), program.ino(), program.size()).hash(&mut hasher);
     (program.mtime(), program.mtime_nsec(), program.ctime(), program.ctime_nsec()).hash(&mut hasher);
-    Ok(format!("{:016x}.kdat", hasher.finish()))
+    Ok(format!("{boot}.{:016x}", hasher.finish()))
 }
 
 /// The directory of what is kept.
@@ -131,14 +136,17 @@ impl Kept {
         Ok(Some(file))
     }
 
-    /// Keeps these bytes under a name. What was kept before is of another boot, kernel or CRIU, and goes.
-    fn keep(&self, name: &str, facts: &[u8]) -> Result<()> {
+    /// Keeps these bytes under a name, which begins with the boot. What was kept of other boots goes.
+    fn keep(&self, name: &str, facts: &[u8], boot: &str) -> Result<()> {
         let here = proc_path(self.0.as_fd());
-        for old in fs::read_dir(&here).context(|| "list what is kept")? {
-            let old = old.context(|| "list what is kept")?.path();
-            match fs::remove_file(&old) {
+        for found in fs::read_dir(&here).context(|| "list what is kept")? {
+            let found = found.context(|| "list what is kept")?;
+            if found.file_name().as_encoded_bytes().starts_with(boot.as_bytes()) {
+                continue;
+            }
+            match fs::remove_file(found.path()) {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(e).context(|| format!("remove {}", old.display()));
+                    return Err(e).context(|| format!("remove {}", found.path().display()));
                 }
                 _ => {}
             }
@@ -171,17 +179,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_latest_is_kept() {
+    fn only_this_boots_files_are_kept() {
         let temporary = tempfile::tempdir().expect("a directory");
         let kept = Kept::open(&temporary.path().join("kept")).expect("made");
-        assert!(kept.find("a").expect("nothing yet").is_none());
-        kept.keep("a", b"facts of a").expect("kept");
-        kept.keep("b", b"facts of b").expect("kept");
-        assert!(kept.find("a").expect("no error").is_none());
-        let found = kept.find("b").expect("no error").expect("it is there");
+        assert!(kept.find("1.a").expect("nothing yet").is_none());
+        kept.keep("1.a", b"facts of a", "1").expect("kept");
+        kept.keep("2.b", b"facts of b", "2").expect("kept");
+        kept.keep("2.c", b"facts of c", "2").expect("kept");
+        assert!(kept.find("1.a").expect("no error").is_none());
+        let found = kept.find("2.b").expect("no error").expect("it is there");
         assert_eq!(std::io::read_to_string(found).expect("readable"), "facts of b");
         let again = Kept::open(&temporary.path().join("kept")).expect("it exists");
-        assert!(again.find("b").expect("no error").is_some());
+        assert!(again.find("2.c").expect("no error").is_some());
     }
 
     #[test]
@@ -189,7 +198,7 @@ mod tests {
         let temporary = tempfile::tempdir().expect("a directory");
         let path = temporary.path().join("kept");
         let kept = Kept::open(&path).expect("made");
-        kept.keep("a", b"facts").expect("kept");
+        kept.keep("a", b"facts", "a").expect("kept");
         fs::set_permissions(path.join("a"), Permissions::from_mode(0o620)).expect("chmod");
         assert_eq!(kept.find("a").expect_err("writable").kind(), ErrorKind::PermissionDenied);
         std::os::unix::fs::symlink("/etc/passwd", path.join("link")).expect("symlink");
@@ -201,7 +210,7 @@ mod tests {
     #[test]
     fn the_name_stands_for_this_criu() {
         let mut programs = ["/bin/sh", "/bin/true"].map(|path| Criu::for_test(Path::new(path)));
-        let name_of = |criu: &Criu, version| name(criu, version).expect("a program");
+        let name_of = |criu: &Criu, version| name("boot", criu, version).expect("a program");
         let version = Version::new(4, 2, 1);
         assert_eq!(name_of(&programs[0], version), name_of(&programs[0], version));
         assert_ne!(name_of(&programs[0], version), name_of(&programs[0], Version::new(4, 2, 2)));

@@ -121,7 +121,7 @@ fn restore_processes(
         external_namespaces.push((key, spawn.inherit(file.as_fd())?));
     }
     let work_dir = options.work_path.as_deref().map(open_work_dir).transpose()?;
-    let mut client = CriuClient::spawn(criu, spawn)?;
+    let client = CriuClient::spawn(criu, spawn)?;
     client.reuse_kernel_facts(mounts);
     let request = options::restore_request(
         new,
