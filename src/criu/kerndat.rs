@@ -18,13 +18,13 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat, renameat};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::mount::{MsFlags, mount};
 use nix::sys::stat::Mode;
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 
 use super::{Criu, Version};
 use crate::sys::fd::proc_path;
-use crate::sys::namespace::PrivateMounts;
+use crate::sys::namespace::{PrivateMounts, in_private_mount_namespace};
 use crate::{Context, Error, ErrorKind, Result, sys};
 
 /// Where CRIU has its file.
@@ -37,12 +37,13 @@ const KEPT: &str = "/run/migrate-criu";
 /// More than this is not CRIU's file: that has less than 1 KiB.
 const LARGEST: u64 = 64 << 10;
 
-/// Makes what is known of the kernel known to a CRIU that shares these mounts; `probe` has such a CRIU find it out.
+/// Makes what is known of the kernel known to a CRIU that shares these mounts; `probe` has another CRIU find it out, started
+/// from the thread that it is called on.
 pub(super) fn reuse(
     criu: &Criu,
     version: Version,
     _mounts: &PrivateMounts,
-    probe: impl FnOnce() -> Result<()>,
+    probe: impl FnOnce() -> Result<()> + Send,
 ) -> Result<()> {
     if statfs(RUN).context(|| format!("statfs({RUN})"))?.filesystem_type() == TMPFS_MAGIC {
         return Ok(());
@@ -72,19 +73,18 @@ pub(super) fn reuse(
         .context(|| format!("bind {KEPT}/{name} on {FILE}"))
 }
 
-/// Has CRIU probe the kernel while `/run` is a tmpfs, and returns what it keeps there.
-fn probed(probe: impl FnOnce() -> Result<()>) -> Result<Vec<u8>> {
-    mount(Some("tmpfs"), RUN, Some("tmpfs"), MsFlags::empty(), Some("mode=0755,size=1m"))
-        .context(|| format!("mount a tmpfs on {RUN}"))?;
-    let facts = probe().and_then(|()| {
+/// Has CRIU probe the kernel where `/run` is a tmpfs, which nobody else sees, and returns what it keeps there.
+fn probed(probe: impl FnOnce() -> Result<()> + Send) -> Result<Vec<u8>> {
+    in_private_mount_namespace(|_| {
+        mount(Some("tmpfs"), RUN, Some("tmpfs"), MsFlags::empty(), Some("mode=0755,size=1m"))
+            .context(|| format!("mount a tmpfs on {RUN}"))?;
+        probe()?;
         let mut facts = Vec::new();
         let read = File::open(FILE).and_then(|file| file.take(LARGEST).read_to_end(&mut facts));
         read.context(|| format!("read {FILE}"))?;
         Ok(facts)
-    });
-    // The restored processes may need what is beneath it.
-    umount2(RUN, MntFlags::MNT_DETACH).context(|| format!("umount2({RUN}, MNT_DETACH)"))?;
-    facts
+    })
+    .context(|| "make a private mount namespace for criu's probing")?
 }
 
 fn boot_id() -> Result<String> {
