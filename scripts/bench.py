@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -30,20 +31,30 @@ PR_SET_CHILD_SUBREAPER = 36
 missed = []
 
 
+def returned(command, **options):
+    """Runs a command and returns its code as soon as it has ended: a `timeout` of subprocess looks only every 50 ms."""
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, **options) as process:
+        limit = threading.Timer(LIMIT, process.kill)
+        limit.start()
+        try:
+            return process.wait()
+        finally:
+            limit.cancel()
+
+
 def call(*command, env=None):
     """Runs a command with /dev/null for a terminal; its error output goes to ours if it fails."""
     with tempfile.TemporaryFile() as errors:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors, env=env, timeout=LIMIT)
-        if done.returncode != 0:
+        code = returned(command, stderr=errors, env=env)
+        if code != 0:
             errors.seek(0)
             sys.stderr.write(errors.read().decode(errors="replace"))
-            raise SystemExit(f"error: {' '.join(map(str, command))} ended with {done.returncode}")
+            raise SystemExit(f"error: {' '.join(map(str, command))} ended with {code}")
 
 
 def call_detached(*command, env=None):
     """The same for a command that leaves a container behind, which must not keep a file of ours open."""
-    null = subprocess.DEVNULL
-    if subprocess.run(command, stdin=null, stdout=null, stderr=null, env=env, timeout=LIMIT).returncode != 0:
+    if returned(command, stderr=subprocess.DEVNULL, env=env) != 0:
         raise SystemExit(f"error: {' '.join(map(str, command))} failed")
 
 
@@ -152,6 +163,29 @@ def bench_run(scratch, ours, theirs):
     compare("run of /bin/true against runc", 0.5, run(ours), run(theirs), "runc", pairs=max(PAIRS, 21))
 
 
+def varint(data, at):
+    value = shift = 0
+    while True:
+        value |= (data[at] & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if data[at - 1] < 0x80:
+            return value, at
+
+
+def stopped_seconds(stats):
+    """How long CRIU kept the processes from running: the freezing and frozen times of its stats-dump image, which is two magic
+    numbers, a length, and a message whose field 1 begins with these two, in microseconds."""
+    data = stats.read_bytes()
+    _, at = varint(data, 13)
+    total = 0
+    for tag in (0x08, 0x10):
+        if data[12] != 0x0A or data[at] != tag:
+            raise SystemExit(f"error: {stats} is not as CRIU writes it")
+        value, at = varint(data, at + 1)
+        total += value
+    return total / 1e6
+
+
 def bench_checkpoint(scratch, ours, theirs):
     small = bundle(scratch / "small", shutil.which("busybox"), "bin/sleep", ["/bin/sleep", "100000"])
     images = scratch / "images"
@@ -164,15 +198,17 @@ def bench_checkpoint(scratch, ours, theirs):
             directories = ("--image-path", str(where / "images"), "--work-path", str(where / "work"))
             runtime.detached("run", "--detach", "--bundle", small, name)
             down = seconds(runtime, "checkpoint", *directories, name)
+            stopped = stopped_seconds(where / "work" / "stats-dump")
             reap()
             up = seconds(runtime.detached, "restore", "--detach", "--bundle", small, *directories, name)
             runtime("delete", "--force", name)
             reap()
             shutil.rmtree(where)
-            return down, up
+            return down, up, stopped
         return measure
 
-    compare(("checkpoint of a small container against runc", "restore of it against runc"), (0.7, 0.7),
+    compare(("checkpoint of a small container against runc", "restore of it against runc",
+             "time in which it stands still for the checkpoint"), (0.7, 0.7, None),
             there_and_back(ours), there_and_back(theirs), "runc")
 
 

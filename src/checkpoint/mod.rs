@@ -161,10 +161,11 @@ impl Dump<'_> {
         progress: &mut (dyn Progress + Send),
     ) -> Result<(CheckpointReport, Option<Exporter>)> {
         // CRIU's own temporary mounts stay in a mount namespace that nobody else sees.
-        in_private_mount_namespace(move || {
+        in_private_mount_namespace(move |mounts| {
             let client = CriuClient::spawn(criu, SpawnOptions::default())?;
             journal.criu = Some(InitProcess::of(nix::unistd::Pid::from_raw(client.pid()))?);
             journal.save(self.container)?;
+            client.reuse_kernel_facts(mounts);
             if sys::proc::has_inet_sockets(self.init.pid()).context(|| "read the container's sockets")? {
                 check_inet_sockets(client.version(), Kernel::running())?;
             }

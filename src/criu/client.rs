@@ -21,6 +21,7 @@ use protobuf::MessageField;
 use rust_criu::rust_criu_protobuf::rpc::{Criu_features, Criu_opts, Criu_req, Criu_req_type, Criu_resp};
 
 use super::find::DEFAULT_PATH;
+use super::kerndat;
 use super::log::{self, Job, LogError};
 use super::notify::{Notify, Silent};
 use super::request::{InheritedFd, Options};
@@ -29,6 +30,7 @@ use super::stats::DumpStats;
 use super::version::{self, Kernel, Version};
 use super::{Criu, DumpRequest, RestoreRequest};
 use crate::sys::fd::above_stdio;
+use crate::sys::namespace::PrivateMounts;
 use crate::sys::seqpacket;
 use crate::sys::swrk::{self, Launch, Place, Worker};
 use crate::{Context, Error, ErrorKind, Result};
@@ -129,6 +131,7 @@ pub struct CriuClient {
     /// `None` once closed.
     connection: Option<Connection>,
     worker: Worker,
+    criu: Criu,
     version: Version,
     /// CRIU's standard error, if it is kept.
     complaints: Option<File>,
@@ -146,7 +149,8 @@ impl CriuClient {
         // From here on only CRIU has its end: its death is an end of file for us.
         drop((theirs, options));
         let version = Version::new(0, 0, 0);
-        let mut client = Self { connection: Some(Connection::new(ours)), worker, version, complaints };
+        let mut client =
+            Self { connection: Some(Connection::new(ours)), worker, criu: criu.clone(), version, complaints };
         client.version = client.ask_version(criu)?;
         version::check(client.version, Kernel::running())?;
         Ok(client)
@@ -160,6 +164,17 @@ impl CriuClient {
     /// CRIU's version.
     pub fn version(&self) -> Version {
         self.version
+    }
+
+    /// Spares CRIU its probing of the kernel (some 70 ms) where it cannot keep the result by itself, because `/run`
+    /// is not a tmpfs. CRIU must have been started from the thread that has these mounts. Without effect if that
+    /// fails: CRIU probes then.
+    pub fn reuse_kernel_facts(&self, mounts: &PrivateMounts) {
+        // Another CRIU: one whose probing failed would be of no use any more.
+        let probe = || Self::spawn(&self.criu, SpawnOptions::default())?.features().map(drop);
+        if let Err(error) = kerndat::reuse(&self.criu, self.version, mounts, probe) {
+            tracing::debug!(error = %error.chain(), "criu probes the kernel anew");
+        }
     }
 
     /// Asks what CRIU can do here. It may probe the kernel for some 50 ms.

@@ -45,6 +45,11 @@ impl Criu {
         .find()
     }
 
+    #[cfg(test)]
+    pub(super) fn for_test(path: &Path) -> Self {
+        Self { path: path.to_owned() }
+    }
+
     /// The path of the program.
     pub fn path(&self) -> &Path {
         &self.path

@@ -11,6 +11,7 @@
 
 mod client;
 mod find;
+mod kerndat;
 mod log;
 mod notify;
 mod request;

@@ -27,7 +27,7 @@ use crate::engine::rootfs::prepare_mountpoints;
 use crate::engine::{
     Container, ContainerId, Namespaces, NewContainer, ProcessIo, ResolvedIo, StateRoot, descriptors,
 };
-use crate::sys::namespace::in_private_mount_namespace;
+use crate::sys::namespace::{PrivateMounts, in_private_mount_namespace};
 use crate::sys::proc::namespace_inode;
 use crate::{Context, Error, ErrorKind, Result};
 
@@ -91,8 +91,10 @@ fn run(
     new.create_cgroup()?;
     // The mounts that CRIU needs on the way stay in a mount namespace that ends with it, however this ends.
     let logs = Logs::choose(new, options, imported.is_some());
-    in_private_mount_namespace(|| restore_processes(new, criu, options, &images, logs.path(), io))
-        .context(|| "make a private mount namespace for criu")??;
+    in_private_mount_namespace(|mounts| {
+        restore_processes(new, criu, options, &images, logs.path(), io, mounts)
+    })
+    .context(|| "make a private mount namespace for criu")??;
     if let Some(imported) = imported {
         imported.finish()?;
     }
@@ -100,7 +102,7 @@ fn run(
     Ok(())
 }
 
-/// Runs CRIU. The calling thread is in a mount namespace of its own.
+/// Runs CRIU.
 fn restore_processes(
     new: &mut NewContainer,
     criu: &Criu,
@@ -108,6 +110,7 @@ fn restore_processes(
     images: &OwnedFd,
     work_path: Option<&Path>,
     io: ResolvedIo,
+    mounts: &PrivateMounts,
 ) -> Result<()> {
     let names = descriptors::read(images.as_fd())?;
     let new_names = descriptors::names(io.stdio())?;
@@ -133,6 +136,7 @@ fn restore_processes(
     }
     let work_dir = work_path.map(open_work_dir).transpose()?;
     let client = CriuClient::spawn(criu, spawn)?;
+    client.reuse_kernel_facts(mounts);
     let request = options::restore_request(
         new,
         options,

@@ -3,11 +3,16 @@
 //! many threads can enter one without disturbing the others; the thread ends with the work.
 
 use std::io;
+use std::marker::PhantomData;
 use std::os::fd::AsFd;
 use std::path::Path;
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
+
+/// Proof that the thread which holds it mounts for itself only: see [`in_private_mount_namespace`].
+#[derive(Debug)]
+pub struct PrivateMounts(PhantomData<*const ()>);
 
 /// Runs `work` on a thread with a private copy of the mount namespace. What is mounted there never reaches the host,
 /// and is gone when the thread and the processes it started are gone, however they end. Mounts that the host makes
@@ -15,11 +20,11 @@ use nix::sched::{CloneFlags, setns, unshare};
 ///
 /// # Errors
 /// `EPERM` without CAP_SYS_ADMIN; the error of making the copy. The work's own result is the value.
-pub fn in_private_mount_namespace<T: Send>(work: impl FnOnce() -> T + Send) -> io::Result<T> {
+pub fn in_private_mount_namespace<T: Send>(work: impl FnOnce(&PrivateMounts) -> T + Send) -> io::Result<T> {
     on_thread(move || {
         unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS)?;
         mount(None::<&Path>, "/", None::<&Path>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&Path>)?;
-        Ok(work())
+        Ok(work(&PrivateMounts(PhantomData)))
     })
 }
 
@@ -57,7 +62,7 @@ mod tests {
             return;
         }
         let dir = tempfile::tempdir().expect("tempdir");
-        let inside = in_private_mount_namespace(|| {
+        let inside = in_private_mount_namespace(|_| {
             mount(None::<&Path>, dir.path(), Some("tmpfs"), MsFlags::empty(), None::<&Path>).expect("mount");
             fs::write(dir.path().join("seen"), "x").expect("write");
             fs::read_dir(dir.path()).expect("list").count()
