@@ -11,9 +11,13 @@ pub struct Status(BTreeMap<String, String>);
 impl Status {
     /// Reads the file, if it is there. It is always replaced as a whole.
     pub fn read(path: &str) -> Option<Self> {
-        let text = fs::read_to_string(path).ok()?;
+        Some(Self::parse(&fs::read_to_string(path).ok()?))
+    }
+
+    /// Reads the file's text.
+    pub fn parse(text: &str) -> Self {
         let lines = text.lines().filter_map(|line| line.split_once('='));
-        Some(Self(lines.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()))
+        Self(lines.map(|(key, value)| (key.to_owned(), value.to_owned())).collect())
     }
 
     /// The value of a field that the workload reports.

@@ -230,3 +230,30 @@ fn a_restore_as_criu_begins() {
 fn a_restore_while_criu_restores() {
     restore_killed("CRIU logs", |host, _| is_there(&host.path("work/restore.log")));
 }
+
+#[test]
+fn a_restore_that_fills_a_bundle() {
+    let Some(stage) = Stage::set(&[Need::Criu]) else { return };
+    let host = stage.host("a");
+    let bundle = Bundle::of_workload(&host, "counter", &MEMORY);
+    let original = host.run_detached(&stage.id("original"), &bundle);
+    let before = original.reports();
+    let archive = stage.path("moved.tar");
+    original.checkpoint(&["--export", &archive]);
+    let (id, filled) = (stage.id("killed"), host.path("filled"));
+    let args = ["restore", "-d", "--import", &archive, "--bundle", &filled, &id];
+    let workload = format!("{filled}/rootfs/workload");
+    kill_when(host.migrate_command(&args).without_stdio().start(), "a file is unpacked", || {
+        is_there(&workload)
+    });
+    criu_ends(&host);
+    // Nothing else knows that the directory is half of a bundle.
+    host.migrate(&["delete", "--force", &id]).succeeded();
+    assert!(!is_there(&filled), "the half bundle is left");
+    host.migrate_detached(&args);
+    let restored = host.container(&id, &format!("{filled}/rootfs"));
+    restored.goes_on(&before);
+    restored.end();
+    assert!(is_there(&workload), "a bundle that the caller has named is the caller's to remove");
+    host.assert_no_trace();
+}

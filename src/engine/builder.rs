@@ -14,7 +14,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
 
 use super::console::Console;
-use super::container::{EXEC_FIFO, remove_container_dir};
+use super::container::{EXEC_FIFO, remove_container_dir, remove_unfinished};
 use super::descriptors;
 use super::init::parent::{Entry, Launch, launch};
 use super::init::plan::InitPlan;
@@ -87,6 +87,8 @@ pub struct NewContainer {
     config: Option<Config>,
     rootfs_plan: Option<RootfsPlan>,
     cgroup: Option<Cgroup>,
+    /// What a failure removes outside of the directory.
+    unfinished: Vec<PathBuf>,
     /// Held until the container is there or gone.
     lock: Flock<File>,
     finished: bool,
@@ -110,6 +112,7 @@ impl NewContainer {
                 bundle: dir.join("bundle"),
                 rootfs: dir.join("bundle/rootfs"),
                 owns_bundle: false,
+                unfinished: Vec::new(),
                 cgroup: CgroupState::default(),
                 namespace_paths: BTreeMap::new(),
                 external_descriptors: Default::default(),
@@ -127,6 +130,7 @@ impl NewContainer {
                 config: None,
                 rootfs_plan: None,
                 cgroup: None,
+                unfinished: Vec::new(),
                 lock,
                 finished: false,
             }),
@@ -152,6 +156,17 @@ impl NewContainer {
         self.state.owns_bundle = true;
         self.state.save(&self.dir)?;
         Ok(self.dir.join("bundle"))
+    }
+
+    /// Declares what is about to be made outside of the container's directory: it is removed again if the container
+    /// does not come to be, also by `delete` after this process was killed. An empty list declares it complete.
+    ///
+    /// # Errors
+    /// When the record cannot be written.
+    pub fn set_unfinished(&mut self, paths: Vec<PathBuf>) -> Result<()> {
+        self.state.unfinished.clone_from(&paths);
+        self.unfinished = paths;
+        self.state.save(&self.dir)
     }
 
     /// Reads and judges the bundle's configuration and decides on everything that follows from it.
@@ -303,6 +318,8 @@ impl NewContainer {
     /// When the process is gone or the record cannot be written.
     pub fn record(&mut self, pid: Pid, descriptors: [String; 3], namespaces: &[&str]) -> Result<()> {
         self.state.init = Some(InitProcess::of(pid)?);
+        // Whoever comes after us meets a container. Only this process may still find that it did not come to be.
+        self.state.unfinished.clear();
         self.state.created = sys::clock::rfc3339_utc(SystemTime::now());
         self.state.external_descriptors = descriptors;
         self.state.namespace_paths = namespaces
@@ -338,6 +355,7 @@ impl NewContainer {
             failed.extend(cgroup.kill_all().err());
             failed.extend(cgroup.destroy().err());
         }
+        failed.extend(remove_unfinished(&self.unfinished));
         failed.extend(remove_container_dir(&self.dir, self.state.owns_bundle).err());
         failed
     }

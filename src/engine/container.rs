@@ -290,6 +290,7 @@ impl Container {
         }
         failed.extend(cgroup.kill_all().err());
         failed.extend(cgroup.destroy().err());
+        failed.extend(remove_unfinished(&self.state.unfinished));
         failed.extend(remove_container_dir(&self.dir, self.state.owns_bundle).err());
         if failed.is_empty() {
             return Ok(());
@@ -407,6 +408,26 @@ pub(super) fn kill_process(process: InitProcess) -> Result<()> {
     .with_hint("it hangs in the kernel (state D): look at /proc/PID/stack and at its storage"))
 }
 
+/// Removes what a container that did not come to be has made elsewhere.
+pub(super) fn remove_unfinished(paths: &[PathBuf]) -> Vec<Error> {
+    let remove = |path: &PathBuf| match fs::symlink_metadata(path) {
+        Ok(found) if found.is_dir() => {
+            if let Some(mountpoint) = mountpoint_beneath(path)? {
+                return Err(mounted_inside(&mountpoint));
+            }
+            fs::remove_dir_all(path).context(|| format!("remove {}", path.display()))
+        }
+        Ok(_) => fs::remove_file(path).context(|| format!("remove {}", path.display())),
+        Err(_) => Ok(()),
+    };
+    paths.iter().filter_map(|path| remove(path).err()).collect()
+}
+
+fn mounted_inside(mountpoint: &Path) -> Error {
+    let message = format!("{} is mounted inside of what is to be removed", mountpoint.display());
+    Error::new(ErrorKind::WrongStatus, message).with_hint("unmount it and delete the container again")
+}
+
 /// Removes a container's directory, with the bundle if it is the container's own.
 ///
 /// A bundle holds what a stranger made, and an operator may have mounted something in it: what is mounted there is
@@ -419,11 +440,7 @@ pub(super) fn remove_container_dir(dir: &Path, owns_bundle: bool) -> Result<()> 
     if (owns_bundle || has_directories)
         && let Some(mountpoint) = mountpoint_beneath(dir)?
     {
-        return Err(Error::new(
-            ErrorKind::WrongStatus,
-            format!("{} is mounted inside the container's directory", mountpoint.display()),
-        )
-        .with_hint("unmount it and delete the container again"));
+        return Err(mounted_inside(&mountpoint));
     }
     fs::remove_dir_all(dir).context(|| format!("remove {}", dir.display()))
 }

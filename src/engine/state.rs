@@ -86,6 +86,8 @@ pub struct State {
     pub rootfs: PathBuf,
     /// Whether the bundle goes with the container when it is deleted.
     pub owns_bundle: bool,
+    /// What it has made outside of its directory and is not complete: it goes if the container does not come to be.
+    pub unfinished: Vec<PathBuf>,
     /// Its cgroups.
     pub cgroup: CgroupState,
     /// Where its namespaces are, by type, as long as init lives.

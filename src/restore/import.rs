@@ -12,7 +12,7 @@ use crate::archive::{Archive, Manifest, Progress, UnpackOptions};
 use crate::engine::NewContainer;
 use crate::{Context, Error, ErrorKind, Result, sys};
 
-/// An unpacked archive. Dropped before it is finished, what was made outside of the container's directory is removed.
+/// An unpacked archive.
 pub(super) struct Imported {
     bundle: Bundle,
     unpacked: PathBuf,
@@ -28,8 +28,8 @@ impl Imported {
     }
 
     /// Keeps the bundle, and removes the images, which a running container does not need.
-    pub(super) fn finish(mut self) -> Result<()> {
-        self.bundle.remove.clear();
+    pub(super) fn finish(self, new: &mut NewContainer) -> Result<()> {
+        new.set_unfinished(Vec::new())?;
         fs::remove_dir_all(&self.unpacked).context(|| format!("remove {}", self.unpacked.display()))
     }
 }
@@ -65,31 +65,15 @@ struct Bundle {
     path: PathBuf,
     /// Where the archive's root file system goes; `None` when the caller has one.
     rootfs: Option<PathBuf>,
-    /// What a failure removes of the caller's directory.
-    remove: Vec<PathBuf>,
-}
-
-impl Drop for Bundle {
-    fn drop(&mut self) {
-        for path in &self.remove {
-            let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
-            match removed {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    tracing::warn!(path = %path.display(), %error, "not removed after a failed restore");
-                }
-                _ => {}
-            }
-        }
-    }
 }
 
 impl Bundle {
     fn choose(new: &mut NewContainer, given: Option<&Path>) -> Result<Self> {
         let path = match given {
             Some(path) if path.join("config.json").exists() => {
-                return Ok(Self { path: path.to_owned(), rootfs: None, remove: Vec::new() });
+                return Ok(Self { path: path.to_owned(), rootfs: None });
             }
-            Some(path) => path.to_owned(),
+            Some(path) => std::path::absolute(path).context(|| format!("resolve {}", path.display()))?,
             None => new.own_bundle()?,
         };
         let existed = path.exists();
@@ -101,18 +85,18 @@ impl Bundle {
             .with_hint("give a complete bundle, an empty directory to fill, or no --bundle at all"));
         }
         let rootfs = path.join("rootfs");
-        let remove = match (given, existed) {
+        new.set_unfinished(match (given, existed) {
             // The container's own directory goes as a whole.
             (None, _) => Vec::new(),
             (Some(_), true) => vec![rootfs.clone(), path.join("config.json")],
             (Some(_), false) => vec![path.clone()],
-        };
+        })?;
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o755)
             .create(&rootfs)
             .context(|| format!("make {}", rootfs.display()))?;
-        Ok(Self { path, rootfs: Some(rootfs), remove })
+        Ok(Self { path, rootfs: Some(rootfs) })
     }
 }
 

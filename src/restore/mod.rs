@@ -96,7 +96,7 @@ fn run(
     })
     .context(|| "make a private mount namespace for criu")??;
     if let Some(imported) = imported {
-        imported.finish()?;
+        imported.finish(new)?;
     }
     logs.discard();
     Ok(())
