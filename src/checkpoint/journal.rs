@@ -116,10 +116,20 @@ fn remove_if_there(path: &Path, removed: io::Result<()>) -> Result<()> {
 pub(super) fn recover(container: &Container) -> Result<Option<Journal>> {
     let Some(journal) = Journal::load(container)? else { return Ok(None) };
     wait_for_criu(&journal)?;
+    let kept = clear_up(container)?;
+    if kept.is_none() {
+        tracing::warn!(id = %container.id(), "cleared up after a checkpoint that was killed");
+    }
+    Ok(kept)
+}
+
+/// Clears up after a checkpoint that failed, when its CRIU has ended. Returns the record of one whose images are all
+/// there is of the processes.
+pub(super) fn clear_up(container: &Container) -> Result<Option<Journal>> {
+    let Some(journal) = Journal::load(container)? else { return Ok(None) };
     if journal.phase == Phase::Dumped && container.init().is_none() {
         return Ok(Some(journal));
     }
-    tracing::warn!(id = %container.id(), "clearing up after a checkpoint that was killed");
     journal.remove_leftovers()?;
     Journal::remove(container)?;
     Ok(None)

@@ -95,16 +95,16 @@ fn run(
             conclude(container, options, &images)?;
             Ok(report)
         }
-        Err(error) if container.init().is_some() => {
-            let cleanup = images.discard().err().into_iter().chain(Journal::remove(container).err());
-            Err(error.with_cleanup(cleanup))
-        }
-        // CRIU has killed the processes: the images are all there is of them.
-        Err(error) => Err(error.with_hint(format!(
-            "the processes were checkpointed and have ended; the images are complete in {}: export again, or restore \
-             with --image-path",
-            images.path.display()
-        ))),
+        Err(error) => Err(match journal::clear_up(container) {
+            Ok(None) => error,
+            // CRIU has killed the processes: the images are all there is of them.
+            Ok(Some(journal)) => error.with_hint(format!(
+                "the processes were checkpointed and have ended; the images are complete in {}: export again, or \
+                 restore with --image-path",
+                journal.images.display()
+            )),
+            Err(failed) => error.with_cleanup([failed]),
+        }),
     }
 }
 

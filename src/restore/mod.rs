@@ -34,6 +34,9 @@ use crate::{Context, Error, ErrorKind, Result};
 /// Where logs of restores that failed are kept.
 const LOGS: &str = "/var/log/migrate";
 
+/// Where the root file system is bound for CRIU, in the container's directory.
+const CRIU_ROOT: &str = "criu-root";
+
 /// Restores a container under this id. Its first process becomes a child of the caller; restored pipes of stdin,
 /// stdout and stderr lead to `io`.
 ///
@@ -91,10 +94,15 @@ fn run(
     new.create_cgroup()?;
     // The mounts that CRIU needs on the way stay in a mount namespace that ends with it, however this ends.
     let logs = Logs::choose(new, options, imported.is_some());
-    in_private_mount_namespace(|mounts| {
+    let restored = in_private_mount_namespace(|mounts| {
         restore_processes(new, criu, options, &images, logs.path(), io, mounts)
-    })
-    .context(|| "make a private mount namespace for criu")??;
+    });
+    restored
+        .context(|| "make a private mount namespace for criu")
+        .flatten()
+        .inspect_err(|_| logs.discard_unused())?;
+    let criu_root = new.dir().join(CRIU_ROOT);
+    fs::remove_dir(&criu_root).context(|| format!("remove {}", criu_root.display()))?;
     if let Some(imported) = imported {
         imported.finish(new)?;
     }
@@ -169,7 +177,7 @@ fn stdio_names(dumped: &[String; 3], now: [String; 3]) -> [String; 3] {
 /// CRIU wants its root to be a mount point: the root file system, bound in the container's directory. In this mount
 /// namespace only.
 fn bind_root(new: &NewContainer) -> Result<PathBuf> {
-    let root = new.dir().join("criu-root");
+    let root = new.dir().join(CRIU_ROOT);
     match fs::create_dir(&root) {
         Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
             return Err(e).context(|| format!("make {}", root.display()));
@@ -249,6 +257,14 @@ impl Logs {
 
     fn path(&self) -> Option<&Path> {
         self.path.as_deref()
+    }
+
+    /// A directory to which CRIU has not written is of no use to anybody.
+    fn discard_unused(&self) {
+        if let (true, Some(path)) = (self.owned, &self.path) {
+            // It fails when there is something in it, and then it must stay.
+            drop(fs::remove_dir(path));
+        }
     }
 
     fn discard(&self) {
