@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::mountinfo::{CgroupFsMount, cgroup_mounts};
+use super::visible::cgroup_mounts;
+use crate::sys::mountinfo::{self, MountInfo};
 use crate::{Context, Error, ErrorKind, Result};
 
 /// The interface that a hierarchy speaks.
@@ -94,8 +95,9 @@ impl Hierarchies {
     ///
     /// # Errors
     /// A line of `cgroup` is malformed, or no cgroup hierarchy is mounted.
-    pub fn parse(mountinfo: &str, cgroup: &str) -> Result<Self> {
-        let mounts = cgroup_mounts(mountinfo);
+    pub fn parse(mounts: &str, cgroup: &str) -> Result<Self> {
+        let table = mountinfo::parse(mounts.as_bytes()).context(|| "understand the mount table")?;
+        let mounts = cgroup_mounts(&table);
         let found: Vec<Hierarchy> = parse_process_cgroups(cgroup)?
             .into_iter()
             .filter_map(|line| {
@@ -103,7 +105,7 @@ impl Hierarchies {
                 Some(Hierarchy {
                     version: if line.controllers.is_empty() { Version::V2 } else { Version::V1 },
                     controllers: line.controllers,
-                    mountpoint: mount.mountpoint.clone(),
+                    mountpoint: mount.mount_point.clone(),
                     own: below_mount(&line.path, &mount.root),
                 })
             })
@@ -196,16 +198,16 @@ fn parse_process_cgroups(text: &str) -> Result<Vec<ProcessCgroup>> {
 
 /// Of several mounts of a hierarchy, the one under `/sys/fs/cgroup`, then the one that shows most of it, then the
 /// first: bind mounts in containers' root filesystems stand in the same table.
-fn best_mount<'a>(mounts: &'a [CgroupFsMount], controllers: &[String]) -> Option<&'a CgroupFsMount> {
-    mounts
-        .iter()
-        .filter(|mount| match controllers.first() {
-            None => mount.unified,
-            Some(controller) => !mount.unified && mount.options.contains(controller),
-        })
-        .min_by_key(|mount| {
-            (!mount.mountpoint.starts_with("/sys/fs/cgroup"), mount.root.components().count())
-        })
+fn best_mount<'a>(mounts: &[&'a MountInfo], controllers: &[String]) -> Option<&'a MountInfo> {
+    let shows = |mount: &MountInfo| match controllers.first() {
+        None => mount.fstype == "cgroup2",
+        Some(controller) => {
+            mount.fstype == "cgroup" && mount.super_options.split(',').any(|o| o == controller)
+        }
+    };
+    mounts.iter().copied().filter(|mount| shows(mount)).min_by_key(|mount| {
+        (!mount.mount_point.starts_with("/sys/fs/cgroup"), mount.root.components().count())
+    })
 }
 
 /// A cgroup as a path relative to a mount of its hierarchy that shows `root`; the top if the mount does not show it.

@@ -24,7 +24,6 @@ mod freezer;
 mod hierarchy;
 mod kill;
 mod limits;
-mod mountinfo;
 mod mounts;
 mod placement;
 mod remove;
@@ -32,6 +31,7 @@ pub mod resources;
 mod state;
 #[cfg(test)]
 mod tests;
+mod visible;
 
 pub use cgroup::{Cgroup, EntryFd};
 pub use freezer::FreezerState;
