@@ -95,7 +95,8 @@ pub struct NewContainer {
 }
 
 impl NewContainer {
-    /// Takes an id. From here on the directory exists, and `delete` can remove it if this process dies.
+    /// Takes an id. From here on the directory exists, and `delete` can remove it if this process dies; what is in it is
+    /// written down before it is made.
     ///
     /// # Errors
     /// [`ErrorKind::AlreadyExists`], or the error of making the directory.
@@ -118,7 +119,6 @@ impl NewContainer {
                 external_descriptors: Default::default(),
                 annotations: BTreeMap::new(),
             };
-            state.save(&dir)?;
             Ok((lock, state))
         };
         match prepare() {
