@@ -53,6 +53,16 @@ pub fn execute(program: &CStr, argv: &[CString], envp: &[CString]) -> io::Error 
     io::Error::last_os_error()
 }
 
+/// Keeps other processes of the same user from looking into this one (ptrace(2), `/proc/PID/{fd,exe,mem}`), until it
+/// executes another program (`PR_SET_DUMPABLE` of prctl(2)).
+///
+/// # Errors
+/// The error of prctl(2).
+pub fn forbid_inspection() -> io::Result<()> {
+    nix::sys::prctl::set_dumpable(false)?;
+    Ok(())
+}
+
 /// Ends this process at once, without running anything at exit.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: _exit does not return and touches nothing of this process's memory.

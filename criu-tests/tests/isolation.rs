@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What one container, and a process in it, can do to the runtime and to another container: nothing.
+
+use criu_tests::{Bundle, Stage};
+use serde_json::{Value, json};
+
+const EACCES: i64 = 13;
+
+/// CVE-2016-9962. A created container's init has given its capabilities up already and waits, so what an attacker in
+/// the container has to win a race for is here for as long as one likes.
+#[test]
+fn the_runtime_in_a_container_cannot_be_looked_into_from_there() {
+    let Some(stage) = Stage::set(&[]) else { return };
+    let host = stage.host("a");
+    let bundle = Bundle::of_workload(&host, "counter", &["--memory", "1048576"]);
+    let id = stage.id("watched");
+    host.migrate_detached(&["create", "-b", &bundle.path(), &id]);
+    let probe = [
+        "--stat",
+        "/proc/1/exe",
+        "--stat",
+        "/proc/1/root",
+        "--stat",
+        "/proc/1/fd/0",
+        "--read",
+        "/proc/1/environ",
+    ];
+    let text =
+        host.migrate(&[&["exec", id.as_str(), "/workload", "inspect"], &probe[..]].concat()).succeeded();
+    let seen: Value = serde_json::from_str(&text).expect("`inspect` prints JSON");
+    for path in ["/proc/1/exe", "/proc/1/root", "/proc/1/fd/0"] {
+        assert_eq!(seen["stat"][path]["errno"], json!(EACCES), "{path}: {}", seen["stat"]);
+    }
+    assert_eq!(seen["read"]["/proc/1/environ"]["errno"], json!(EACCES), "{}", seen["read"]);
+    // The program itself may be looked into again.
+    host.migrate(&["start", &id]).succeeded();
+    let container = host.container(&id, &bundle.rootfs());
+    container.reports();
+    let text = host.migrate(&["exec", &id, "/workload", "inspect", "--stat", "/proc/1/exe"]).succeeded();
+    let seen: Value = serde_json::from_str(&text).expect("`inspect` prints JSON");
+    assert!(seen["stat"]["/proc/1/exe"]["ok"].is_object(), "{}", seen["stat"]);
+    container.end();
+    host.assert_no_trace();
+}
