@@ -42,3 +42,23 @@ fn the_runtime_in_a_container_cannot_be_looked_into_from_there() {
     container.end();
     host.assert_no_trace();
 }
+
+/// Bundles that were copied often name the same cgroup.
+fn in_cgroup(bundle: Bundle, path: &str) -> Bundle {
+    bundle.edit(|config| config["linux"]["cgroupsPath"] = json!(path))
+}
+
+#[test]
+fn a_create_in_the_cgroup_of_another_container_fails_and_leaves_that_one_alone() {
+    let Some(stage) = Stage::set(&[]) else { return };
+    let host = stage.host("a");
+    let path = format!("/{}", stage.id("shared"));
+    let bundle = in_cgroup(Bundle::of_workload(&host, "counter", &["--memory", "1048576"]), &path);
+    let first = host.run_detached(&stage.id("first"), &bundle);
+    let before = first.reports();
+    host.migrate(&["create", "-b", &bundle.path(), &stage.id("second")])
+        .failed(1, &["exists and holds", &path]);
+    first.goes_on(&before);
+    first.end();
+    host.assert_no_trace();
+}
