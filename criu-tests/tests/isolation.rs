@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What one container, and a process in it, can do to the runtime and to another container: nothing.
 
-use criu_tests::{Bundle, Stage};
+use criu_tests::{Bundle, Need, Stage};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 const EACCES: i64 = 13;
@@ -60,5 +61,30 @@ fn a_create_in_the_cgroup_of_another_container_fails_and_leaves_that_one_alone()
         .failed(1, &["exists and holds", &path]);
     first.goes_on(&before);
     first.end();
+    host.assert_no_trace();
+}
+
+/// The first `run` waits for a process that a checkpoint ends, and deletes the container then: by its id it would find
+/// the restored one.
+#[test]
+fn a_foreground_run_does_not_delete_the_container_that_took_its_id() {
+    let Some(stage) = Stage::set(&[Need::Criu]) else { return };
+    let host = stage.host("a");
+    let bundle = Bundle::of_workload(&host, "counter", &["--memory", "1048576"]);
+    let id = stage.id("again");
+    let first = host.migrate_command(&["run", "-b", &bundle.path(), &id]).start();
+    let container = host.container(&id, &bundle.rootfs());
+    let before = container.reports();
+    // Stopped, it cannot see the end of its container before the new one is there.
+    first.signal(Signal::SIGSTOP);
+    let archive = host.path("moved.tar");
+    container.checkpoint(&["--export", &archive]);
+    host.migrate_detached(&["restore", "-d", "--import", &archive, &id]);
+    let restored = host.imported(&id);
+    let there = restored.goes_on(&before);
+    first.signal(Signal::SIGCONT);
+    assert_eq!(first.wait().code, 128 + Signal::SIGKILL as i32);
+    restored.goes_on(&there);
+    restored.end();
     host.assert_no_trace();
 }

@@ -146,12 +146,24 @@ impl Container {
     /// Takes the right to change the container, and reads its record anew.
     ///
     /// # Errors
-    /// [`ErrorKind::WrongStatus`] when another command keeps it for long; [`ErrorKind::NotFound`] when it went away.
+    /// [`ErrorKind::WrongStatus`] when another command keeps it for long; [`ErrorKind::NotFound`] when it went away,
+    /// also if another one has its id by now.
     pub fn lock(&mut self) -> Result<ContainerLock> {
         let file = lock(&self.dir).context(|| format!("lock container {}", self.id))?;
-        self.state = State::load(&self.dir).map_err(|e| {
-            Error::new(ErrorKind::NotFound, format!("container {} does not exist", self.id)).with_source(e)
+        let state = State::load(&self.dir).map_err(|e| match e.kind() {
+            ErrorKind::NotFound => {
+                Error::new(ErrorKind::NotFound, format!("container {} does not exist", self.id))
+                    .with_source(e)
+            }
+            kind => Error::new(kind, format!("load container {}", self.id)).with_source(e),
         })?;
+        if !state.is_of_the_same(&self.state) {
+            return Err(Error::new(
+                ErrorKind::NotFound,
+                format!("container {} went away, and another one has its id now", self.id),
+            ));
+        }
+        self.state = state;
         Ok(ContainerLock(file))
     }
 
