@@ -64,6 +64,25 @@ fn a_create_in_the_cgroup_of_another_container_fails_and_leaves_that_one_alone()
     host.assert_no_trace();
 }
 
+#[test]
+fn a_stopped_container_is_deleted_without_those_who_took_its_cgroup_over() {
+    let Some(stage) = Stage::set(&[]) else { return };
+    let host = stage.host("a");
+    let path = format!("/{}", stage.id("shared"));
+    let bundle = in_cgroup(Bundle::of_workload(&host, "counter", &["--memory", "1048576"]), &path);
+    let first = host.run_detached(&stage.id("first"), &bundle);
+    first.kill("KILL");
+    first.stops();
+    std::fs::remove_file(format!("{}{}", bundle.rootfs(), Bundle::STATUS))
+        .expect("remove the first one's report");
+    let second = host.run_detached(&stage.id("second"), &bundle);
+    let before = second.reports();
+    host.migrate(&["delete", first.id()]).failed(1, &["rmdir cgroup", &path]);
+    second.goes_on(&before);
+    second.end();
+    host.assert_no_trace();
+}
+
 /// The first `run` waits for a process that a checkpoint ends, and deletes the container then: by its id it would find
 /// the restored one.
 #[test]

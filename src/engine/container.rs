@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::CloneFlags;
 use nix::unistd::{Uid, User};
 
 use super::builder::cgroup_layout;
 use super::rootfs::{PlanContext, RootfsPlan};
 use super::state::{load_config, replace_file};
-use super::{ContainerId, InitProcess, State, StateRoot, Status};
+use super::{ContainerId, InitProcess, Namespaces, State, StateRoot, Status};
 use crate::cgroup::{Cgroup, FreezerState, Hierarchies};
 use crate::spec::Config;
 use crate::{Context, Error, ErrorKind, Result, sys};
@@ -270,8 +271,7 @@ impl Container {
     /// Ends its processes and removes every trace of it. With `force` a running container is killed first.
     ///
     /// # Errors
-    /// [`ErrorKind::WrongStatus`] when it runs and `force` is not given; otherwise what could not be removed, and the
-    /// rest is gone.
+    /// [`ErrorKind::WrongStatus`] when it runs and `force` is not given; else as [`Container::destroy`].
     pub fn delete(mut self, force: bool) -> Result<()> {
         let _lock = self.lock()?;
         match self.status()? {
@@ -289,18 +289,15 @@ impl Container {
     /// [`Container::delete`] for a caller who holds the lock and has judged the status: a checkpoint that ended it.
     ///
     /// # Errors
-    /// What could not be removed; the rest is gone.
+    /// A process that does not die: nothing is removed, and it can be tried again. Otherwise what could not be removed;
+    /// the rest is gone.
     pub fn destroy(&self) -> Result<()> {
-        let cgroup = self.cgroup()?;
+        let context = || format!("remove container {}", self.id);
+        let cgroup = self.cgroup().context(context)?;
+        if self.may_have_processes() {
+            self.end_processes(&cgroup).context(context)?;
+        }
         let mut failed = Vec::new();
-        if cgroup.freezer_state().is_ok_and(|s| s == FreezerState::Frozen) {
-            // A frozen process of cgroup v1 does not even die.
-            failed.extend(cgroup.thaw().err());
-        }
-        if let Some(init) = self.init() {
-            failed.extend(kill_process(init).err());
-        }
-        failed.extend(cgroup.kill_all().err());
         failed.extend(cgroup.destroy().err());
         failed.extend(remove_unfinished(&self.state.unfinished));
         failed.extend(remove_container_dir(&self.dir, self.state.owns_bundle).err());
@@ -308,8 +305,31 @@ impl Container {
             return Ok(());
         }
         let first = failed.remove(0);
-        let kind = first.kind();
-        Err(Error::new(kind, format!("remove container {}", self.id)).with_source(first).with_cleanup(failed))
+        Err(first).context(context).map_err(|error: Error| error.with_cleanup(failed))
+    }
+
+    /// Nothing of a container with a pid namespace of its own outlives its first process: what is in its cgroup then
+    /// belongs to another container, which took the empty cgroup over.
+    fn may_have_processes(&self) -> bool {
+        let own_pids = || {
+            self.config()
+                .is_ok_and(|config| Namespaces::from_spec(&config.spec).creates(CloneFlags::CLONE_NEWPID))
+        };
+        self.state.init.is_none() || self.init().is_some() || !own_pids()
+    }
+
+    fn end_processes(&self, cgroup: &Cgroup) -> Result<()> {
+        let mut failed = Vec::new();
+        if cgroup.freezer_state().is_ok_and(|s| s == FreezerState::Frozen) {
+            // A frozen process of cgroup v1 does not even die.
+            failed.extend(cgroup.thaw().err());
+        }
+        let killed = self.init().map_or(Ok(()), kill_process);
+        match (killed, cgroup.kill_all()) {
+            (Ok(()), Ok(())) => Ok(()),
+            (Err(error), other) => Err(error.with_cleanup(failed.into_iter().chain(other.err()))),
+            (Ok(()), Err(error)) => Err(error.with_cleanup(failed)),
+        }
     }
 
     /// Removes what is left of a container whose record was never written or cannot be read.
