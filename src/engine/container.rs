@@ -450,7 +450,8 @@ pub(super) fn remove_unfinished(paths: &[PathBuf]) -> Vec<Error> {
             fs::remove_dir_all(path).context(|| format!("remove {}", path.display()))
         }
         Ok(_) => fs::remove_file(path).context(|| format!("remove {}", path.display())),
-        Err(_) => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(e).context(|| format!("stat {}", path.display())),
     };
     paths.iter().filter_map(|path| remove(path).err()).collect()
 }
@@ -478,10 +479,34 @@ pub(super) fn remove_container_dir(dir: &Path, owns_bundle: bool) -> Result<()> 
 }
 
 fn mountpoint_beneath(dir: &Path) -> Result<Option<PathBuf>> {
-    let text = fs::read_to_string("/proc/self/mountinfo").context(|| "read /proc/self/mountinfo")?;
-    Ok(text
-        .lines()
-        .filter_map(|line| line.split(' ').nth(4))
-        .map(|field| PathBuf::from(field.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")))
-        .find(|mountpoint| mountpoint != dir && mountpoint.starts_with(dir)))
+    // The table names no path that leads through a symbolic link, as a state root may.
+    let dir = fs::canonicalize(dir).context(|| format!("resolve {}", dir.display()))?;
+    let mounts = sys::mountinfo::read().context(|| "read /proc/thread-self/mountinfo")?;
+    Ok(mounts.into_iter().map(|m| m.mount_point).find(|point| *point != dir && point.starts_with(&dir)))
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::mount::{MsFlags, mount};
+
+    use super::*;
+
+    #[test]
+    fn what_is_mounted_inside_is_found_through_a_link_and_under_any_name() {
+        assert!(nix::unistd::geteuid().is_root(), "mounting needs root");
+        let dir = tempfile::tempdir().expect("tempdir");
+        let (real, link) = (dir.path().join("real"), dir.path().join("link"));
+        let inside = real.join("web/a\nb c");
+        fs::create_dir_all(&inside).expect("mkdir");
+        std::os::unix::fs::symlink(&real, &link).expect("symlink");
+        let found = sys::namespace::in_private_mount_namespace(|_| {
+            let before = mountpoint_beneath(&link.join("web")).expect("read the table");
+            mount(None::<&Path>, &inside, Some("tmpfs"), MsFlags::empty(), None::<&Path>).expect("mount");
+            (before, remove_container_dir(&link.join("web"), true).expect_err("it is mounted").to_string())
+        });
+        let (before, error) = found.expect("unshare");
+        assert_eq!(before, None);
+        assert!(error.contains("is mounted inside"), "{error}");
+        assert!(inside.is_dir());
+    }
 }
