@@ -132,15 +132,30 @@ impl Container {
         if self.state.init.is_none() && self.state.creator.is_alive() {
             return Ok(Status::Creating);
         }
-        if self.init().is_none() {
-            return Ok(Status::Stopped);
-        }
-        if self.dir.join(EXEC_FIFO).exists() {
+        let Some(init) = self.init() else { return Ok(Status::Stopped) };
+        if self.waits_for_start(init)? {
             return Ok(Status::Created);
         }
         match self.cgroup()?.freezer_state()? {
             FreezerState::Frozen => Ok(Status::Paused),
             _ => Ok(Status::Running),
+        }
+    }
+
+    /// Whether the first process still waits at the fifo. It has that open until it has gone past it: a `start` that
+    /// was killed may have left the file.
+    fn waits_for_start(&self, init: InitProcess) -> Result<bool> {
+        let path = self.dir.join(EXEC_FIFO);
+        let fifo = match fs::symlink_metadata(&path) {
+            Ok(fifo) => fifo,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(e) => return Err(e).context(|| format!("stat {}", path.display())),
+        };
+        match sys::proc::has_open(init.pid(), &fifo) {
+            // Who may not look into the process takes the file's word.
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(true),
+            Err(_) if !init.is_alive() => Ok(false),
+            other => other.context(|| format!("list /proc/{}/fd", init.pid)),
         }
     }
 
@@ -192,6 +207,9 @@ impl Container {
         let init =
             self.state.init.ok_or_else(|| self.wrong_status("cannot start a container without a process"))?;
         let pidfd = sys::pidfd::open(init.pid()).context(|| format!("pidfd_open({})", init.pid))?;
+        if !init.is_alive() {
+            return Err(self.wrong_status("cannot start a container that has stopped"));
+        }
         let path = self.dir.join(EXEC_FIFO);
         let fifo = fs::OpenOptions::new()
             .read(true)
@@ -243,7 +261,7 @@ impl Container {
     pub fn pause(&mut self) -> Result<()> {
         let _lock = self.lock()?;
         match self.status()? {
-            Status::Running | Status::Created => self.cgroup()?.freeze(),
+            Status::Running => self.cgroup()?.freeze(),
             other => Err(self.wrong_status(&format!("cannot pause container {} that is {other}", self.id))),
         }
     }

@@ -5,7 +5,7 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::ptr;
 
-use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
+use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, pthread_sigmask};
 use nix::unistd::Pid;
 
 /// Sets one resource limit of another process (prlimit(2)).
@@ -24,6 +24,9 @@ pub fn set_limit(pid: Pid, resource: u32, soft: u64, hard: u64) -> io::Result<()
 /// # Errors
 /// The error of setting the mask.
 pub fn reset_signals() -> io::Result<()> {
+    // A write of ours to a pipe without a reader may have left one pending: to ignore a signal discards it.
+    // SAFETY: no handler is installed.
+    unsafe { nix::sys::signal::signal(Signal::SIGPIPE, SigHandler::SigIgn)? };
     default_actions();
     pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
     Ok(())
