@@ -244,3 +244,30 @@ fn the_default_state_root_is_found_with_an_empty_environment() {
     plain(&["delete", "--force", &id]).run().succeeded();
     host.assert_no_trace();
 }
+
+#[test]
+fn a_start_that_was_killed_before_it_removed_the_fifo_has_started_the_container() {
+    let Some(stage) = Stage::set(&[]) else { return };
+    let host = stage.host("a");
+    let (_bundle, container) = host.run_small(&stage.id("killed"));
+    let fifo = format!("{}/{}/exec.fifo", host.state_root(), container.id());
+    nix::unistd::mkfifo(fifo.as_str(), nix::sys::stat::Mode::S_IRWXU).expect("mkfifo");
+    container.runs_on_beside(&["start", container.id()], 1, &["already running"]);
+    container.end();
+    host.assert_no_trace();
+}
+
+#[test]
+fn a_container_that_was_not_started_is_not_paused() {
+    let Some(stage) = Stage::set(&[]) else { return };
+    let host = stage.host("a");
+    let bundle = Bundle::of_workload(&host, "counter", &["--memory", "1048576"]);
+    let id = stage.id("created");
+    host.migrate_detached(&["create", "-b", &bundle.path(), &id]);
+    host.migrate(&["pause", &id]).failed(1, &["created"]);
+    host.migrate(&["start", &id]).succeeded();
+    let container = host.container(&id, &bundle.rootfs());
+    container.reports();
+    container.end();
+    host.assert_no_trace();
+}

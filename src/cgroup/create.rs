@@ -34,7 +34,11 @@ impl Cgroup {
         })
     }
 
-    fn require_unused(&self) -> Result<()> {
+    /// Makes sure that nobody uses a cgroup of that name.
+    ///
+    /// # Errors
+    /// The cgroup exists and holds processes or is frozen (`AlreadyExists`), or cannot be read.
+    pub fn require_unused(&self) -> Result<()> {
         for node in &self.nodes {
             let Some(directory) = node.open()? else { continue };
             let pids = directory.all_pids()?;

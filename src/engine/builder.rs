@@ -87,6 +87,8 @@ pub struct NewContainer {
     config: Option<Config>,
     rootfs_plan: Option<RootfsPlan>,
     cgroup: Option<Cgroup>,
+    /// Whether the cgroup was free and is ours: another container's must not be emptied.
+    owns_cgroup: bool,
     /// What a failure removes outside of the directory.
     unfinished: Vec<PathBuf>,
     /// Held until the container is there or gone.
@@ -130,6 +132,7 @@ impl NewContainer {
                 config: None,
                 rootfs_plan: None,
                 cgroup: None,
+                owns_cgroup: false,
                 unfinished: Vec::new(),
                 lock,
                 finished: false,
@@ -194,7 +197,6 @@ impl NewContainer {
             config.spec.annotations().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
         self.state.bundle = bundle;
         self.state.rootfs = rootfs;
-        self.state.cgroup = cgroup.state();
         self.state.save(&self.dir)?;
         self.config = Some(config);
         self.rootfs_plan = Some(plan);
@@ -233,6 +235,12 @@ impl NewContainer {
     /// The cgroup that could not be made, or the field of the limit that could not be set.
     pub fn create_cgroup(&mut self) -> Result<()> {
         let cgroup = self.cgroup.as_ref().expect("configure() has planned the cgroup");
+        // Who undoes this kills what is in the cgroup: it is written down once nobody else is there, and before it is
+        // made.
+        cgroup.require_unused()?;
+        self.owns_cgroup = true;
+        self.state.cgroup = cgroup.state();
+        self.state.save(&self.dir)?;
         cgroup.create()?;
         let resources =
             self.config.as_ref().and_then(|c| c.spec.linux().as_ref()).and_then(|l| l.resources().as_ref());
@@ -351,7 +359,7 @@ impl NewContainer {
         {
             failed.push(e);
         }
-        if let Some(cgroup) = &mut self.cgroup {
+        if let (true, Some(cgroup)) = (self.owns_cgroup, &self.cgroup) {
             failed.extend(cgroup.kill_all().err());
             failed.extend(cgroup.destroy().err());
         }

@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::CloneFlags;
 use nix::unistd::{Uid, User};
 
 use super::builder::cgroup_layout;
 use super::rootfs::{PlanContext, RootfsPlan};
 use super::state::{load_config, replace_file};
-use super::{ContainerId, InitProcess, State, StateRoot, Status};
+use super::{ContainerId, InitProcess, Namespaces, State, StateRoot, Status};
 use crate::cgroup::{Cgroup, FreezerState, Hierarchies};
 use crate::spec::Config;
 use crate::{Context, Error, ErrorKind, Result, sys};
@@ -131,10 +132,8 @@ impl Container {
         if self.state.init.is_none() && self.state.creator.is_alive() {
             return Ok(Status::Creating);
         }
-        if self.init().is_none() {
-            return Ok(Status::Stopped);
-        }
-        if self.dir.join(EXEC_FIFO).exists() {
+        let Some(init) = self.init() else { return Ok(Status::Stopped) };
+        if self.waits_for_start(init)? {
             return Ok(Status::Created);
         }
         match self.cgroup()?.freezer_state()? {
@@ -143,15 +142,44 @@ impl Container {
         }
     }
 
+    /// Whether the first process still waits at the fifo. It has that open until it has gone past it: a `start` that
+    /// was killed may have left the file.
+    fn waits_for_start(&self, init: InitProcess) -> Result<bool> {
+        let path = self.dir.join(EXEC_FIFO);
+        let fifo = match fs::symlink_metadata(&path) {
+            Ok(fifo) => fifo,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(e) => return Err(e).context(|| format!("stat {}", path.display())),
+        };
+        match sys::proc::has_open(init.pid(), &fifo) {
+            // Who may not look into the process takes the file's word.
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(true),
+            Err(_) if !init.is_alive() => Ok(false),
+            other => other.context(|| format!("list /proc/{}/fd", init.pid)),
+        }
+    }
+
     /// Takes the right to change the container, and reads its record anew.
     ///
     /// # Errors
-    /// [`ErrorKind::WrongStatus`] when another command keeps it for long; [`ErrorKind::NotFound`] when it went away.
+    /// [`ErrorKind::WrongStatus`] when another command keeps it for long; [`ErrorKind::NotFound`] when it went away,
+    /// also if another one has its id by now.
     pub fn lock(&mut self) -> Result<ContainerLock> {
         let file = lock(&self.dir).context(|| format!("lock container {}", self.id))?;
-        self.state = State::load(&self.dir).map_err(|e| {
-            Error::new(ErrorKind::NotFound, format!("container {} does not exist", self.id)).with_source(e)
+        let state = State::load(&self.dir).map_err(|e| match e.kind() {
+            ErrorKind::NotFound => {
+                Error::new(ErrorKind::NotFound, format!("container {} does not exist", self.id))
+                    .with_source(e)
+            }
+            kind => Error::new(kind, format!("load container {}", self.id)).with_source(e),
         })?;
+        if !state.is_of_the_same(&self.state) {
+            return Err(Error::new(
+                ErrorKind::NotFound,
+                format!("container {} went away, and another one has its id now", self.id),
+            ));
+        }
+        self.state = state;
         Ok(ContainerLock(file))
     }
 
@@ -179,6 +207,9 @@ impl Container {
         let init =
             self.state.init.ok_or_else(|| self.wrong_status("cannot start a container without a process"))?;
         let pidfd = sys::pidfd::open(init.pid()).context(|| format!("pidfd_open({})", init.pid))?;
+        if !init.is_alive() {
+            return Err(self.wrong_status("cannot start a container that has stopped"));
+        }
         let path = self.dir.join(EXEC_FIFO);
         let fifo = fs::OpenOptions::new()
             .read(true)
@@ -230,7 +261,7 @@ impl Container {
     pub fn pause(&mut self) -> Result<()> {
         let _lock = self.lock()?;
         match self.status()? {
-            Status::Running | Status::Created => self.cgroup()?.freeze(),
+            Status::Running => self.cgroup()?.freeze(),
             other => Err(self.wrong_status(&format!("cannot pause container {} that is {other}", self.id))),
         }
     }
@@ -258,8 +289,7 @@ impl Container {
     /// Ends its processes and removes every trace of it. With `force` a running container is killed first.
     ///
     /// # Errors
-    /// [`ErrorKind::WrongStatus`] when it runs and `force` is not given; otherwise what could not be removed, and the
-    /// rest is gone.
+    /// [`ErrorKind::WrongStatus`] when it runs and `force` is not given; else as [`Container::destroy`].
     pub fn delete(mut self, force: bool) -> Result<()> {
         let _lock = self.lock()?;
         match self.status()? {
@@ -277,18 +307,15 @@ impl Container {
     /// [`Container::delete`] for a caller who holds the lock and has judged the status: a checkpoint that ended it.
     ///
     /// # Errors
-    /// What could not be removed; the rest is gone.
+    /// A process that does not die: nothing is removed, and it can be tried again. Otherwise what could not be removed;
+    /// the rest is gone.
     pub fn destroy(&self) -> Result<()> {
-        let cgroup = self.cgroup()?;
+        let context = || format!("remove container {}", self.id);
+        let cgroup = self.cgroup().context(context)?;
+        if self.may_have_processes() {
+            self.end_processes(&cgroup).context(context)?;
+        }
         let mut failed = Vec::new();
-        if cgroup.freezer_state().is_ok_and(|s| s == FreezerState::Frozen) {
-            // A frozen process of cgroup v1 does not even die.
-            failed.extend(cgroup.thaw().err());
-        }
-        if let Some(init) = self.init() {
-            failed.extend(kill_process(init).err());
-        }
-        failed.extend(cgroup.kill_all().err());
         failed.extend(cgroup.destroy().err());
         failed.extend(remove_unfinished(&self.state.unfinished));
         failed.extend(remove_container_dir(&self.dir, self.state.owns_bundle).err());
@@ -296,8 +323,31 @@ impl Container {
             return Ok(());
         }
         let first = failed.remove(0);
-        let kind = first.kind();
-        Err(Error::new(kind, format!("remove container {}", self.id)).with_source(first).with_cleanup(failed))
+        Err(first).context(context).map_err(|error: Error| error.with_cleanup(failed))
+    }
+
+    /// Nothing of a container with a pid namespace of its own outlives its first process: what is in its cgroup then
+    /// belongs to another container, which took the empty cgroup over.
+    fn may_have_processes(&self) -> bool {
+        let own_pids = || {
+            self.config()
+                .is_ok_and(|config| Namespaces::from_spec(&config.spec).creates(CloneFlags::CLONE_NEWPID))
+        };
+        self.state.init.is_none() || self.init().is_some() || !own_pids()
+    }
+
+    fn end_processes(&self, cgroup: &Cgroup) -> Result<()> {
+        let mut failed = Vec::new();
+        if cgroup.freezer_state().is_ok_and(|s| s == FreezerState::Frozen) {
+            // A frozen process of cgroup v1 does not even die.
+            failed.extend(cgroup.thaw().err());
+        }
+        let killed = self.init().map_or(Ok(()), kill_process);
+        match (killed, cgroup.kill_all()) {
+            (Ok(()), Ok(())) => Ok(()),
+            (Err(error), other) => Err(error.with_cleanup(failed.into_iter().chain(other.err()))),
+            (Ok(()), Err(error)) => Err(error.with_cleanup(failed)),
+        }
     }
 
     /// Removes what is left of a container whose record was never written or cannot be read.
@@ -418,7 +468,8 @@ pub(super) fn remove_unfinished(paths: &[PathBuf]) -> Vec<Error> {
             fs::remove_dir_all(path).context(|| format!("remove {}", path.display()))
         }
         Ok(_) => fs::remove_file(path).context(|| format!("remove {}", path.display())),
-        Err(_) => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(e).context(|| format!("stat {}", path.display())),
     };
     paths.iter().filter_map(|path| remove(path).err()).collect()
 }
@@ -446,10 +497,34 @@ pub(super) fn remove_container_dir(dir: &Path, owns_bundle: bool) -> Result<()> 
 }
 
 fn mountpoint_beneath(dir: &Path) -> Result<Option<PathBuf>> {
-    let text = fs::read_to_string("/proc/self/mountinfo").context(|| "read /proc/self/mountinfo")?;
-    Ok(text
-        .lines()
-        .filter_map(|line| line.split(' ').nth(4))
-        .map(|field| PathBuf::from(field.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")))
-        .find(|mountpoint| mountpoint != dir && mountpoint.starts_with(dir)))
+    // The table names no path that leads through a symbolic link, as a state root may.
+    let dir = fs::canonicalize(dir).context(|| format!("resolve {}", dir.display()))?;
+    let mounts = sys::mountinfo::read().context(|| "read /proc/thread-self/mountinfo")?;
+    Ok(mounts.into_iter().map(|m| m.mount_point).find(|point| *point != dir && point.starts_with(&dir)))
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::mount::{MsFlags, mount};
+
+    use super::*;
+
+    #[test]
+    fn what_is_mounted_inside_is_found_through_a_link_and_under_any_name() {
+        assert!(nix::unistd::geteuid().is_root(), "mounting needs root");
+        let dir = tempfile::tempdir().expect("tempdir");
+        let (real, link) = (dir.path().join("real"), dir.path().join("link"));
+        let inside = real.join("web/a\nb c");
+        fs::create_dir_all(&inside).expect("mkdir");
+        std::os::unix::fs::symlink(&real, &link).expect("symlink");
+        let found = sys::namespace::in_private_mount_namespace(|_| {
+            let before = mountpoint_beneath(&link.join("web")).expect("read the table");
+            mount(None::<&Path>, &inside, Some("tmpfs"), MsFlags::empty(), None::<&Path>).expect("mount");
+            (before, remove_container_dir(&link.join("web"), true).expect_err("it is mounted").to_string())
+        });
+        let (before, error) = found.expect("unshare");
+        assert_eq!(before, None);
+        assert!(error.contains("is mounted inside"), "{error}");
+        assert!(inside.is_dir());
+    }
 }

@@ -153,6 +153,11 @@ impl State {
         Ok(state)
     }
 
+    /// Whether two records are of one container: an id can be used again.
+    pub(super) fn is_of_the_same(&self, earlier: &Self) -> bool {
+        self.creator == earlier.creator && (earlier.init.is_none() || self.init == earlier.init)
+    }
+
     /// Writes the record: a reader sees the old one or the new one, never half of one.
     pub(crate) fn save(&self, dir: &Path) -> Result<()> {
         let bytes = serde_json::to_vec(self).context(|| "serialise the container's state")?;
@@ -181,4 +186,36 @@ pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> Result<()> {
         fs::rename(&temporary, path)
     };
     write().context(|| format!("write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(creator: i32, init: Option<i32>) -> State {
+        State {
+            schema: SCHEMA,
+            id: "web".to_owned(),
+            init: init.map(|pid| InitProcess { pid, start_time: 1 }),
+            creator: Creator { pid: creator, start_time: 1 },
+            created: String::new(),
+            bundle: PathBuf::new(),
+            rootfs: PathBuf::new(),
+            owns_bundle: false,
+            unfinished: Vec::new(),
+            cgroup: CgroupState::default(),
+            namespace_paths: BTreeMap::new(),
+            external_descriptors: Default::default(),
+            annotations: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn a_record_tells_its_container_from_a_later_one_of_the_same_id() {
+        assert!(record(7, None).is_of_the_same(&record(7, None)));
+        assert!(record(7, Some(8)).is_of_the_same(&record(7, None)), "it came to be meanwhile");
+        assert!(!record(9, None).is_of_the_same(&record(7, None)));
+        assert!(!record(9, Some(8)).is_of_the_same(&record(7, Some(8))));
+        assert!(!record(7, Some(9)).is_of_the_same(&record(7, Some(8))), "one program made both");
+    }
 }

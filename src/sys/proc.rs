@@ -55,6 +55,20 @@ pub fn fd_target(pid: Pid, fd: i32) -> io::Result<PathBuf> {
     fs::read_link(format!("/proc/{pid}/fd/{fd}"))
 }
 
+/// Whether a process has a file open, which is known by its device and inode.
+///
+/// # Errors
+/// `ENOENT` when the process is gone, `EACCES` when its descriptors are not ours to see.
+pub fn has_open(pid: Pid, file: &fs::Metadata) -> io::Result<bool> {
+    for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
+        // A descriptor that is closed meanwhile is not that of the file.
+        if fs::metadata(entry?.path()).is_ok_and(|m| (m.dev(), m.ino()) == (file.dev(), file.ino())) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// The inode number that identifies a namespace of a process (namespaces(7)); `kind` is its name in `/proc/PID/ns`.
 ///
 /// # Errors
@@ -116,6 +130,15 @@ mod tests {
         let stat = Stat::of(Pid::this()).expect("this process has an entry");
         assert!(!stat.ended());
         assert!(stat.start_time > 0);
+    }
+
+    #[test]
+    fn an_open_file_is_seen_until_it_is_closed() {
+        let file = tempfile::tempfile().expect("temporary file");
+        let metadata = file.metadata().expect("stat");
+        assert!(has_open(Pid::this(), &metadata).expect("our own descriptors"));
+        drop(file);
+        assert!(!has_open(Pid::this(), &metadata).expect("our own descriptors"));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::ptr;
 
-use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
+use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, pthread_sigmask};
 use nix::unistd::Pid;
 
 /// Sets one resource limit of another process (prlimit(2)).
@@ -24,6 +24,9 @@ pub fn set_limit(pid: Pid, resource: u32, soft: u64, hard: u64) -> io::Result<()
 /// # Errors
 /// The error of setting the mask.
 pub fn reset_signals() -> io::Result<()> {
+    // A write of ours to a pipe without a reader may have left one pending: to ignore a signal discards it.
+    // SAFETY: no handler is installed.
+    unsafe { nix::sys::signal::signal(Signal::SIGPIPE, SigHandler::SigIgn)? };
     default_actions();
     pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
     Ok(())
@@ -51,6 +54,16 @@ pub fn execute(program: &CStr, argv: &[CString], envp: &[CString]) -> io::Error 
     // SAFETY: both lists end with a null pointer and their strings live in the caller's slices.
     unsafe { libc::execve(program.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
     io::Error::last_os_error()
+}
+
+/// Keeps other processes of the same user from looking into this one (ptrace(2), `/proc/PID/{fd,exe,mem}`), until it
+/// executes another program (`PR_SET_DUMPABLE` of prctl(2)).
+///
+/// # Errors
+/// The error of prctl(2).
+pub fn forbid_inspection() -> io::Result<()> {
+    nix::sys::prctl::set_dumpable(false)?;
+    Ok(())
 }
 
 /// Ends this process at once, without running anything at exit.

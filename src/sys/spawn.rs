@@ -115,6 +115,8 @@ pub enum Stage {
     Join = 1,
     /// Making the child in the joined namespaces.
     Clone = 2,
+    /// Keeping other processes from looking into it.
+    Hide = 10,
     /// Entering a cgroup.
     Cgroup = 6,
     /// Making namespaces in the cgroup.
@@ -136,6 +138,7 @@ impl Stage {
         match self {
             Self::Join => "setns",
             Self::Clone => "clone3",
+            Self::Hide => "prctl(PR_SET_DUMPABLE, 0)",
             Self::Cgroup => "write(cgroup tasks, \"0\")",
             Self::Stdio => "dup3",
             Self::Inherit => "close_range",
@@ -150,6 +153,7 @@ impl Stage {
         [
             Self::Join,
             Self::Clone,
+            Self::Hide,
             Self::Stdio,
             Self::Inherit,
             Self::Execute,
@@ -298,6 +302,12 @@ impl<'a> Prepared<'a> {
     // ---- below this line: in the child, raw system calls only ----
 
     fn join_and_clone(&self, report_to: RawFd) -> ! {
+        // Until it executes its program the child is a copy of the caller, with all of the caller's descriptors, in
+        // sight of the processes in the joined namespaces.
+        // SAFETY: PR_SET_DUMPABLE takes integers.
+        if unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) } != 0 {
+            fail(report_to, Stage::Hide);
+        }
         for (namespace, kind) in &self.join {
             // SAFETY: setns takes two integers.
             if unsafe { libc::setns(*namespace, *kind) } != 0 {

@@ -18,7 +18,7 @@ mod sync;
 
 use std::os::fd::OwnedFd;
 
-use crate::sys;
+use crate::{Context, sys};
 
 /// The variable that tells a re-executed runtime that it is init, and which descriptors it inherited.
 const REQUEST: &str = "_MIGRATE_INIT";
@@ -40,7 +40,12 @@ pub fn init_if_requested() {
 
 fn run(sync: OwnedFd, plan: OwnedFd) -> i32 {
     let channel = sync::InitSide::new(sync);
-    let error = match plan::InitPlan::read(plan).and_then(|plan| stage::run(&plan, &channel)) {
+    // Processes that are in the container already see this one, and once it is their user with their capabilities
+    // nothing else keeps them from its descriptors, which lead to the host (CVE-2016-9962). The kernel lifts this when
+    // it executes the program, after it has closed them.
+    let hidden = sys::process::forbid_inspection().context(|| "prctl(PR_SET_DUMPABLE, 0)");
+    let run = || stage::run(&plan::InitPlan::read(plan)?, &channel);
+    let error = match hidden.and_then(|()| run()) {
         Ok(never) => match never {},
         Err(error) => error,
     };

@@ -126,7 +126,11 @@ fn wait_at_fifo(own_fds: &OwnedFd, fifo: &OwnedFd) -> Result<()> {
             other => break other.context(|| "open the exec fifo")?,
         }
     };
-    File::from(opened).write_all(b"0").context(|| "write to the exec fifo")
+    match File::from(opened).write_all(b"0") {
+        // A `start` that was killed in this moment has said all that it had to say.
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.context(|| "write to the exec fifo"),
+    }
 }
 
 fn execute(path: &Path, args: &[String], environment: &[(String, String)]) -> Result<Infallible> {
