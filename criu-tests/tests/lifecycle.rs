@@ -194,6 +194,33 @@ fn kill_takes_names_and_numbers() {
 }
 
 #[test]
+fn kill_0_asks_whether_the_first_process_is_there() {
+    let Some(stage) = Stage::set(&[]) else { return };
+    let host = stage.host("a");
+    let bundle = Bundle::of_workload(&host, "timers", &[]);
+    let container = host.run_detached(&stage.id("asked"), &bundle);
+    host.migrate(&["kill", container.id(), "0"]).succeeded();
+    container.kill("KILL");
+    container.stops();
+    host.migrate(&["kill", container.id(), "0"]).failed(1, &["not running"]);
+    host.migrate(&["delete", container.id()]).succeeded();
+    host.assert_no_trace();
+}
+
+#[test]
+fn a_paused_container_can_be_killed() {
+    let Some(stage) = Stage::set(&[]) else { return };
+    let host = stage.host("a");
+    let bundle = Bundle::of_workload(&host, "timers", &[]);
+    let container = host.run_detached(&stage.id("frozen"), &bundle);
+    host.migrate(&["pause", container.id()]).succeeded();
+    container.kill("KILL");
+    container.stops();
+    host.migrate(&["delete", container.id()]).succeeded();
+    host.assert_no_trace();
+}
+
+#[test]
 fn the_state_is_for_root_alone() {
     let Some(stage) = Stage::set(&[]) else { return };
     let host = stage.host("a");

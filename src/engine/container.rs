@@ -233,7 +233,8 @@ impl Container {
             return Err(not_running());
         }
         sys::pidfd::send_signal(pidfd.as_fd(), signal)
-            .context(|| format!("send signal {signal} to process {} of container {}", init.pid, self.id))
+            .context(|| format!("send signal {signal} to process {} of container {}", init.pid, self.id))?;
+        self.let_die(signal)
     }
 
     /// Sends a signal to all its processes, those that were started by `exec` too. A stopped container may still have
@@ -251,7 +252,16 @@ impl Container {
                     .context(|| format!("send signal {signal} to process {pid} of container {}", self.id))?,
             }
         }
-        Ok(())
+        self.let_die(signal)
+    }
+
+    /// Thaws it after a SIGKILL: a frozen process of cgroup v1 does not even die.
+    fn let_die(&self, signal: i32) -> Result<()> {
+        if signal != libc::SIGKILL {
+            return Ok(());
+        }
+        let cgroup = self.cgroup()?;
+        if cgroup.freezer_state().is_ok_and(|s| s == FreezerState::Frozen) { cgroup.thaw() } else { Ok(()) }
     }
 
     /// Freezes its processes.

@@ -5,7 +5,8 @@ use nix::sys::signal::Signal;
 
 use crate::{Error, ErrorKind, Result};
 
-/// The kernel's number of a signal given as `9`, `KILL`, `SIGKILL`, `sigkill`, `RTMIN+3` or `RTMAX-1`.
+/// The kernel's number of a signal given as `9`, `KILL`, `SIGKILL`, `sigkill`, `RTMIN+3` or `RTMAX-1`. 0 is none: it asks whether the
+/// process is there, as kill(2) says.
 ///
 /// # Errors
 /// [`ErrorKind::InvalidInput`] when there is no such signal.
@@ -16,7 +17,7 @@ pub fn parse_signal(text: &str) -> Result<i32> {
     };
     let highest = libc::SIGRTMAX();
     if let Ok(number) = text.parse::<i32>() {
-        return if (1..=highest).contains(&number) { Ok(number) } else { Err(unknown()) };
+        return if (0..=highest).contains(&number) { Ok(number) } else { Err(unknown()) };
     }
     let upper = text.to_ascii_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
@@ -41,6 +42,7 @@ mod tests {
     #[test]
     fn signals_have_numbers_and_names() {
         for (text, number) in [
+            ("0", 0),
             ("9", 9),
             ("KILL", 9),
             ("SIGTERM", 15),
@@ -51,7 +53,7 @@ mod tests {
         ] {
             assert_eq!(parse_signal(text).expect(text), number);
         }
-        for bad in ["", "0", "-1", "65", "SIGNOPE", "RTMIN+99", "RTMAX+1"] {
+        for bad in ["", "-1", "65", "SIGNOPE", "RTMIN+99", "RTMAX+1"] {
             assert_eq!(parse_signal(bad).expect_err(bad).kind(), ErrorKind::InvalidInput);
         }
     }
