@@ -72,20 +72,19 @@ fn run(
     export: Option<Export>,
     progress: &mut (dyn Progress + Send),
 ) -> Result<CheckpointReport> {
-    let unfinished = journal::recover(container)?;
+    let wrong_status = |status| {
+        Error::new(ErrorKind::WrongStatus, format!("container cannot be checkpointed in {status} state"))
+    };
+    if let Some(journal) = journal::recover(container)? {
+        // The processes are in the images of an attempt that was killed before its archive was complete.
+        let Some(export) = export else {
+            return Err(wrong_status(Status::Stopped).with_hint(journal.remedy(container)));
+        };
+        return finish_export(container, &journal, export, progress);
+    }
     let status = container.status()?;
-    match (status, unfinished) {
-        (Status::Running | Status::Paused, _) => {}
-        (status, unfinished) => {
-            if let (Status::Stopped, Some(journal), Some(export)) = (status, unfinished, export) {
-                // The processes are in the images of an attempt that was killed before its archive was complete.
-                return finish_export(container, &journal, export, progress);
-            }
-            return Err(Error::new(
-                ErrorKind::WrongStatus,
-                format!("container cannot be checkpointed in {status} state"),
-            ));
-        }
+    if !matches!(status, Status::Running | Status::Paused) {
+        return Err(wrong_status(status));
     }
     let criu = Criu::find(options.criu.as_deref())?;
     let images = ImagesDir::choose(container, options, export.as_ref())?;
@@ -95,16 +94,19 @@ fn run(
             conclude(container, options, &images)?;
             Ok(report)
         }
-        Err(error) if container.init().is_some() => {
-            let cleanup = images.discard().err().into_iter().chain(Journal::remove(container).err());
-            Err(error.with_cleanup(cleanup))
-        }
-        // CRIU has killed the processes: the images are all there is of them.
-        Err(error) => Err(error.with_hint(format!(
-            "the processes were checkpointed and have ended; the images are complete in {}: export again, or restore \
-             with --image-path",
-            images.path.display()
-        ))),
+        Err(error) => Err(match journal::holds_the_processes(container) {
+            Ok(false) => {
+                let cleanup = images.discard().err().into_iter().chain(Journal::remove(container).err());
+                error.with_cleanup(cleanup)
+            }
+            Ok(true) => error.with_hint(format!(
+                "the processes were checkpointed and have ended; the images are complete in {}: export again, or \
+                 restore with --image-path",
+                images.path.display()
+            )),
+            // Better too much is kept than too little.
+            Err(unknown) => error.with_cleanup([unknown]),
+        }),
     }
 }
 
