@@ -257,3 +257,51 @@ fn a_restore_that_fills_a_bundle() {
     assert!(is_there(&workload), "a bundle that the caller has named is the caller's to remove");
     host.assert_no_trace();
 }
+
+/// The record of a checkpoint that was killed after CRIU had the processes in its images, and before the archive was
+/// complete.
+fn leave_images_only(host: &Host, id: &str) -> (String, String) {
+    let (images, partial) = (host.path(".moved.tar.images"), host.path(".moved.tar.partial"));
+    fs::create_dir(&images).expect("make a directory");
+    fs::write(&partial, "half").expect("write a file");
+    let journal = serde_json::json!({
+        "phase": "dumped", "criu": null, "images": images, "owns_images": true, "partial": partial
+    });
+    fs::write(format!("{}/{id}/checkpoint.json", host.state_root()), journal.to_string())
+        .expect("write the record");
+    (images, partial)
+}
+
+#[test]
+fn images_that_are_all_there_is_of_a_container_are_named_and_kept() {
+    let Some(stage) = Stage::set(&[]) else { return };
+    let host = stage.host("a");
+    let (_bundle, container) = host.run_small(&stage.id("images"));
+    let (images, partial) = leave_images_only(&host, container.id());
+    container.kill("KILL");
+    container.stops();
+    let said = host.migrate(&["checkpoint", container.id()]).failed(1, &["stopped"]);
+    assert!(said.contains(&images) && said.contains("--export"), "{said}");
+    assert!(is_there(&images) && !is_there(&partial), "the half archive is of no use");
+    host.migrate(&["delete", container.id()]).failed(1, &["archive"]);
+    assert!(is_there(&images));
+    host.migrate(&["delete", "--force", container.id()]).succeeded();
+    assert!(!is_there(&images));
+    host.assert_no_trace();
+}
+
+#[test]
+fn a_foreground_run_keeps_the_images_of_a_checkpoint_that_was_killed() {
+    let Some(stage) = Stage::set(&[]) else { return };
+    let host = stage.host("a");
+    let bundle = Bundle::of_workload(&host, "counter", &["--memory", "1048576"]);
+    let id = stage.id("images");
+    let running = host.migrate_command(&["run", "-b", &bundle.path(), &id]).start();
+    host.container(&id, &bundle.rootfs()).reports();
+    let (images, _) = leave_images_only(&host, &id);
+    host.migrate(&["kill", &id, "KILL"]).succeeded();
+    running.wait().failed(1, &["archive"]);
+    assert!(is_there(&images) && host.container_ids() == [id.as_str()]);
+    host.migrate(&["delete", "--force", &id]).succeeded();
+    host.assert_no_trace();
+}

@@ -24,6 +24,9 @@ const FILE: &str = "checkpoint.json";
 /// How long CRIU may take to end by itself after its caller has died.
 const CRIU_DEADLINE: Duration = Duration::from_secs(60);
 
+/// How long a process that CRIU has killed may take until it can be seen to end.
+const KILL_GRACE: Duration = Duration::from_secs(1);
+
 /// How far a checkpoint got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -90,20 +93,34 @@ impl Journal {
         }
     }
 
+    /// What can be done with images that are all there is of a container's processes.
+    pub(super) fn remedy(&self, container: &Container) -> String {
+        let (images, id) = (self.images.display(), container.id());
+        format!(
+            "its images are complete in {images}: export again with `migrate checkpoint --export FILE {id}`, or throw \
+             them away with `migrate delete --force {id}`"
+        )
+    }
+
+    fn remove_partial(&self) -> Result<()> {
+        self.partial
+            .as_deref()
+            .map_or(Ok(()), |partial| remove_if_there(partial, |path| fs::remove_file(path)))
+    }
+
     /// Removes what the attempt left: the half archive, and images that were only for the way.
     fn remove_leftovers(&self) -> Result<()> {
-        if let Some(partial) = &self.partial {
-            remove_if_there(partial, fs::remove_file(partial))?;
-        }
+        self.remove_partial()?;
         if self.owns_images {
-            remove_if_there(&self.images, fs::remove_dir_all(&self.images))?;
+            remove_if_there(&self.images, |path| fs::remove_dir_all(path))?;
         }
         Ok(())
     }
 }
 
-fn remove_if_there(path: &Path, removed: io::Result<()>) -> Result<()> {
-    match removed {
+/// A read-only file system refuses to remove what is not there, too: one has to look first.
+fn remove_if_there(path: &Path, remove: impl FnOnce(&Path) -> io::Result<()>) -> Result<()> {
+    match path.symlink_metadata().and_then(|_| remove(path)) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => {
             Err(e).context(|| format!("remove {}", path.display()))
         }
@@ -127,7 +144,9 @@ pub(super) fn recover(container: &Container) -> Result<Option<Journal>> {
 /// there is of the processes.
 pub(super) fn clear_up(container: &Container) -> Result<Option<Journal>> {
     let Some(journal) = Journal::load(container)? else { return Ok(None) };
-    if journal.phase == Phase::Dumped && container.init().is_none() {
+    if journal.phase == Phase::Dumped && has_ended(container)? {
+        // The next archive will be another file.
+        journal.remove_partial()?;
         return Ok(Some(journal));
     }
     journal.remove_leftovers()?;
@@ -135,10 +154,26 @@ pub(super) fn clear_up(container: &Container) -> Result<Option<Journal>> {
     Ok(None)
 }
 
+/// Whether the first process has ended, or is at it: CRIU does not wait for those that it has killed, and one with much
+/// memory takes its time.
+fn has_ended(container: &Container) -> Result<bool> {
+    let Some(init) = container.init() else { return Ok(true) };
+    let context = || format!("look at process {}", init.pid);
+    match sys::pidfd::open(init.pid()) {
+        Err(e) if e.raw_os_error() == Some(libc::ESRCH) => Ok(true),
+        Err(e) => Err(e).context(context),
+        Ok(pidfd) => Ok(sys::pidfd::wait_ended(&pidfd, KILL_GRACE).context(context)?
+            || sys::proc::Stat::of(init.pid()).map_or(true, |stat| stat.exiting() || stat.ended())),
+    }
+}
+
 /// CRIU lives in a session of its own: when its caller dies it finishes or gives up by itself, and must be let.
 fn wait_for_criu(journal: &Journal) -> Result<()> {
     let Some(criu) = journal.criu.filter(InitProcess::is_alive) else { return Ok(()) };
-    let Ok(pidfd) = sys::pidfd::open(criu.pid()) else { return Ok(()) };
+    let pidfd = match sys::pidfd::open(criu.pid()) {
+        Err(e) if e.raw_os_error() == Some(libc::ESRCH) => return Ok(()),
+        opened => opened.context(|| format!("pidfd_open({})", criu.pid))?,
+    };
     if !criu.is_alive() || sys::pidfd::wait_ended(&pidfd, CRIU_DEADLINE).context(|| "wait for criu")? {
         return Ok(());
     }
@@ -163,15 +198,12 @@ pub fn settle(container: &mut Container, force: bool) -> Result<()> {
     if journal.owns_images && !force {
         return Err(Error::new(
             ErrorKind::WrongStatus,
-            format!("the last checkpoint of container {} was killed before its archive was complete", container.id()),
+            format!(
+                "the last checkpoint of container {} was killed before its archive was complete",
+                container.id()
+            ),
         )
-        .with_hint(format!(
-            "its images are complete in {}: export again with `migrate checkpoint --export FILE {}`, or throw them \
-             away with `migrate delete --force {}`",
-            journal.images.display(),
-            container.id(),
-            container.id()
-        )));
+        .with_hint(journal.remedy(container)));
     }
     journal.remove_leftovers()?;
     Journal::remove(container)

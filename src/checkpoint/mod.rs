@@ -72,20 +72,19 @@ fn run(
     export: Option<Export>,
     progress: &mut (dyn Progress + Send),
 ) -> Result<CheckpointReport> {
-    let unfinished = journal::recover(container)?;
+    let wrong_status = |status| {
+        Error::new(ErrorKind::WrongStatus, format!("container cannot be checkpointed in {status} state"))
+    };
+    if let Some(journal) = journal::recover(container)? {
+        // The processes are in the images of an attempt that was killed before its archive was complete.
+        let Some(export) = export else {
+            return Err(wrong_status(Status::Stopped).with_hint(journal.remedy(container)));
+        };
+        return finish_export(container, &journal, export, progress);
+    }
     let status = container.status()?;
-    match (status, unfinished) {
-        (Status::Running | Status::Paused, _) => {}
-        (status, unfinished) => {
-            if let (Status::Stopped, Some(journal), Some(export)) = (status, unfinished, export) {
-                // The processes are in the images of an attempt that was killed before its archive was complete.
-                return finish_export(container, &journal, export, progress);
-            }
-            return Err(Error::new(
-                ErrorKind::WrongStatus,
-                format!("container cannot be checkpointed in {status} state"),
-            ));
-        }
+    if !matches!(status, Status::Running | Status::Paused) {
+        return Err(wrong_status(status));
     }
     let criu = Criu::find(options.criu.as_deref())?;
     let images = ImagesDir::choose(container, options, export.as_ref())?;
@@ -103,6 +102,7 @@ fn run(
                  restore with --image-path",
                 journal.images.display()
             )),
+            // Better too much is kept than too little.
             Err(failed) => error.with_cleanup([failed]),
         }),
     }

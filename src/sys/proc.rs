@@ -3,11 +3,17 @@
 //! bytes.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use nix::unistd::Pid;
+
+/// Two lines of a table of sockets are shorter than this, in bytes; all of it may have millions.
+const SOCKET_TABLE: u64 = 4096;
+
+/// include/linux/sched.h of the kernel.
+const PF_EXITING: u32 = 4;
 
 /// What `/proc/PID/stat` says of one process (proc_pid_stat(5)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +24,8 @@ pub struct Stat {
     pub parent: i32,
     /// When the process started, in clock ticks since boot: with the pid it names one process for ever.
     pub start_time: u64,
+    /// The kernel's `PF_*` flags.
+    flags: u32,
 }
 
 impl Stat {
@@ -36,9 +44,15 @@ impl Stat {
         let mut fields = std::str::from_utf8(&line[after_name..]).ok()?.split_ascii_whitespace();
         let state = *fields.next()?.as_bytes().first()?;
         let parent = fields.next()?.parse().ok()?;
-        // Fields 3 and 4 are gone; the start time is field 22.
-        let start_time = fields.nth(22 - 5)?.parse().ok()?;
-        Some(Self { state, parent, start_time })
+        // Fields 3 and 4 are gone; the flags are field 9, the start time is field 22.
+        let flags = fields.nth(9 - 5)?.parse().ok()?;
+        let start_time = fields.nth(22 - 10)?.parse().ok()?;
+        Some(Self { state, parent, start_time, flags })
+    }
+
+    /// Whether the process is on its way out (`PF_EXITING`): it runs no more of its program.
+    pub fn exiting(&self) -> bool {
+        self.flags & PF_EXITING != 0
     }
 
     /// Whether the process is past running: a zombie, or dead.
@@ -83,9 +97,12 @@ pub fn namespace_inode(pid: Pid, kind: &str) -> io::Result<u64> {
 /// When the process is gone.
 pub fn has_inet_sockets(pid: Pid) -> io::Result<bool> {
     for table in ["tcp", "tcp6", "udp", "udp6"] {
-        match fs::read(format!("/proc/{pid}/net/{table}")) {
+        let mut beginning = Vec::new();
+        let read = fs::File::open(format!("/proc/{pid}/net/{table}"))
+            .and_then(|file| file.take(SOCKET_TABLE).read_to_end(&mut beginning));
+        match read {
             // The first line is the heading.
-            Ok(text) if text.iter().filter(|byte| **byte == b'\n').count() > 1 => return Ok(true),
+            Ok(_) if beginning.iter().filter(|byte| **byte == b'\n').count() > 1 => return Ok(true),
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             // A kernel without IPv6 has no such table.
             _ => {}
@@ -120,7 +137,10 @@ mod tests {
     #[test]
     fn a_hostile_name_does_not_shift_the_fields() {
         let line = b"42 (a) Z 1 (x) R 7 42 42 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 987654 0 0\n";
-        assert_eq!(Stat::parse(line), Some(Stat { state: b'R', parent: 7, start_time: 987_654 }));
+        assert_eq!(
+            Stat::parse(line),
+            Some(Stat { state: b'R', parent: 7, start_time: 987_654, flags: 4_194_560 })
+        );
         assert_eq!(Stat::parse(b"42 (a"), None);
         assert_eq!(Stat::parse(b""), None);
     }

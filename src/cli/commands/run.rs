@@ -53,7 +53,7 @@ fn start(mut container: Container) -> Result<Container> {
 }
 
 /// Stays with the container until it ends, then deletes it; its exit code is ours.
-pub(super) fn stay(container: Container, foreground: Foreground, keep: bool) -> Result<ExitCode> {
+pub(super) fn stay(mut container: Container, foreground: Foreground, keep: bool) -> Result<ExitCode> {
     let init = container.state().init.ok_or_else(|| {
         Error::new(ErrorKind::System, format!("container {} has no process", container.id()))
     })?;
@@ -62,7 +62,9 @@ pub(super) fn stay(container: Container, foreground: Foreground, keep: bool) -> 
     let code = foreground.wait(init.pid(), &pidfd)?;
     if !keep {
         // It may be gone already: deleted by another command, or by a checkpoint, which ends it too.
-        match container.delete(true) {
+        // And a checkpoint that was killed may have left nothing but images of it.
+        let settled = crate::checkpoint::settle(&mut container, false);
+        match settled.and_then(|()| container.delete(true)) {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
             _ => {}
         }
