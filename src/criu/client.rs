@@ -400,7 +400,7 @@ fn launch(criu: &Criu, options: &SpawnOptions, socket: BorrowedFd<'_>) -> Result
         fds: &fds,
         place,
     };
-    let worker = swrk::spawn(&launch).context(|| "execute it")?;
+    let worker = swrk::spawn(&launch)?;
     Ok((worker, complaints))
 }
 

@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{AccessFlags, access};
@@ -73,13 +73,17 @@ pub(super) fn environment(process: &ProcessPlan) -> Vec<(String, String)> {
         return environment;
     }
     environment.retain(|(name, _)| name != "HOME");
-    let home = read_passwd().and_then(|text| home_of(&text, process.uid)).unwrap_or_else(|| "/".to_owned());
+    let home = read_passwd(Path::new("/etc/passwd"))
+        .and_then(|text| home_of(&text, process.uid))
+        .unwrap_or_else(|| "/".to_owned());
     environment.push(("HOME".to_owned(), home));
     environment
 }
 
-fn read_passwd() -> Option<String> {
-    let file = fs::File::open("/etc/passwd").ok()?;
+fn read_passwd(path: &Path) -> Option<String> {
+    // The image may have put anything there: a fifo would make us wait for ever.
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC;
+    let file = fs::OpenOptions::new().read(true).custom_flags(flags).open(path).ok()?;
     if !file.metadata().is_ok_and(|m| m.is_file() && m.size() <= PASSWD_LIMIT) {
         return None;
     }
@@ -161,6 +165,17 @@ mod tests {
         assert_eq!(home_of(passwd, 1).as_deref(), Some("/usr/sbin"));
         assert_eq!(home_of(passwd, 0).as_deref(), Some("/root"));
         assert_eq!(home_of(passwd, 7), None);
+    }
+
+    #[test]
+    fn a_passwd_that_is_a_fifo_is_none() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("passwd");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).expect("mkfifo");
+        assert_eq!(read_passwd(&path), None);
+        fs::remove_file(&path).expect("remove");
+        fs::write(&path, "x").expect("write");
+        assert_eq!(read_passwd(&path).as_deref(), Some("x"));
     }
 
     #[test]

@@ -20,6 +20,8 @@ use nix::sched::CloneFlags;
 use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
 use nix::unistd::Pid;
 
+use crate::{Context, Error, ErrorKind, Result};
+
 /// clone3(2); the C library's constant of this name is too narrow for the value.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
@@ -175,6 +177,14 @@ impl SpawnFailure {
         [0, self.stage as u8, errno[0], errno[1], errno[2], errno[3], 0, 0]
     }
 
+    /// As an error of this library, whose kind follows from the error number.
+    ///
+    /// # Errors
+    /// Always.
+    pub fn into_result<T>(self) -> Result<T> {
+        Err(io::Error::from_raw_os_error(self.errno)).context(|| self.stage.call())
+    }
+
     /// Reads a packet of the report socket; `None` when it is none of ours (ours begin with a zero byte).
     pub fn decode(packet: &[u8]) -> Option<Self> {
         let packet: &[u8; Self::SIZE] = packet.try_into().ok()?;
@@ -190,13 +200,16 @@ impl SpawnFailure {
 ///
 /// # Errors
 /// The error of clone3(2), of joining a namespace, or of the first preparation that failed. Nothing is left running.
-pub fn spawn(spawn: &Spawn<'_>) -> io::Result<Spawned> {
+pub fn spawn(spawn: &Spawn<'_>) -> Result<Spawned> {
     let raw = Prepared::new(spawn)?;
     let mut old = SigSet::empty();
+    let set_mask = |mask: &SigSet, old: Option<&mut SigSet>| {
+        pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(mask), old).context(|| "pthread_sigmask")
+    };
     // A handler of the caller must not run in the child; the program sets its mask when it is up.
-    pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut old))?;
+    set_mask(&SigSet::all(), Some(&mut old))?;
     let spawned = if spawn.join.is_empty() { raw.clone_directly() } else { raw.clone_through_joiner() };
-    pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&old), None)?;
+    set_mask(&old, None)?;
     spawned
 }
 
@@ -213,19 +226,20 @@ struct Prepared<'a> {
 }
 
 impl<'a> Prepared<'a> {
-    fn new(spawn: &'a Spawn<'a>) -> io::Result<Self> {
+    fn new(spawn: &'a Spawn<'a>) -> Result<Self> {
         let pointers = |list: &[CString]| {
             list.iter().map(|text| text.as_ptr()).chain(std::iter::once(ptr::null())).collect::<Vec<_>>()
         };
         let stdio = spawn.stdio.map(|fd| fd.as_raw_fd());
         let inherit: Vec<RawFd> = spawn.inherit.iter().map(AsRawFd::as_raw_fd).collect();
         let lowest = if spawn.third.is_some() { 4 } else { 3 };
-        let given = stdio.iter().chain(&inherit).copied().chain([spawn.report.as_raw_fd()]);
-        if given.into_iter().any(|fd| fd < lowest) {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "a descriptor to hand over is in the way",
-            ));
+        let program = match &spawn.program {
+            Program::Fd(fd) => Some(fd.as_raw_fd()),
+            Program::Path(_) => None,
+        };
+        let needed = stdio.iter().chain(&inherit).copied().chain([spawn.report.as_raw_fd()]).chain(program);
+        if needed.into_iter().any(|fd| fd < lowest) {
+            return Err(Error::new(ErrorKind::InvalidInput, "a descriptor to hand over is in the way"));
         }
         Ok(Self {
             spawn,
@@ -239,9 +253,10 @@ impl<'a> Prepared<'a> {
         })
     }
 
-    fn clone_directly(&self) -> io::Result<Spawned> {
+    fn clone_directly(&self) -> Result<Spawned> {
         let mut pidfd: RawFd = -1;
-        let mut args = self.clone_args(libc::SIGCHLD as u64);
+        let mut args = Self::clone_args(self.spawn.namespaces, libc::SIGCHLD as u64);
+        self.enter_cgroup(&mut args);
         args.flags |= libc::CLONE_PIDFD as u64;
         args.pidfd = &raw mut pidfd as u64;
         // SAFETY: the child, which gets a copy of this memory, goes straight into `become_program`, which makes only
@@ -254,23 +269,25 @@ impl<'a> Prepared<'a> {
                 let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
                 Ok(Spawned { pid: Pid::from_raw(pid as i32), pidfd })
             }
-            _ => Err(io::Error::last_os_error()),
+            _ => Err(io::Error::last_os_error()).context(|| format!("clone3({:?})", self.spawn.namespaces)),
         }
     }
 
-    fn clone_through_joiner(&self) -> io::Result<Spawned> {
-        let (report, joiner_end) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+    fn clone_through_joiner(&self) -> Result<Spawned> {
+        let (report, joiner_end) =
+            nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).context(|| "pipe2(O_CLOEXEC)")?;
         let report_to = joiner_end.as_raw_fd();
-        // SAFETY: all-zero bytes are a valid clone_args.
-        let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-        args.exit_signal = libc::SIGCHLD as u64;
+        // The joiner starts in the cgroup and its child inherits it: from within a joined cgroup namespace the kernel
+        // may refuse to move anybody in from outside (mount option nsdelegate).
+        let mut args = Self::clone_args(CloneFlags::empty(), libc::SIGCHLD as u64);
+        self.enter_cgroup(&mut args);
         // SAFETY: as in `clone_directly`; the joiner goes straight into `join_and_clone`.
         let joiner = unsafe { clone3(&args) };
         if joiner == 0 {
             self.join_and_clone(report_to);
         }
         if joiner < 0 {
-            return Err(io::Error::last_os_error());
+            return Err(io::Error::last_os_error()).context(|| "clone3() of who joins the namespaces");
         }
         drop(joiner_end);
         let mut packet = [0_u8; SpawnFailure::SIZE];
@@ -278,25 +295,34 @@ impl<'a> Prepared<'a> {
         while let Err(nix::errno::Errno::EINTR) = nix::sys::wait::waitpid(Pid::from_raw(joiner as i32), None)
         {
         }
-        read?;
+        match read {
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
+                return Err(Error::new(ErrorKind::System, "who was to join the namespaces was killed"));
+            }
+            other => other.context(|| "read the joined process's pid")?,
+        }
         if let Some(failure) = SpawnFailure::decode(&packet) {
-            return Err(io::Error::from_raw_os_error(failure.errno));
+            return failure.into_result();
         }
         let pid = Pid::from_raw(i32::from_le_bytes([packet[2], packet[3], packet[4], packet[5]]));
         // The child cannot be another process of that number: it is ours, and nobody has waited for it.
-        Ok(Spawned { pid, pidfd: super::pidfd::open(pid)? })
+        let pidfd = super::pidfd::open(pid).context(|| format!("pidfd_open({pid})"))?;
+        Ok(Spawned { pid, pidfd })
     }
 
-    fn clone_args(&self, exit_signal: u64) -> libc::clone_args {
+    fn clone_args(namespaces: CloneFlags, exit_signal: u64) -> libc::clone_args {
         // SAFETY: all-zero bytes are a valid clone_args.
         let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-        args.flags = self.spawn.namespaces.bits() as u64;
+        args.flags = namespaces.bits() as u64;
         args.exit_signal = exit_signal;
+        args
+    }
+
+    fn enter_cgroup(&self, args: &mut libc::clone_args) {
         if let Some(cgroup) = self.spawn.cgroup {
             args.flags |= CLONE_INTO_CGROUP;
             args.cgroup = cgroup.as_raw_fd() as u64;
         }
-        args
     }
 
     // ---- below this line: in the child, raw system calls only ----
@@ -314,7 +340,7 @@ impl<'a> Prepared<'a> {
                 fail(report_to, Stage::Join);
             }
         }
-        let mut args = self.clone_args(0);
+        let mut args = Self::clone_args(self.spawn.namespaces, 0);
         args.flags |= libc::CLONE_PARENT as u64;
         // SAFETY: as in `clone_directly`.
         let pid = unsafe { clone3(&args) };
@@ -428,6 +454,14 @@ mod tests {
     use super::*;
 
     fn start(program: &str, args: &[&str], join: Vec<(BorrowedFd<'_>, CloneFlags)>) -> (WaitStatus, Vec<u8>) {
+        try_start(program, args, join).expect("spawn")
+    }
+
+    fn try_start(
+        program: &str,
+        args: &[&str],
+        join: Vec<(BorrowedFd<'_>, CloneFlags)>,
+    ) -> Result<(WaitStatus, Vec<u8>)> {
         let executable = std::fs::File::open(program).expect("open the program");
         let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null").expect("null");
         let (ours, theirs) =
@@ -449,12 +483,20 @@ mod tests {
             namespaces: CloneFlags::empty(),
             cgroup: None,
         };
-        let child = super::spawn(&spawn).expect("spawn");
+        let child = super::spawn(&spawn)?;
         drop(theirs);
         let status = waitpid(child.pid, None).expect("our child");
         let mut packet = [0; 64];
         let read = nix::unistd::read(&ours, &mut packet).unwrap_or(0);
-        (status, packet[..read].to_vec())
+        Ok((status, packet[..read].to_vec()))
+    }
+
+    #[test]
+    fn a_namespace_that_cannot_be_joined_is_not_an_error_of_clone() {
+        let null = std::fs::File::open("/dev/null").expect("null");
+        let error = try_start("/bin/true", &["true"], vec![(null.as_fd(), CloneFlags::CLONE_NEWUTS)])
+            .expect_err("/dev/null is no namespace");
+        assert_eq!(error.chain(), "setns: Invalid argument (os error 22)");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! file descriptors that it is given, under the numbers that they have here. Must not know CRIU.
 
 use std::ffi::{CString, OsString};
-use std::io::{self, Read};
+use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
@@ -17,6 +17,7 @@ use nix::unistd::{Pid, pipe2};
 use super::fd::above_stdio;
 pub use super::spawn::Session;
 use super::spawn::{self, Program, Signals, Spawn, SpawnFailure};
+use crate::{Context, ErrorKind, Result};
 
 /// What to start and with what.
 #[derive(Debug)]
@@ -61,22 +62,25 @@ pub struct Worker {
 /// a caller that has died is an error for the worker and not its death, unless it decides otherwise itself.
 ///
 /// # Errors
-/// The call that failed, the execution of the program included; `InvalidInput` for a NUL byte in a string.
-pub fn spawn(launch: &Launch<'_>) -> io::Result<Worker> {
-    let program = CString::new(launch.program.as_os_str().as_bytes())?;
+/// The call that failed, the execution of the program included; [`ErrorKind::InvalidInput`] for a NUL byte in a string.
+pub fn spawn(launch: &Launch<'_>) -> Result<Worker> {
+    let c_string = |text: Vec<u8>| {
+        CString::new(text).context_kind(ErrorKind::InvalidInput, || "make a C string of an argument")
+    };
+    let program = c_string(launch.program.as_os_str().as_bytes().to_vec())?;
     let mut argv = vec![program.clone()];
     for arg in launch.args {
-        argv.push(CString::new(*arg)?);
+        argv.push(c_string(arg.as_bytes().to_vec())?);
     }
     let mut envp = Vec::with_capacity(launch.env.len());
     for (name, value) in &launch.env {
         let mut entry = name.clone().into_vec();
         entry.push(b'=');
         entry.extend_from_slice(value.as_bytes());
-        envp.push(CString::new(entry)?);
+        envp.push(c_string(entry)?);
     }
-    let (report, low) = pipe2(OFlag::O_CLOEXEC)?;
-    let theirs = above_stdio(low.as_fd())?;
+    let (report, low) = pipe2(OFlag::O_CLOEXEC).context(|| "pipe2(O_CLOEXEC)")?;
+    let theirs = above_stdio(low.as_fd()).context(|| "dup")?;
     drop(low);
     let child = spawn::spawn(&Spawn {
         program: Program::Path(program),
@@ -98,10 +102,10 @@ pub fn spawn(launch: &Launch<'_>) -> io::Result<Worker> {
     let mut worker = Worker { pid: child.pid, ended: None };
     // End of file: the program was executed.
     let mut packet = Vec::new();
-    std::fs::File::from(report).read_to_end(&mut packet)?;
+    std::fs::File::from(report).read_to_end(&mut packet).context(|| "wait for execve")?;
     if let Some(failure) = SpawnFailure::decode(&packet) {
-        worker.wait()?;
-        return Err(io::Error::from_raw_os_error(failure.errno));
+        worker.wait().context(|| format!("waitpid({})", child.pid))?;
+        return failure.into_result();
     }
     Ok(worker)
 }
@@ -235,6 +239,7 @@ mod tests {
             place: anywhere(),
         })
         .expect_err("there is no such program");
-        assert_eq!(error.raw_os_error(), Some(libc::ENOENT));
+        assert_eq!(error.to_string(), "execve");
+        assert!(error.is_errno(libc::ENOENT), "{}", error.chain());
     }
 }

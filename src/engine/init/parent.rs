@@ -76,8 +76,7 @@ pub(in crate::engine) fn launch(plan: &InitPlan, launch: &Launch<'_>) -> Result<
         signals: Signals::Blocked,
         enter: launch.cgroup.tasks.iter().map(AsFd::as_fd).collect(),
     };
-    let child = sys::spawn::spawn(&spawn)
-        .context(|| format!("clone3({:?}) for the container's process", launch.namespaces))?;
+    let child = sys::spawn::spawn(&spawn).context(|| "start the container's process")?;
     Ok(Starting { child: Some(child), channel })
 }
 

@@ -69,7 +69,7 @@ impl RuntimeSide {
             return Ok(Answer::Closed);
         }
         if let Some(failure) = SpawnFailure::decode(packet) {
-            return Err(failure).context(|| "start the container's init");
+            return failure.into_result().context(|| "start the container's init");
         }
         match serde_json::from_slice(packet).context(|| "understand the container's init")? {
             Report::Ready => Ok(Answer::Ready),
