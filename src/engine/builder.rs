@@ -21,7 +21,7 @@ use super::init::plan::InitPlan;
 use super::namespaces::{Namespaces, sysctl_path};
 use super::process::{Process, ProcessPlan, ResolvedIo, limits};
 use super::rootfs::{CgroupBind, CgroupLayout, PlanContext, RootfsPlan};
-use super::state::{Creator, InitProcess, State, save_config};
+use super::state::{Creator, InitProcess, STATE, State, save_config};
 use super::{Container, ContainerId, ProcessIo, StateRoot};
 use crate::cgroup::{Cgroup, CgroupMounts, CgroupState, Hierarchies};
 use crate::spec::{self, Config};
@@ -104,8 +104,13 @@ impl NewContainer {
     /// [`ErrorKind::AlreadyExists`], or the error of making the directory.
     pub fn reserve(root: &StateRoot, id: ContainerId) -> Result<Self> {
         let dir = root.reserve(&id)?;
+        // Until it is locked and written to, a `delete` may take the empty directory away, and another `create` may
+        // make it again: then it is not ours to remove.
+        let lock = super::container::lock(&dir)?;
+        if dir.join(STATE).exists() {
+            return Err(StateRoot::already_exists(&id));
+        }
         let prepare = || {
-            let lock = super::container::lock(&dir)?;
             let state = State {
                 schema: State::schema(),
                 id: id.to_string(),
@@ -121,10 +126,11 @@ impl NewContainer {
                 external_descriptors: Default::default(),
                 annotations: BTreeMap::new(),
             };
-            Ok((lock, state))
+            state.save(&dir)?;
+            Ok(state)
         };
         match prepare() {
-            Ok((lock, state)) => Ok(Self {
+            Ok(state) => Ok(Self {
                 root: root.clone(),
                 id,
                 dir,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! An existing container: what it is, what it does, and the way it ends.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::AsFd;
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::CloneFlags;
-use nix::unistd::{Uid, User};
+use nix::unistd::{Pid, Uid, User};
 
 use super::builder::cgroup_layout;
 use super::rootfs::{PlanContext, RootfsPlan};
@@ -29,6 +30,9 @@ const END_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How long another command may keep a container to itself.
 const LOCK_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How many processes are signalled with one look at the cgroup: a descriptor each.
+const SIGNAL_AT_A_TIME: usize = 256;
 
 /// A container, as it is written down. What it does now is asked each time.
 #[derive(Debug)]
@@ -243,13 +247,23 @@ impl Container {
     /// # Errors
     /// The first process that could not be signalled; one that has just ended is no error.
     pub fn signal_all(&self, signal: i32) -> Result<()> {
-        for pid in self.processes()? {
-            match sys::pidfd::open(nix::unistd::Pid::from_raw(pid))
-                .and_then(|pidfd| sys::pidfd::send_signal(pidfd.as_fd(), signal))
-            {
-                Err(e) if e.raw_os_error() == Some(libc::ESRCH) => {}
-                other => other
-                    .context(|| format!("send signal {signal} to process {pid} of container {}", self.id))?,
+        let context = |pid: i32| format!("send signal {signal} to process {pid} of container {}", self.id);
+        let gone = |e: &io::Error| e.raw_os_error() == Some(libc::ESRCH);
+        for pids in self.processes()?.chunks(SIGNAL_AT_A_TIME) {
+            let mut opened = Vec::new();
+            for &pid in pids {
+                match sys::pidfd::open(Pid::from_raw(pid)) {
+                    Err(e) if gone(&e) => {}
+                    pidfd => opened.push((pid, pidfd.context(|| context(pid))?)),
+                }
+            }
+            // A number may have passed on to a stranger before it was opened: then it is not in the cgroup now.
+            let still_there: HashSet<i32> = self.processes()?.into_iter().collect();
+            for (pid, pidfd) in opened.into_iter().filter(|(pid, _)| still_there.contains(pid)) {
+                match sys::pidfd::send_signal(pidfd.as_fd(), signal) {
+                    Err(e) if gone(&e) => {}
+                    sent => sent.context(|| context(pid))?,
+                }
             }
         }
         self.let_die(signal)

@@ -86,6 +86,7 @@ impl Foreground {
             mask.remove(keep);
         }
         mask.thread_block().context(|| "block the signals to pass on")?;
+        sys::process::keep_ended_children().context(|| "sigaction(SIGCHLD, SIG_DFL)")?;
         let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
             .context(|| "signalfd()")?;
         if subreaper {

@@ -30,7 +30,8 @@ use crate::{Context, Error, ErrorKind, Result};
 /// The version of `state.json` that this program writes.
 const SCHEMA: u32 = 1;
 
-const STATE: &str = "state.json";
+/// The file of the record.
+pub(super) const STATE: &str = "state.json";
 const CONFIG: &str = "config.json";
 
 /// One process for ever: the pid, and when it started.

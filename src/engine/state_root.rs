@@ -111,11 +111,7 @@ impl StateRoot {
         match fs::DirBuilder::new().mode(0o711).create(&dir) {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                return Err(Error::new(
-                    ErrorKind::AlreadyExists,
-                    format!("container with given ID already exists: {id}"),
-                )
-                .with_hint(format!("take another id, or remove that one with `migrate delete {id}`")));
+                return Err(Self::already_exists(id));
             }
             Err(e) => return Err(e).context(|| format!("make {}", dir.display())),
         }
@@ -123,6 +119,11 @@ impl StateRoot {
             self.register();
         }
         Ok(dir)
+    }
+
+    pub(super) fn already_exists(id: &ContainerId) -> Error {
+        Error::new(ErrorKind::AlreadyExists, format!("container with given ID already exists: {id}"))
+            .with_hint(format!("take another id, or remove that one with `migrate delete {id}`"))
     }
 
     fn has(&self, id: &ContainerId) -> bool {

@@ -72,6 +72,17 @@ pub fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+/// Gives SIGCHLD its default action: inherited as ignored, it would have the kernel reap children unasked, and nobody
+/// could learn how they ended (wait(2)).
+///
+/// # Errors
+/// The error of sigaction(2).
+pub fn keep_ended_children() -> io::Result<()> {
+    // SAFETY: no handler is installed.
+    unsafe { nix::sys::signal::signal(Signal::SIGCHLD, SigHandler::SigDfl)? };
+    Ok(())
+}
+
 /// Makes this process a subreaper: its descendants' orphans become its children (prctl(2)).
 ///
 /// # Errors
