@@ -49,6 +49,9 @@ fn a_criu_that_is_too_old_or_no_criu_at_all() {
     let workload = criu_tests::workload();
     executable(&fake, &format!("#!/bin/sh\nexec {workload} fake-criu --version-number 31700 -- \"$@\"\n"));
     container.runs_on_beside(&args, NO_CRIU, &["3.17"]);
+    // So old that it does not know the protocol, it only prints its version.
+    executable(&fake, "#!/bin/sh\n[ \"$1\" = --version ] && echo Version: 2.12.1\nexit 1\n");
+    container.runs_on_beside(&args, NO_CRIU, &["criu 2.12.1 is too old", "3.16"]);
     // Says no word of the protocol.
     executable(&fake, "#!/bin/sh\nexit 0\n");
     container.runs_on_beside(&args, NO_CRIU, &[&fake]);
@@ -109,6 +112,19 @@ fn unmount(host: &Host, path: &str) {
 fn names_on(host: &Host, path: &str) -> Vec<String> {
     let listed = host.command(&["find", path, "-mindepth", "1"]).run();
     listed.succeeded().lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn an_archive_may_have_the_longest_name() {
+    let Some(stage) = Stage::set(&[Need::Criu]) else { return };
+    let host = stage.host("a");
+    let (_bundle, container) = host.run_small(&stage.id("small"));
+    let archive = host.path(&"n".repeat(255));
+    host.migrate(&["checkpoint", "--export", &archive, container.id()]).succeeded();
+    let id = stage.id("back");
+    host.migrate_detached(&["restore", "-d", "--import", &archive, &id]);
+    host.container(&id, "").end();
+    host.assert_no_trace();
 }
 
 #[test]

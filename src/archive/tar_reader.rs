@@ -151,8 +151,9 @@ impl<R: BufRead> TarReader<R> {
                 other => other,
             };
             let read = read.map_err(|e| {
+                let place = self.place();
                 let place =
-                    if self.current.is_empty() { self.place() } else { format!("or after {}", self.place()) };
+                    if self.current.is_empty() { place } else { format!("{place} or what follows it") };
                 unreadable(e, &place)
             })?;
             self.offset += read as u64;

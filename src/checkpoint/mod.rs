@@ -15,8 +15,10 @@ mod journal;
 mod options;
 mod stdio;
 
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -33,6 +35,9 @@ use crate::{Context, Error, ErrorKind, Result, sys};
 use export::Exporter;
 use journal::{Journal, Phase};
 use stdio::Stdio;
+
+/// Longest name of a file, in bytes.
+const NAME_MAX: usize = 255;
 
 /// What a checkpoint came to.
 #[derive(Debug, Clone, Default)]
@@ -295,15 +300,17 @@ impl ImagesDir {
     }
 }
 
-/// A directory on the disk that must hold the archive anyway.
+/// A directory on the disk that must hold the archive anyway. Of a long name only the beginning is in its own.
 fn beside(file: &Path) -> Result<PathBuf> {
     let name = file.file_name().ok_or_else(|| {
         Error::new(ErrorKind::InvalidInput, format!("archive name {} names no file", file.display()))
     })?;
     let nanos = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.subsec_nanos());
-    let mut hidden = std::ffi::OsString::from(".");
-    hidden.push(name);
-    hidden.push(format!(".{}-{nanos}.images", std::process::id()));
+    let ending = format!(".{}-{nanos}.images", std::process::id());
+    let name = name.as_bytes();
+    let mut hidden = OsString::from(".");
+    hidden.push(OsStr::from_bytes(&name[..name.len().min(NAME_MAX - 1 - ending.len())]));
+    hidden.push(ending);
     Ok(file.with_file_name(hidden))
 }
 

@@ -13,6 +13,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::process;
 
 use nix::sched::CloneFlags;
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -264,12 +265,7 @@ impl CriuClient {
         let reply = self.call(&request, &mut Silent);
         let response = self
             .successful(reply, None, || format!("ask {} for its version", criu.path().display()))
-            .map_err(|e| {
-                let message = format!("{} is not a criu that migrate can use", criu.path().display());
-                Error::new(ErrorKind::CriuUnusable, message)
-                    .with_source(e)
-                    .with_hint("run scripts/setup, or pass --criu")
-            })?;
+            .map_err(|e| unusable(criu, e))?;
         let found = response.version;
         Ok(Version::from_answer(
             found.major_number(),
@@ -364,6 +360,25 @@ impl Drop for CriuClient {
     fn drop(&mut self) {
         self.finish();
     }
+}
+
+/// What to say of a program that does not answer as CRIU does: an old CRIU is called old, if it at least prints its
+/// version.
+fn unusable(criu: &Criu, error: Error) -> Error {
+    let old = printed_version(criu).and_then(|v| version::check(v, Kernel::running()).err());
+    old.unwrap_or_else(|| {
+        let message = format!("{} is not a criu that migrate can use", criu.path().display());
+        Error::new(ErrorKind::CriuUnusable, message)
+            .with_source(error)
+            .with_hint("run scripts/setup, or pass --criu")
+    })
+}
+
+/// What `criu --version` prints.
+fn printed_version(criu: &Criu) -> Option<Version> {
+    let mut command = process::Command::new(criu.path());
+    let output = command.arg("--version").envs(environment()).stdin(process::Stdio::null()).output().ok()?;
+    Version::from_text(&String::from_utf8_lossy(&output.stdout))
 }
 
 fn launch(criu: &Criu, options: &SpawnOptions, socket: BorrowedFd<'_>) -> Result<(Worker, Option<File>)> {

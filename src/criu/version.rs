@@ -54,6 +54,17 @@ impl Version {
         }
     }
 
+    /// Reads what `criu --version` prints ("Version: 3.17.1"); `None` if it says no version.
+    pub(super) fn from_text(text: &str) -> Option<Self> {
+        let number = text.lines().find_map(|line| line.strip_prefix("Version:"))?.trim();
+        let mut parts = number.split('.').map(|part| {
+            let digits = part.find(|c: char| !c.is_ascii_digit()).map_or(part, |end| &part[..end]);
+            digits.parse::<u32>().ok()
+        });
+        let (major, minor) = (parts.next()??, parts.next()??);
+        Some(Self::new(major, minor, parts.next().flatten().unwrap_or(0)))
+    }
+
     /// The version as one number: 40201 for 4.2.1.
     pub fn as_number(self) -> u32 {
         self.major
@@ -151,6 +162,23 @@ fn too_old(message: String) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn versions_are_read_from_what_criu_prints() {
+        let table = [
+            ("Version: 3.17.1\n", Some((3, 17, 1))),
+            ("Version: 4.2\nGitID: v4.2-3-gabc\n", Some((4, 2, 0))),
+            ("noise\nVersion: 2.12.1-rc1\n", Some((2, 12, 1))),
+            ("Version: 4\n", None),
+            ("Version: x.1\n", None),
+            ("3.17\n", None),
+            ("", None),
+        ];
+        for (text, expected) in table {
+            let found = Version::from_text(text).map(|v| (v.major, v.minor, v.sublevel));
+            assert_eq!(found, expected, "{text:?}");
+        }
+    }
 
     #[test]
     fn releases_are_read_however_they_are_decorated() {
