@@ -88,9 +88,8 @@ fn a_foreground_run_whose_caller_ignores_its_children_passes_the_exit_code_on() 
     let Some(stage) = Stage::set(&[]) else { return };
     let host = stage.host("a");
     let bundle = Bundle::new(&host, "exit", &["exit", "--code", "7"]);
-    let script = "trap '' CHLD; exec \"$@\"";
     let (migrate, root, id) = (criu_tests::migrate(), host.state_root(), stage.id("exit"));
-    let run = ["sh", "-c", script, "sh", &migrate, "--root", &root, "run", "-b", &bundle.path(), &id];
+    let run = ["env", "--ignore-signal=CHLD", &migrate, "--root", &root, "run", "-b", &bundle.path(), &id];
     assert_eq!(host.command(&run).run().code, 7);
     host.assert_no_trace();
 }
