@@ -14,12 +14,14 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
 
 use super::console::Console;
-use super::container::{EXEC_FIFO, remove_container_dir, remove_unfinished};
+use super::container::EXEC_FIFO;
 use super::descriptors;
 use super::init::parent::{Entry, Launch, launch};
 use super::init::plan::InitPlan;
+use super::lock::lock;
 use super::namespaces::{Namespaces, sysctl_path};
 use super::process::{Process, ProcessPlan, ResolvedIo, limits};
+use super::remains::{kill_process, remove_container_dir, remove_unfinished};
 use super::rootfs::{CgroupBind, CgroupLayout, PlanContext, RootfsPlan};
 use super::state::{Creator, InitProcess, STATE, State, save_config};
 use super::{Container, ContainerId, ProcessIo, StateRoot};
@@ -106,7 +108,7 @@ impl NewContainer {
         let dir = root.reserve(&id)?;
         // Until it is locked and written to, a `delete` may take the empty directory away, and another `create` may
         // make it again: then it is not ours to remove.
-        let lock = super::container::lock(&dir)?;
+        let lock = lock(&dir)?;
         if dir.join(STATE).exists() {
             return Err(StateRoot::already_exists(&id));
         }
@@ -361,7 +363,7 @@ impl NewContainer {
     fn undo(&mut self) -> Vec<Error> {
         let mut failed = Vec::new();
         if let Some(init) = self.state.init.filter(InitProcess::is_alive)
-            && let Err(e) = super::container::kill_process(init)
+            && let Err(e) = kill_process(init)
         {
             failed.push(e);
         }

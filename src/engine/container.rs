@@ -7,14 +7,15 @@ use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::CloneFlags;
 use nix::unistd::{Pid, Uid, User};
 
 use super::builder::cgroup_layout;
+use super::lock::lock;
+use super::remains::{kill_process, remove_container_dir, remove_unfinished};
 use super::rootfs::{PlanContext, RootfsPlan};
 use super::state::{load_config, replace_file};
 use super::{ContainerId, InitProcess, Namespaces, State, StateRoot, Status};
@@ -24,12 +25,6 @@ use crate::{Context, Error, ErrorKind, Result, sys};
 
 /// The fifo that a created container's init waits at; its presence is what makes it created.
 pub(super) const EXEC_FIFO: &str = "exec.fifo";
-
-/// How long a killed process may take to go.
-const END_DEADLINE: Duration = Duration::from_secs(10);
-
-/// How long another command may keep a container to itself.
-const LOCK_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How many processes are signalled with one look at the cgroup: a descriptor each.
 const SIGNAL_AT_A_TIME: usize = 256;
@@ -411,144 +406,5 @@ fn wait_for_writer(mut fifo: &File, pidfd: &std::os::fd::OwnedFd) -> Result<()> 
         if ended {
             return Err(Error::new(ErrorKind::WrongStatus, "container process is already dead"));
         }
-    }
-}
-
-/// Takes the lock of a container's directory, for as long as the value lives.
-pub(super) fn lock(dir: &Path) -> Result<Flock<File>> {
-    let deadline = Instant::now() + LOCK_DEADLINE;
-    loop {
-        let file = File::open(dir).map_err(|e| {
-            let kind =
-                if e.kind() == io::ErrorKind::NotFound { ErrorKind::NotFound } else { ErrorKind::System };
-            Error::new(kind, format!("open {}", dir.display())).with_source(e)
-        })?;
-        let locked = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(locked) => locked,
-            Err((_, nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR)) if Instant::now() < deadline => {
-                // flock(2) has no deadline of its own.
-                std::thread::sleep(Duration::from_millis(5));
-                continue;
-            }
-            Err((_, nix::errno::Errno::EAGAIN)) => {
-                return Err(Error::new(
-                    ErrorKind::WrongStatus,
-                    format!(
-                        "another command has been at work on {} for {} s",
-                        dir.display(),
-                        LOCK_DEADLINE.as_secs()
-                    ),
-                )
-                .with_hint("wait for it to end, or end it"));
-            }
-            Err((_, errno)) => return Err(errno).context(|| format!("flock({})", dir.display())),
-        };
-        // The directory may have been removed, and made again, before we had the lock.
-        let same = fs::metadata(dir).is_ok_and(|now| {
-            locked.metadata().is_ok_and(|held| (held.dev(), held.ino()) == (now.dev(), now.ino()))
-        });
-        if same {
-            return Ok(locked);
-        }
-        if !dir.exists() {
-            return Err(Error::new(ErrorKind::NotFound, format!("{} went away", dir.display())));
-        }
-    }
-}
-
-/// Kills a process and waits for its end.
-pub(super) fn kill_process(process: InitProcess) -> Result<()> {
-    let pidfd = match sys::pidfd::open(process.pid()) {
-        Ok(pidfd) => pidfd,
-        Err(e) if e.raw_os_error() == Some(libc::ESRCH) => return Ok(()),
-        Err(e) => return Err(e).context(|| format!("pidfd_open({})", process.pid)),
-    };
-    if !process.is_alive() {
-        return Ok(());
-    }
-    match sys::pidfd::send_signal(pidfd.as_fd(), libc::SIGKILL) {
-        Err(e) if e.raw_os_error() != Some(libc::ESRCH) => {
-            return Err(e).context(|| format!("kill process {}", process.pid));
-        }
-        _ => {}
-    }
-    if sys::pidfd::wait_ended(&pidfd, END_DEADLINE).context(|| format!("wait for process {}", process.pid))? {
-        return Ok(());
-    }
-    Err(Error::new(
-        ErrorKind::System,
-        format!("process {} did not end within {} s of SIGKILL", process.pid, END_DEADLINE.as_secs()),
-    )
-    .with_hint("it hangs in the kernel (state D): look at /proc/PID/stack and at its storage"))
-}
-
-/// Removes what a container that did not come to be has made elsewhere.
-pub(super) fn remove_unfinished(paths: &[PathBuf]) -> Vec<Error> {
-    let remove = |path: &PathBuf| match fs::symlink_metadata(path) {
-        Ok(found) if found.is_dir() => {
-            if let Some(mountpoint) = mountpoint_beneath(path)? {
-                return Err(mounted_inside(&mountpoint));
-            }
-            fs::remove_dir_all(path).context(|| format!("remove {}", path.display()))
-        }
-        Ok(_) => fs::remove_file(path).context(|| format!("remove {}", path.display())),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(e) => Err(e).context(|| format!("stat {}", path.display())),
-    };
-    paths.iter().filter_map(|path| remove(path).err()).collect()
-}
-
-fn mounted_inside(mountpoint: &Path) -> Error {
-    let message = format!("{} is mounted inside of what is to be removed", mountpoint.display());
-    Error::new(ErrorKind::WrongStatus, message).with_hint("unmount it and delete the container again")
-}
-
-/// Removes a container's directory, with the bundle if it is the container's own.
-///
-/// A bundle holds what a stranger made, and an operator may have mounted something in it: what is mounted there is
-/// not ours to empty.
-pub(super) fn remove_container_dir(dir: &Path, owns_bundle: bool) -> Result<()> {
-    let has_directories = fs::read_dir(dir)
-        .context(|| format!("list {}", dir.display()))?
-        .filter_map(io::Result::ok)
-        .any(|entry| entry.file_type().is_ok_and(|t| t.is_dir()));
-    if (owns_bundle || has_directories)
-        && let Some(mountpoint) = mountpoint_beneath(dir)?
-    {
-        return Err(mounted_inside(&mountpoint));
-    }
-    fs::remove_dir_all(dir).context(|| format!("remove {}", dir.display()))
-}
-
-fn mountpoint_beneath(dir: &Path) -> Result<Option<PathBuf>> {
-    // The table names no path that leads through a symbolic link, as a state root may.
-    let dir = fs::canonicalize(dir).context(|| format!("resolve {}", dir.display()))?;
-    let mounts = sys::mountinfo::read().context(|| "read /proc/thread-self/mountinfo")?;
-    Ok(mounts.into_iter().map(|m| m.mount_point).find(|point| *point != dir && point.starts_with(&dir)))
-}
-
-#[cfg(test)]
-mod tests {
-    use nix::mount::{MsFlags, mount};
-
-    use super::*;
-
-    #[test]
-    fn what_is_mounted_inside_is_found_through_a_link_and_under_any_name() {
-        assert!(nix::unistd::geteuid().is_root(), "mounting needs root");
-        let dir = tempfile::tempdir().expect("tempdir");
-        let (real, link) = (dir.path().join("real"), dir.path().join("link"));
-        let inside = real.join("web/a\nb c");
-        fs::create_dir_all(&inside).expect("mkdir");
-        std::os::unix::fs::symlink(&real, &link).expect("symlink");
-        let found = sys::namespace::in_private_mount_namespace(|_| {
-            let before = mountpoint_beneath(&link.join("web")).expect("read the table");
-            mount(None::<&Path>, &inside, Some("tmpfs"), MsFlags::empty(), None::<&Path>).expect("mount");
-            (before, remove_container_dir(&link.join("web"), true).expect_err("it is mounted").to_string())
-        });
-        let (before, error) = found.expect("unshare");
-        assert_eq!(before, None);
-        assert!(error.contains("is mounted inside"), "{error}");
-        assert!(inside.is_dir());
     }
 }
