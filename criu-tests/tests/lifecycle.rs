@@ -309,3 +309,19 @@ fn a_container_that_was_not_started_is_not_paused() {
     container.end();
     host.assert_no_trace();
 }
+
+#[test]
+fn a_container_of_another_root_is_found_by_its_id_as_long_as_it_is_there() {
+    let Some(stage) = Stage::set(&[]) else { return };
+    let host = stage.host("a");
+    let (_bundle, container) = host.run_small(&stage.id("elsewhere"));
+    let (program, id) = (criu_tests::migrate(), container.id().to_owned());
+    let plain = |args: &[&str]| host.command(&[&[program.as_str()], args].concat()).environment(&[]).run();
+    let roots = host.outside("/run/migrate/.roots");
+    assert!(plain(&["state", &id]).succeeded().contains("running"));
+    assert!(fs::exists(&roots).expect("look at the registered roots"));
+    plain(&["delete", "--force", &id]).succeeded();
+    host.assert_no_trace();
+    assert!(!fs::exists(&roots).expect("look at the registered roots"), "an empty root stays registered");
+    plain(&["state", &id]).failed(1, &[&id, "does not exist"]);
+}

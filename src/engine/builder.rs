@@ -21,7 +21,7 @@ use super::init::plan::InitPlan;
 use super::lock::lock;
 use super::namespaces::{Namespaces, sysctl_path};
 use super::process::{Process, ProcessPlan, ResolvedIo, limits};
-use super::remains::{kill_process, remove_container_dir, remove_unfinished};
+use super::remains::{kill_process, remove_unfinished};
 use super::rootfs::{CgroupBind, CgroupLayout, PlanContext, RootfsPlan};
 use super::state::{Creator, InitProcess, STATE, State, save_config};
 use super::{Container, ContainerId, ProcessIo, StateRoot};
@@ -145,7 +145,7 @@ impl NewContainer {
                 lock,
                 finished: false,
             }),
-            Err(error) => Err(Error::with_cleanup(error, remove_container_dir(&dir, false).err())),
+            Err(error) => Err(Error::with_cleanup(error, root.release(&dir, false).err())),
         }
     }
 
@@ -372,7 +372,7 @@ impl NewContainer {
             failed.extend(cgroup.destroy().err());
         }
         failed.extend(remove_unfinished(&self.unfinished));
-        failed.extend(remove_container_dir(&self.dir, self.state.owns_bundle).err());
+        failed.extend(self.root.release(&self.dir, self.state.owns_bundle).err());
         failed
     }
 }

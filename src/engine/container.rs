@@ -15,7 +15,7 @@ use nix::unistd::{Pid, Uid, User};
 
 use super::builder::cgroup_layout;
 use super::lock::lock;
-use super::remains::{kill_process, remove_container_dir, remove_unfinished};
+use super::remains::{kill_process, remove_unfinished};
 use super::rootfs::{PlanContext, RootfsPlan};
 use super::state::{load_config, replace_file};
 use super::{ContainerId, InitProcess, Namespaces, State, StateRoot, Status};
@@ -337,7 +337,7 @@ impl Container {
         let mut failed = Vec::new();
         failed.extend(cgroup.destroy().err());
         failed.extend(remove_unfinished(&self.state.unfinished));
-        failed.extend(remove_container_dir(&self.dir, self.state.owns_bundle).err());
+        failed.extend(self.root.release(&self.dir, self.state.owns_bundle).err());
         if failed.is_empty() {
             return Ok(());
         }
@@ -379,7 +379,7 @@ impl Container {
             return Err(Error::new(ErrorKind::NotFound, format!("container {id} does not exist")));
         }
         let _lock = lock(&dir)?;
-        remove_container_dir(&dir, false)
+        root.release(&dir, false)
     }
 
     fn wrong_status(&self, message: &str) -> Error {

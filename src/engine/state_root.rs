@@ -2,7 +2,8 @@
 //! The directory under which containers are written down, and the way from an id to a container.
 //!
 //! A container that was made under another root is found by its id alone (Podman's clean-up calls `delete` without
-//! `--root`): every root that is not the default one leaves its path in `.roots` of the default one.
+//! `--root`): every root that is not the default one leaves its path in `.roots` of the default one, for as long as it
+//! holds a container.
 
 use std::fs;
 use std::io;
@@ -10,6 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::{Path, PathBuf};
 
+use super::remains::remove_container_dir;
 use super::{Container, ContainerId};
 use crate::{Context, Error, ErrorKind, Result};
 
@@ -133,15 +135,7 @@ impl StateRoot {
     /// Leaves this root's path where [`StateRoot::load`] looks. Being found without `--root` is a convenience: a
     /// failure is no reason to refuse the container.
     fn register(&self) {
-        let default = Self::default_root();
-        if default.path == self.path {
-            return;
-        }
-        let links = default.path.join(OTHER_ROOTS);
-        let name: String = self.path.as_os_str().as_bytes().iter().map(|b| format!("{b:02x}")).collect();
-        let name =
-            if name.len() <= 255 { name } else { format!("{:x}", fnv(self.path.as_os_str().as_bytes())) };
-        let link = links.join(name);
+        let Some((links, link)) = self.link() else { return };
         if link.symlink_metadata().is_ok() {
             return;
         }
@@ -153,6 +147,42 @@ impl StateRoot {
         if let Err(error) = made {
             tracing::debug!(root = %self.path.display(), %error, "state root not registered");
         }
+    }
+
+    /// Removes a container's directory, and the way to this root when that was the last one.
+    pub(super) fn release(&self, dir: &Path, owns_bundle: bool) -> Result<()> {
+        remove_container_dir(dir, owns_bundle)?;
+        self.unregister_if_empty();
+        Ok(())
+    }
+
+    fn unregister_if_empty(&self) {
+        let is_empty = || self.ids().is_ok_and(|ids| ids.is_empty());
+        let Some((links, link)) = self.link() else { return };
+        if !is_empty() {
+            return;
+        }
+        // Both fail when there is nothing to remove, or when other roots are still registered.
+        drop(fs::remove_file(&link));
+        drop(fs::remove_dir(&links));
+        if !is_empty() {
+            // A container was made meanwhile, whose command still saw the link.
+            self.register();
+        }
+    }
+
+    /// The directory of links, and this root's link in it; `None` for the default root, which needs none.
+    fn link(&self) -> Option<(PathBuf, PathBuf)> {
+        let default = Self::default_root();
+        if default.path == self.path {
+            return None;
+        }
+        let links = default.path.join(OTHER_ROOTS);
+        let name: String = self.path.as_os_str().as_bytes().iter().map(|b| format!("{b:02x}")).collect();
+        let name =
+            if name.len() <= 255 { name } else { format!("{:x}", fnv(self.path.as_os_str().as_bytes())) };
+        let link = links.join(name);
+        Some((links, link))
     }
 
     fn others(&self) -> Vec<Self> {
