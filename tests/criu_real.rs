@@ -10,6 +10,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use migrate::criu::{
     AfterDump, Criu, CriuClient, DumpRequest, ManageCgroups, Notify, RestoreRequest, RestoreStats, Restored,
@@ -20,7 +21,7 @@ use migrate::sys::swrk::{self, Launch, Place};
 use migrate::{Error, ErrorKind, Result};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::{Pid, geteuid};
 
@@ -57,16 +58,20 @@ fn ready() -> Option<(Criu, MutexGuard<'static, ()>)> {
 struct Target(i32);
 
 impl Target {
-    /// In its own session, or in ours, with `/dev/null` and nothing of ours open.
-    fn start(session: Session) -> Self {
+    /// A program that waits, in its own session, with `/dev/null` and nothing of ours open.
+    fn start() -> Self {
+        Self::run("/bin/sleep", &["1000"])
+    }
+
+    fn run(program: &str, args: &[&str]) -> Self {
         let null = File::options().read(true).write(true).open("/dev/null").expect("/dev/null");
         let null = above_stdio(null.as_fd()).expect("duplicate");
         // Not `Command`: whoever runs the tests may have left descriptors open that a dump would stumble over.
         let launch = Launch {
-            program: Path::new("/bin/sleep"),
-            args: &["1000"],
+            program: Path::new(program),
+            args,
             env: Vec::new(),
-            session,
+            session: Session::Own,
             stdio: [null.as_fd(); 3],
             third: None,
             fds: &[],
@@ -81,6 +86,19 @@ impl Target {
 
     fn pid(&self) -> Pid {
         Pid::from_raw(self.0)
+    }
+
+    /// Waits until it has a child.
+    fn only_child(&self) -> i32 {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.0));
+            if let Ok(pid) = children.expect("the process is there").trim().parse() {
+                return pid;
+            }
+            assert!(Instant::now() < deadline, "no child of {} in ten seconds", self.0);
+            std::thread::yield_now();
+        }
     }
 
     fn runs_untraced(&self) -> bool {
@@ -100,14 +118,19 @@ impl Drop for Target {
     fn drop(&mut self) {
         // Only as long as it is our child, so never somebody else's process of that number.
         if let Ok(WaitStatus::StillAlive) = waitpid(self.pid(), Some(WaitPidFlag::WNOHANG)) {
-            kill(self.pid(), Signal::SIGKILL).expect("kill it");
+            // With its children: they are in the process group that it leads.
+            killpg(self.pid(), Signal::SIGKILL).expect("kill it");
             self.reap().expect("reap it");
         }
     }
 }
 
 fn request<'a>(target: &Target, images: &'a File) -> DumpRequest<'a> {
-    let mut request = DumpRequest::new(target.0, images.as_fd());
+    request_for(target.0, images)
+}
+
+fn request_for(pid: i32, images: &File) -> DumpRequest<'_> {
+    let mut request = DumpRequest::new(pid, images.as_fd());
     request.options.manage_cgroups = ManageCgroups::Ignore;
     request
 }
@@ -165,7 +188,7 @@ fn one_process_tells_its_version_its_features_and_dumps() {
     let Some((criu, _turn)) = ready() else { return };
     let images = tempfile::tempdir().expect("temporary directory");
     let dir = File::open(images.path()).expect("open it");
-    let target = Target::start(Session::Own);
+    let target = Target::start();
     let mut client = CriuClient::spawn(&criu, SpawnOptions::default()).expect("start criu");
     assert!(client.version() >= migrate::criu::MINIMUM);
     let leader = nix::unistd::getsid(Some(Pid::from_raw(client.pid()))).expect("its session");
@@ -189,7 +212,7 @@ fn a_dumped_process_comes_back_as_our_child() {
     let work = tempfile::tempdir().expect("temporary directory");
     let dir = File::open(images.path()).expect("open it");
     let work_dir = File::open(work.path()).expect("open it");
-    let target = Target::start(Session::Own);
+    let target = Target::start();
     let mut dump = request(&target, &dir);
     dump.options.work_dir = Some(work_dir.as_fd());
     let client = CriuClient::spawn(&criu, SpawnOptions::default()).expect("start criu");
@@ -245,7 +268,7 @@ fn what_a_notification_refuses_does_not_happen() {
     let Some((criu, _turn)) = ready() else { return };
     let images = tempfile::tempdir().expect("temporary directory");
     let dir = File::open(images.path()).expect("open it");
-    let target = Target::start(Session::Own);
+    let target = Target::start();
     for script in ["pre-dump", "query-ext-files", "post-dump"] {
         let client = CriuClient::spawn(&criu, SpawnOptions::default()).expect("start criu");
         let error = client.dump(&request(&target, &dir), &mut Refuses(script)).expect_err(script);
@@ -281,11 +304,13 @@ fn a_failure_names_its_cause_and_its_log() {
     // A stale log must not be quoted.
     std::fs::write(images.path().join("dump.log"), "(00.1) Error (criu/a.c:1): from yesterday\n")
         .expect("write");
-    let target = Target::start(Session::Callers);
+    // Its session has a leader that it can see: CRIU says something else where none is in sight.
+    let leader = Target::run("/bin/sh", &["-c", "sleep 1000 & wait"]);
+    let target = leader.only_child();
     let client = CriuClient::spawn(&criu, SpawnOptions::default()).expect("start criu");
-    let error = client.dump(&request(&target, &dir), &mut Silent).expect_err("it is in our session");
+    let error = client.dump(&request_for(target, &dir), &mut Silent).expect_err("it leads no session");
     assert_eq!(error.kind(), ErrorKind::CriuFailed);
-    assert_eq!(error.to_string(), format!("criu could not dump process {}", target.0));
+    assert_eq!(error.to_string(), format!("criu could not dump process {target}"));
     assert!(error.chain().contains("session leader"), "{}", error.chain());
     assert!(!error.chain().contains("RLIMIT"), "{}", error.chain());
     let hint = error.hint().expect("a remedy");
@@ -329,7 +354,7 @@ fn a_killed_client_leaves_the_target_running_and_criu_ends_by_itself() {
     let Some((_criu, _turn)) = ready() else { return };
     nix::sys::prctl::set_child_subreaper(true).expect("criu becomes our child when the client dies");
     let images = tempfile::tempdir().expect("temporary directory");
-    let target = Target::start(Session::Own);
+    let target = Target::start();
     let mut client = Command::new(std::env::current_exe().expect("this program"))
         .args(["--exact", "the_client_that_is_killed", "--ignored", "--nocapture"])
         .env("TARGET_PID", target.0.to_string())

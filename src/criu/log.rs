@@ -44,6 +44,10 @@ const REMEDIES: &[(&str, &str)] = &[
     ("--ext-unix-sk", "pass --ext-unix-sk to leave the other end of the unix socket behind"),
     ("--shell-job", "pass --shell-job: a process belongs to a terminal's session outside of the container"),
     (
+        "is outside of its pid namespace",
+        "a process is in a session whose leader is outside of the container: it must be started with setsid(1)",
+    ),
+    (
         "has bad size",
         "an open file has another size than at the checkpoint: restore with the same files; a log on stdout or stderr \
          that is opened for appending (>>) may be another one",
@@ -268,6 +272,7 @@ mod tests {
                 "The root process 1 is not a session leader. Consider using --shell-job option",
                 Some("--shell-job"),
             ),
+            ("A session leader of 41(2) is outside of its pid namespace", Some("setsid")),
             ("vdso: Unexpected rt vDSO area bounds", Some("too old")),
             ("sockets: Can't get 1:34 opt: Operation not supported", Some("4.2")),
             ("something else", None),
