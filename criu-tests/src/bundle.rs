@@ -2,6 +2,8 @@
 //! Bundles: a root filesystem with the workloads in it, and a `config.json` as `migrate spec` writes it.
 
 use std::fs;
+use std::os::unix::fs::lchown;
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::{Value, json};
@@ -68,6 +70,32 @@ impl Bundle {
         self
     }
 
+    /// Gives the container a user namespace, whose ids are those of the host from `first` on, and its root filesystem
+    /// to its root.
+    ///
+    /// # Panics
+    /// When `config.json` cannot be changed or a file not given away.
+    #[must_use]
+    pub fn in_user_namespace(self, first: u32, size: u32) -> Self {
+        let new = self.edit(|config| {
+            config["linux"]["namespaces"].as_array_mut().expect("a list").push(json!({"type": "user"}));
+            let map = json!([{ "containerID": 0, "hostID": first, "size": size }]);
+            config["linux"]["uidMappings"] = map.clone();
+            config["linux"]["gidMappings"] = map;
+        });
+        new.give_to(first)
+    }
+
+    /// Gives the root filesystem to a user and group of the host.
+    ///
+    /// # Panics
+    /// When a file cannot be given away.
+    #[must_use]
+    pub fn give_to(self, id: u32) -> Self {
+        give_away(Path::new(&self.rootfs()), id);
+        self
+    }
+
     /// The bundle's directory.
     pub fn path(&self) -> String {
         self.directory.clone()
@@ -103,6 +131,15 @@ impl Bundle {
         copy(&workload, &format!("{rootfs}/workload"));
         for library in libraries(&workload) {
             copy(&library, &format!("{rootfs}{library}"));
+        }
+    }
+}
+
+fn give_away(path: &Path, id: u32) {
+    lchown(path, Some(id), Some(id)).unwrap_or_else(|e| panic!("chown {}: {e}", path.display()));
+    if path.is_dir() && !path.is_symlink() {
+        for entry in fs::read_dir(path).expect("list the root filesystem") {
+            give_away(&entry.expect("list the root filesystem").path(), id);
         }
     }
 }

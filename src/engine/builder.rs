@@ -16,6 +16,7 @@ use nix::unistd::{Pid, mkfifo};
 use super::console::Console;
 use super::container::EXEC_FIFO;
 use super::descriptors;
+use super::init::outside::FromOutside;
 use super::init::parent::{Entry, Launch, launch};
 use super::init::plan::InitPlan;
 use super::lock::lock;
@@ -24,7 +25,7 @@ use super::process::{Process, ProcessPlan, ResolvedIo, limits};
 use super::remains::{kill_process, remove_unfinished};
 use super::rootfs::{CgroupBind, CgroupLayout, PlanContext, RootfsPlan};
 use super::state::{Creator, InitProcess, STATE, State, save_config};
-use super::{Container, ContainerId, ProcessIo, StateRoot};
+use super::{Container, ContainerId, ProcessIo, StateRoot, UserNamespace, rootless, time_offsets};
 use crate::cgroup::{Cgroup, CgroupMounts, CgroupState, Hierarchies};
 use crate::spec::{self, Config};
 use crate::{Context, Error, ErrorKind, Result, sys};
@@ -88,6 +89,7 @@ pub struct NewContainer {
     state: State,
     config: Option<Config>,
     rootfs_plan: Option<RootfsPlan>,
+    user: Option<UserNamespace>,
     cgroup: Option<Cgroup>,
     /// Whether the cgroup was free and is ours: another container's must not be emptied.
     owns_cgroup: bool,
@@ -139,6 +141,7 @@ impl NewContainer {
                 state,
                 config: None,
                 rootfs_plan: None,
+                user: None,
                 cgroup: None,
                 owns_cgroup: false,
                 unfinished: Vec::new(),
@@ -193,6 +196,11 @@ impl NewContainer {
             return Err(Error::new(ErrorKind::Unsupported, format!("field `{field}` is not supported yet"))
                 .with_hint("remove the field from config.json, or run this container with another runtime"));
         }
+        rootless::check(&config.spec)?;
+        let user = UserNamespace::from_spec(&config.spec)?;
+        if let (Some(user), Some(process)) = (&user, config.spec.process()) {
+            user.check_user(process.user())?;
+        }
         let rootfs = root_path(&config, &bundle)?;
         let linux = config.spec.linux().as_ref();
         let hierarchies = Hierarchies::detect()?;
@@ -207,6 +215,7 @@ impl NewContainer {
         self.state.rootfs = rootfs;
         self.state.save(&self.dir)?;
         self.config = Some(config);
+        self.user = user;
         self.rootfs_plan = Some(plan);
         self.cgroup = Some(cgroup);
         Ok(())
@@ -230,6 +239,11 @@ impl NewContainer {
     /// The root file system's directory on the host.
     pub fn rootfs(&self) -> &Path {
         &self.state.rootfs
+    }
+
+    /// Its user namespace, unless it shares ours.
+    pub fn user_namespace(&self) -> Option<&UserNamespace> {
+        self.user.as_ref()
     }
 
     /// The container's cgroup.
@@ -269,6 +283,9 @@ impl NewContainer {
             Error::new(ErrorKind::InvalidConfig, "invalid configuration: field `process` is required")
         })?;
         let fifo = self.make_fifo()?;
+        if let Some(user) = &self.user {
+            io.give_to(user.root()?)?;
+        }
         let namespaces = Namespaces::from_spec(spec);
         let joined = namespaces.open()?;
         let mount_namespace = match namespaces.mount_path() {
@@ -286,6 +303,7 @@ impl NewContainer {
             new_network: namespaces.creates(CloneFlags::CLONE_NEWNET),
             fifo: Some(fifo.as_raw_fd()),
             console: io.console.as_ref().map(|console| console.plan(&process)).transpose()?,
+            user_namespace: self.user.as_ref().map(UserNamespace::plan),
             process: ProcessPlan::new(&Process::from_spec(process.clone()))?,
         };
         let mut inherit = vec![fifo.as_fd()];
@@ -301,6 +319,11 @@ impl NewContainer {
                 namespaces: namespaces.clone_flags(),
                 cgroup: &entry,
                 unshare: namespaces.unshare_flags(),
+                outside: FromOutside {
+                    user: self.user.as_ref(),
+                    time_offsets: time_offsets::text(spec),
+                    oom_score_adj: process.oom_score_adj(),
+                },
             },
         )?;
         starting.set_up().context(|| format!("set container {} up", self.id))?;
@@ -320,6 +343,11 @@ impl NewContainer {
         // The process may have become another user before it opens the fifo, and our umask is in the mode.
         fs::set_permissions(&path, Permissions::from_mode(0o622))
             .context(|| format!("chmod {}", path.display()))?;
+        if let Some(user) = &self.user {
+            let (uid, gid) = user.root()?;
+            std::os::unix::fs::chown(&path, Some(uid), Some(gid))
+                .context(|| format!("chown {} to {uid}:{gid}", path.display()))?;
+        }
         let fifo = fs::OpenOptions::new()
             .read(true)
             .custom_flags(libc::O_PATH | libc::O_CLOEXEC | libc::O_NOFOLLOW)

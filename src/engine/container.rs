@@ -219,13 +219,22 @@ impl Container {
         fs::remove_file(&path).context(|| format!("remove {}", path.display()))
     }
 
-    /// Sends a signal, by the kernel's number, to the container's first process.
+    /// Sends a signal, by the kernel's number, to the container's first process. SIGKILL goes to all its processes: in
+    /// a pid namespace of its own they end with the first, and in a shared one they must not stay behind.
     ///
     /// # Errors
     /// [`ErrorKind::WrongStatus`] when it does not run.
     pub fn signal(&self, signal: i32) -> Result<()> {
         let not_running =
             || self.wrong_status(&format!("signal container {}: container not running", self.id));
+        if signal == libc::SIGKILL && !self.has_own_pids() {
+            if self.init().is_none() && self.processes().is_ok_and(|pids| pids.is_empty()) {
+                return Err(not_running());
+            }
+            return self
+                .end_processes(&self.cgroup()?)
+                .context(|| format!("kill all processes of container {}", self.id));
+        }
         let init = self.init().ok_or_else(not_running)?;
         let pidfd = sys::pidfd::open(init.pid()).context(|| format!("pidfd_open({})", init.pid))?;
         if !init.is_alive() {
@@ -348,11 +357,12 @@ impl Container {
     /// Nothing of a container with a pid namespace of its own outlives its first process: what is in its cgroup then
     /// belongs to another container, which took the empty cgroup over.
     fn may_have_processes(&self) -> bool {
-        let own_pids = || {
-            self.config()
-                .is_ok_and(|config| Namespaces::from_spec(&config.spec).creates(CloneFlags::CLONE_NEWPID))
-        };
-        self.state.init.is_none() || self.init().is_some() || !own_pids()
+        self.state.init.is_none() || self.init().is_some() || !self.has_own_pids()
+    }
+
+    fn has_own_pids(&self) -> bool {
+        self.config()
+            .is_ok_and(|config| Namespaces::from_spec(&config.spec).creates(CloneFlags::CLONE_NEWPID))
     }
 
     fn end_processes(&self, cgroup: &Cgroup) -> Result<()> {

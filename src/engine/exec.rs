@@ -9,11 +9,12 @@ use nix::sched::CloneFlags;
 
 use super::builder::set_limits;
 use super::console::Console;
+use super::init::outside::FromOutside;
 use super::init::parent::{Entry, Launch, launch};
 use super::init::plan::InitPlan;
 use super::namespaces;
 use super::process::{Process, ProcessIo, ProcessPlan};
-use super::{Container, Status};
+use super::{Container, Status, UserNamespace};
 use crate::sys::spawn::Spawned;
 use crate::{Context, Error, ErrorKind, Result};
 
@@ -63,6 +64,11 @@ impl Container {
         }
         let io = options.io.resolve(process.spec.terminal() == Some(true))?;
         let joined = self.open_namespaces()?;
+        let user = self.init().map(|init| UserNamespace::of_process(init.pid())).transpose()?.flatten();
+        if let Some(user) = &user {
+            user.check_user(process.spec.user())?;
+            io.give_to(user.root()?)?;
+        }
         let plan = InitPlan {
             rootfs: None,
             mount_namespace: joined.mount.as_ref().map(AsRawFd::as_raw_fd),
@@ -72,6 +78,7 @@ impl Container {
             new_network: false,
             fifo: None,
             console: io.console.as_ref().map(|console| console.plan(&process.spec)).transpose()?,
+            user_namespace: user.as_ref().map(UserNamespace::plan),
             process: ProcessPlan::new(process)?,
         };
         let entry = Entry::of(&self.cgroup()?)?;
@@ -85,6 +92,11 @@ impl Container {
                 namespaces: CloneFlags::empty(),
                 cgroup: &entry,
                 unshare: CloneFlags::empty(),
+                outside: FromOutside {
+                    user: user.as_ref(),
+                    oom_score_adj: process.spec.oom_score_adj(),
+                    ..FromOutside::default()
+                },
             },
         )?;
         starting.set_up()?;

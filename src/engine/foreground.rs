@@ -114,6 +114,7 @@ impl Foreground {
             stdout: Some(out_write),
             stderr: Some(err_write),
             console: Some(Console::foreground(sends_master, callers_size())),
+            own_pipes: true,
         };
         Ok((foreground, io))
     }

@@ -24,10 +24,13 @@ mod process;
 mod program;
 mod remains;
 pub mod rootfs;
+mod rootless;
 mod signal;
 mod state;
 mod state_root;
 mod status;
+mod time_offsets;
+mod user_namespace;
 
 pub use builder::{ContainerBuilder, NewContainer};
 pub use console::Console;
@@ -43,3 +46,4 @@ pub use signal::parse_signal;
 pub use state::{InitProcess, State};
 pub use state_root::StateRoot;
 pub use status::Status;
+pub use user_namespace::{IdMapping, UserNamespace};

@@ -2,16 +2,19 @@
 //! The namespaces of a configuration, as clone flags and files to join. Pure but for [`Namespaces::open`].
 
 use std::fs::File;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use nix::sched::CloneFlags;
 
 use crate::spec::oci::{LinuxNamespaceType, Spec};
-use crate::{Context, Result};
+use crate::sys::spawn::CLONE_NEWTIME;
+use crate::{Context, Error, ErrorKind, Result, sys};
 
-/// The kinds that this version makes or joins: flag, name under `/proc/PID/ns`, type in the configuration. The order
-/// is that of joining.
-const KINDS: [(CloneFlags, &str, LinuxNamespaceType); 6] = [
+/// The kinds: flag, name under `/proc/PID/ns`, type in the configuration.
+const KINDS: [(CloneFlags, &str, LinuxNamespaceType); 8] = [
+    (CloneFlags::CLONE_NEWUSER, "user", LinuxNamespaceType::User),
+    (CLONE_NEWTIME, "time", LinuxNamespaceType::Time),
     (CloneFlags::CLONE_NEWPID, "pid", LinuxNamespaceType::Pid),
     (CloneFlags::CLONE_NEWNET, "net", LinuxNamespaceType::Network),
     (CloneFlags::CLONE_NEWIPC, "ipc", LinuxNamespaceType::Ipc),
@@ -19,9 +22,6 @@ const KINDS: [(CloneFlags, &str, LinuxNamespaceType); 6] = [
     (CloneFlags::CLONE_NEWCGROUP, "cgroup", LinuxNamespaceType::Cgroup),
     (CloneFlags::CLONE_NEWNS, "mnt", LinuxNamespaceType::Mount),
 ];
-
-/// clone3(2); the C library's constant is missing in some versions.
-const CLONE_NEWTIME: i32 = 0x80;
 
 /// What the configuration says of each kind: nothing, a new one, or the one at a path.
 #[derive(Debug, Clone)]
@@ -51,6 +51,12 @@ impl Namespaces {
     /// The path of the namespace of this kind that the container joins.
     pub fn path(&self, kind: CloneFlags) -> Option<&Path> {
         self.0.iter().find(|(flag, _, _)| *flag == kind).and_then(|(_, _, path)| path.as_deref())
+    }
+
+    /// Where the user namespace is, if there is one: `Some(None)` for a new one.
+    pub(super) fn user(&self) -> Option<Option<PathBuf>> {
+        let is_user = |(flag, _, _): &&(CloneFlags, _, _)| *flag == CloneFlags::CLONE_NEWUSER;
+        self.0.iter().find(is_user).map(|(_, _, path)| path.clone())
     }
 
     /// The names under `/proc/PID/ns` of all kinds that the configuration lists.
@@ -106,15 +112,27 @@ impl Namespaces {
 
 /// The flag of a namespace by its name under `/proc/PID/ns`.
 pub(super) fn flag_of(name: &str) -> Option<CloneFlags> {
-    if name == "time" {
-        return Some(CloneFlags::from_bits_retain(CLONE_NEWTIME));
-    }
     KINDS.iter().find(|(_, n, _)| *n == name).map(|(flag, _, _)| *flag)
 }
 
-/// Opens a namespace's file.
+/// The name under `/proc/PID/ns` of the kind.
+pub(super) fn name_of(flag: CloneFlags) -> Option<&'static str> {
+    KINDS.iter().find(|(f, _, _)| *f == flag).map(|(_, name, _)| *name)
+}
+
+/// Opens a namespace's file, and makes sure that it is one of this kind.
 pub(super) fn open(name: &str, path: &Path) -> Result<File> {
-    File::open(path).context(|| format!("open the {name} namespace {}", path.display()))
+    let attempt = || format!("open the {name} namespace {}", path.display());
+    let wrong = |what: &str| {
+        Error::new(ErrorKind::InvalidConfig, format!("{} is {what}, no {name} namespace", path.display()))
+    };
+    let file = File::open(path).context(attempt)?;
+    match sys::namespace::kind(file.as_fd()) {
+        Ok(kind) if Some(kind) == flag_of(name) => Ok(file),
+        Ok(kind) => Err(wrong(&format!("of the kind `{}`", name_of(kind).unwrap_or("?")))).context(attempt),
+        Err(e) if e.raw_os_error() == Some(libc::ENOTTY) => Err(wrong("something else")).context(attempt),
+        Err(e) => Err(e).context(attempt),
+    }
 }
 
 /// `net.ipv4.ip_forward` and `net/ipv4/ip_forward` as a path below `/proc/sys` (sysctl(8): the first separator found
@@ -155,6 +173,24 @@ mod tests {
         assert_eq!(namespaces.path(CloneFlags::CLONE_NEWNET), Some(Path::new("/proc/self/ns/net")));
         assert_eq!(namespaces.types(), ["pid", "net", "cgroup", "mnt"]);
         assert_eq!(namespaces.open().expect("it exists").len(), 1);
+    }
+
+    #[test]
+    fn a_file_of_another_kind_is_named() {
+        let error = open("net", Path::new("/proc/self/ns/ipc")).expect_err("another kind");
+        assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+        assert!(
+            error.chain().contains("/proc/self/ns/ipc is of the kind `ipc`, no net namespace"),
+            "{}",
+            error.chain()
+        );
+        let error = open("user", Path::new("/dev/null")).expect_err("no namespace");
+        assert!(
+            error.chain().contains("/dev/null is something else, no user namespace"),
+            "{}",
+            error.chain()
+        );
+        open("time", Path::new("/proc/self/ns/time")).expect("a time namespace");
     }
 
     #[test]

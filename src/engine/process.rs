@@ -4,6 +4,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
+use nix::unistd::{Gid, Uid, fchown};
 use serde::{Deserialize, Serialize};
 
 use super::capabilities::CapabilitySets;
@@ -27,6 +28,8 @@ pub struct ProcessIo {
     pub stderr: Option<OwnedFd>,
     /// Who holds the terminal of a process that has one; the three others are then not used.
     pub console: Option<Console>,
+    /// Whether the three are pipes of our own making, which shall belong to the container.
+    pub own_pipes: bool,
 }
 
 /// What a process is started with.
@@ -36,12 +39,25 @@ pub(crate) struct ResolvedIo {
     pub stdio: [OwnedFd; 3],
     /// Who holds the terminal, if the process has one.
     pub console: Option<Console>,
+    own_pipes: bool,
 }
 
 impl ResolvedIo {
     /// The three descriptors, borrowed.
     pub(crate) fn stdio(&self) -> [BorrowedFd<'_>; 3] {
         self.stdio.each_ref().map(AsFd::as_fd)
+    }
+
+    /// Gives pipes of our own making to the root of a user namespace, who may then pass them on to another user there.
+    ///
+    /// # Errors
+    /// That of fchown(2).
+    pub(crate) fn give_to(&self, (uid, gid): (u32, u32)) -> Result<()> {
+        for fd in self.stdio.iter().filter(|_| self.own_pipes) {
+            fchown(fd, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+                .context(|| format!("fchown a pipe of the container to {uid}:{gid}"))?;
+        }
+        Ok(())
     }
 }
 
@@ -59,7 +75,7 @@ impl ProcessIo {
                 .map(OwnedFd::from)
                 .context(|| "open /dev/null")
         };
-        Ok(Self { stdin: Some(open()?), stdout: Some(open()?), stderr: Some(open()?), console: None })
+        Ok(Self { stdin: Some(open()?), stdout: Some(open()?), stderr: Some(open()?), ..Self::default() })
     }
 
     /// What a process with or without a terminal is started with.
@@ -67,13 +83,14 @@ impl ProcessIo {
     /// # Errors
     /// When there is a terminal and nobody to hold it, or the reverse.
     pub(crate) fn resolve(self, terminal: bool) -> Result<ResolvedIo> {
+        let own_pipes = self.own_pipes;
         let console = Console::choose(self.console, terminal)?;
         let place = |given: Option<OwnedFd>, number: usize| {
             let fd = given.as_ref().map_or_else(|| sys::fd::stdio(number), OwnedFd::as_fd);
             sys::fd::above_stdio(fd).context(|| format!("duplicate descriptor {number} for the container"))
         };
         let stdio = [place(self.stdin, 0)?, place(self.stdout, 1)?, place(self.stderr, 2)?];
-        Ok(ResolvedIo { stdio, console })
+        Ok(ResolvedIo { stdio, console, own_pipes })
     }
 }
 

@@ -122,7 +122,10 @@ fn restore_processes(
 ) -> Result<()> {
     let names = descriptors::read(images.as_fd())?;
     let new_names = descriptors::names(io.stdio())?;
-    let ResolvedIo { stdio, console } = io;
+    if let Some(user) = new.user_namespace() {
+        io.give_to(user.root()?)?;
+    }
+    let ResolvedIo { stdio, console, .. } = io;
     prepare_mountpoints(new.rootfs_plan())?;
     let criu_root = bind_root(new)?;
     let namespaces = Namespaces::from_spec(&new.config().spec);

@@ -6,6 +6,7 @@
 //! find out.
 
 mod load;
+mod namespaces;
 mod template;
 mod validate;
 

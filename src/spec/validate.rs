@@ -21,7 +21,7 @@ pub fn validate(spec: &Spec) -> Result<()> {
     if let Some(process) = spec.process() {
         validate_process(process, "process")?;
     }
-    namespaces(spec)?;
+    super::namespaces::validate(spec)?;
     sysctls(spec)?;
     for (i, mount) in spec.mounts().iter().flatten().enumerate() {
         if mount.destination().as_os_str().is_empty() {
@@ -72,29 +72,15 @@ pub fn validate_process(process: &Process, field: &str) -> Result<()> {
 pub fn unsupported(spec: &Spec) -> Option<String> {
     let linux = spec.linux().as_ref();
     let has = |present: bool, field: &str| present.then(|| field.to_owned());
-    let namespace = linux
-        .and_then(|l| l.namespaces().as_ref())
-        .into_iter()
-        .flatten()
-        .find(|n| matches!(n.typ(), LinuxNamespaceType::User | LinuxNamespaceType::Time))
-        .map(|n| format!("linux.namespaces (type {})", n.typ()));
-    namespace
-        .or_else(|| has(linux.is_some_and(|l| l.seccomp().is_some()), "linux.seccomp"))
+    has(linux.is_some_and(|l| l.seccomp().is_some()), "linux.seccomp")
         .or_else(|| has(linux.is_some_and(|l| some_text(l.mount_label().as_deref())), "linux.mountLabel"))
         .or_else(|| has(linux.is_some_and(|l| l.intel_rdt().is_some()), "linux.intelRdt"))
         .or_else(|| has(linux.is_some_and(|l| l.memory_policy().is_some()), "linux.memoryPolicy"))
         .or_else(|| has(linux.is_some_and(|l| l.personality().is_some()), "linux.personality"))
-        .or_else(|| has(linux.is_some_and(|l| l.time_offsets().is_some()), "linux.timeOffsets"))
         .or_else(|| {
             has(
                 linux.and_then(|l| l.net_devices().as_ref()).is_some_and(|d| !d.is_empty()),
                 "linux.netDevices",
-            )
-        })
-        .or_else(|| {
-            has(
-                linux.and_then(|l| l.uid_mappings().as_ref()).is_some_and(|m| !m.is_empty()),
-                "linux.uidMappings",
             )
         })
         .or_else(|| hooks(spec))
@@ -132,7 +118,7 @@ fn hooks(spec: &Spec) -> Option<String> {
         .map(|(_, kind)| format!("hooks.{kind}"))
 }
 
-fn some_text(text: Option<&str>) -> bool {
+pub(super) fn some_text(text: Option<&str>) -> bool {
     text.is_some_and(|t| !t.is_empty())
 }
 
@@ -140,42 +126,6 @@ fn version(version: &str) -> Result<()> {
     let major = version.split('.').next().unwrap_or_default();
     if major != "1" || version.split('.').count() < 3 {
         return Err(invalid("ociVersion", &format!("must be a 1.x.y version, not `{version}`")));
-    }
-    Ok(())
-}
-
-fn namespaces(spec: &Spec) -> Result<()> {
-    let mut seen = HashSet::new();
-    let list = spec.linux().as_ref().and_then(|l| l.namespaces().as_ref());
-    for (i, namespace) in list.into_iter().flatten().enumerate() {
-        if !seen.insert(namespace.typ().to_string()) {
-            let rule = format!("repeats the type `{}`", namespace.typ());
-            return Err(invalid(&format!("linux.namespaces[{i}]"), &rule));
-        }
-        if let Some(path) = namespace.path()
-            && !path.as_os_str().is_empty()
-            && !path.is_absolute()
-        {
-            return Err(invalid(&format!("linux.namespaces[{i}].path"), "must be an absolute path"));
-        }
-    }
-    let has = |typ: LinuxNamespaceType| seen.contains(&typ.to_string());
-    if some_text(spec.hostname().as_deref()) && !has(LinuxNamespaceType::Uts) {
-        return Err(invalid("hostname", "needs a uts namespace, or it would rename the host"));
-    }
-    if some_text(spec.domainname().as_deref()) && !has(LinuxNamespaceType::Uts) {
-        return Err(invalid("domainname", "needs a uts namespace, or it would rename the host"));
-    }
-    let linux = spec.linux().as_ref();
-    let masks = linux.is_some_and(|l| {
-        l.masked_paths().iter().flatten().next().is_some()
-            || l.readonly_paths().iter().flatten().next().is_some()
-    });
-    if masks && !has(LinuxNamespaceType::Mount) {
-        return Err(invalid(
-            "linux.maskedPaths",
-            "and linux.readonlyPaths need a mount namespace of the container",
-        ));
     }
     Ok(())
 }
@@ -209,6 +159,8 @@ fn sysctls(spec: &Spec) -> Result<()> {
             ("an ipc namespace", own(LinuxNamespaceType::Ipc) || joined(LinuxNamespaceType::Ipc))
         } else if dotted.starts_with("net.") {
             ("a network namespace", joined(LinuxNamespaceType::Network))
+        } else if dotted.starts_with("user.") {
+            ("a user namespace", joined(LinuxNamespaceType::User))
         } else if dotted == "kernel.domainname" {
             ("a uts namespace", joined(LinuxNamespaceType::Uts))
         } else if dotted == "kernel.hostname" {
@@ -241,7 +193,7 @@ fn dotted(name: &str) -> String {
         .collect()
 }
 
-fn invalid(field: &str, rule: &str) -> Error {
+pub(super) fn invalid(field: &str, rule: &str) -> Error {
     Error::new(ErrorKind::InvalidConfig, format!("invalid configuration: field `{field}` {rule}"))
 }
 
@@ -261,15 +213,13 @@ mod tests {
     #[test]
     fn each_rule_names_its_field() {
         type Edit = fn(&mut Value);
-        let table: [(Edit, &str); 14] = [
+        let table: [(Edit, &str); 11] = [
             (|v| v["ociVersion"] = json!("0.9"), "ociVersion"),
             (|v| v["root"] = Value::Null, "root"),
             (|v| v["process"]["args"] = json!([]), "process.args"),
             (|v| v["process"]["cwd"] = json!("tmp"), "process.cwd"),
             (|v| v["process"]["env"] = json!(["A=1", "novalue"]), "process.env[1]"),
             (|v| v["process"]["rlimits"][0]["soft"] = json!(9999), "process.rlimits[0]"),
-            (|v| v["linux"]["namespaces"] = json!([{"type": "pid"}, {"type": "pid"}]), "linux.namespaces[1]"),
-            (|v| v["linux"]["namespaces"] = json!([{"type": "pid"}]), "hostname"),
             (|v| v["linux"]["sysctl"] = json!({"vm.swappiness": "1"}), "linux.sysctl[vm.swappiness]"),
             (|v| v["linux"]["sysctl"] = json!({"kernel.hostname": "x"}), "linux.sysctl[kernel.hostname]"),
             (|v| v["linux"]["sysctl"] = json!({"net/../vm": "x"}), "linux.sysctl[net/../vm]"),
@@ -281,10 +231,6 @@ mod tests {
                 "linux.sysctl[net.ipv4.ip_forward]",
             ),
             (|v| v["mounts"][0]["destination"] = json!(""), "mounts[0].destination"),
-            (
-                |v| v["linux"]["namespaces"] = json!([{"type": "uts"}, {"type": "ipc", "path": "rel"}]),
-                "linux.namespaces[1].path",
-            ),
         ];
         for (edit, field) in table {
             let error = validate(&parse(edit)).expect_err(field);
@@ -303,14 +249,10 @@ mod tests {
     #[test]
     fn what_is_not_done_yet_is_named() {
         type Edit = fn(&mut Value);
-        let table: [(Edit, &str); 4] = [
+        let table: [(Edit, &str); 3] = [
             (|v| v["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_ALLOW"}), "linux.seccomp"),
             (|v| v["hooks"] = json!({"poststop": [{"path": "/bin/true"}]}), "hooks.poststop"),
             (|v| v["process"]["apparmorProfile"] = json!("x"), "process.apparmorProfile"),
-            (
-                |v| v["linux"]["namespaces"] = json!([{"type": "mount"}, {"type": "user"}]),
-                "linux.namespaces (type user)",
-            ),
         ];
         for (edit, field) in table {
             assert_eq!(unsupported(&parse(edit)).as_deref(), Some(field));

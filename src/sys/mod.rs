@@ -7,6 +7,7 @@ pub mod arch;
 pub mod beneath;
 pub mod clock;
 pub mod fd;
+pub mod id_maps;
 pub mod metadata;
 pub mod mount;
 pub mod mountinfo;

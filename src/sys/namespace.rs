@@ -4,11 +4,12 @@
 
 use std::io;
 use std::marker::PhantomData;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::Path;
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 
 /// Proof that the thread which holds it mounts for itself only: see [`in_private_mount_namespace`].
 #[derive(Debug)]
@@ -42,6 +43,21 @@ pub fn in_network_namespace<T: Send>(
     })
 }
 
+/// Which kind of namespace the file is, as one bit of clone(2)'s flags (`NS_GET_NSTYPE`, ioctl_nsfs(2)).
+///
+/// # Errors
+/// `ENOTTY` when it is none.
+pub fn kind(file: BorrowedFd<'_>) -> io::Result<CloneFlags> {
+    const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
+    // A terminal or device may know the number as something else: what is no namespace is not asked.
+    if fstatfs(file)?.filesystem_type() != NSFS_MAGIC {
+        return Err(io::Error::from_raw_os_error(libc::ENOTTY));
+    }
+    // SAFETY: the request takes no argument.
+    let bit = unsafe { libc::ioctl(file.as_raw_fd(), NS_GET_NSTYPE) };
+    if bit < 0 { Err(io::Error::last_os_error()) } else { Ok(CloneFlags::from_bits_retain(bit)) }
+}
+
 fn on_thread<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
     std::thread::scope(|scope| match scope.spawn(work).join() {
         Ok(result) => result,
@@ -54,6 +70,16 @@ mod tests {
     use std::fs;
 
     use super::*;
+
+    #[test]
+    fn a_namespace_tells_its_kind() {
+        for (name, expected) in [("uts", CloneFlags::CLONE_NEWUTS), ("user", CloneFlags::CLONE_NEWUSER)] {
+            let file = fs::File::open(format!("/proc/self/ns/{name}")).expect("open");
+            assert_eq!(kind(file.as_fd()).expect(name), expected);
+        }
+        let null = fs::File::open("/dev/null").expect("open");
+        assert_eq!(kind(null.as_fd()).expect_err("no namespace").raw_os_error(), Some(libc::ENOTTY));
+    }
 
     #[test]
     fn mounts_of_the_private_namespace_stay_there() {

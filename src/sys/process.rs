@@ -19,6 +19,17 @@ pub fn set_limit(pid: Pid, resource: u32, soft: u64, hard: u64) -> io::Result<()
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Sets the NIS domain name of this process's uts namespace (setdomainname(2)). Its file in `/proc/sys` belongs to the
+/// host's root, whoever owns the namespace.
+///
+/// # Errors
+/// `EPERM` without CAP_SYS_ADMIN over the namespace, `EINVAL` for a name that is too long.
+pub fn set_domain_name(name: &str) -> io::Result<()> {
+    // SAFETY: the kernel reads as many bytes as it is told, all of them the string's.
+    let done = unsafe { libc::setdomainname(name.as_ptr().cast(), name.len()) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Gives every signal its default action and empties the mask, as a program expects to find them.
 ///
 /// # Errors

@@ -3,7 +3,9 @@
 //!
 //! ```text
 //!   runtime (parent.rs)                     container (stage.rs)
-//!   clone3 ──────────────────────────────▶  enter the cgroups, execute the sealed self as `init`
+//!   clone3 ──────────────────────────────▶  user and time namespace; wait
+//!   id maps, clocks (outside.rs) ────────▶  become 0:0, make the other namespaces
+//!                                           enter the cgroups, execute the sealed self as `init`
 //!   plan: a sealed memory file ──────────▶  namespaces, root file system, terminal, user's view
 //!                      ◀── Ready | Failed ──
 //!   limits, state.json
@@ -11,6 +13,7 @@
 //!                      ◀── EOF: the program runs; Failed: it does not
 //! ```
 
+pub(super) mod outside;
 pub(super) mod parent;
 pub(super) mod plan;
 mod stage;

@@ -4,15 +4,18 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use nix::sched::CloneFlags;
 use nix::unistd::Pid;
 
+use super::outside::FromOutside;
 use super::plan::InitPlan;
 use super::{REQUEST, sync};
 use crate::cgroup::Cgroup;
-use crate::sys::spawn::{Program, Session, Signals, Spawn, Spawned};
+use crate::engine::namespaces::name_of;
+use crate::sys::spawn::{Outside, Program, Session, Signals, Spawn, Spawned};
 use crate::{Context, Error, ErrorKind, Result, sys};
 
 /// The way into a container's cgroups: the child takes it by itself, before it does anything else.
@@ -41,6 +44,7 @@ pub(in crate::engine) struct Launch<'a> {
     pub cgroup: &'a Entry,
     /// Namespaces to make in the cgroup.
     pub unshare: CloneFlags,
+    pub outside: FromOutside<'a>,
 }
 
 /// A process that is being started. Dropped before it is [`Starting::finish`]ed, it is killed and reaped.
@@ -60,6 +64,8 @@ pub(in crate::engine) fn launch(plan: &InitPlan, launch: &Launch<'_>) -> Result<
     inherit.push(plan.as_fd());
     inherit.push(report.as_fd());
     let request = format!("{REQUEST}={}:{}", report.as_raw_fd(), plan.as_raw_fd());
+    let work = |pid: Pid| launch.outside.write(pid);
+    let privileged = nix::unistd::geteuid().is_root();
     let spawn = Spawn {
         program: Program::Fd(executable.as_fd()),
         argv: vec![c"migrate".to_owned(), c"init".to_owned()],
@@ -70,6 +76,7 @@ pub(in crate::engine) fn launch(plan: &InitPlan, launch: &Launch<'_>) -> Result<
         third: None,
         join: launch.join.iter().map(|(file, kind)| (file.as_fd(), *kind)).collect(),
         namespaces: launch.namespaces,
+        outside: launch.outside.is_needed().then_some(Outside { privileged, work: &work }),
         cgroup: launch.cgroup.unified.as_ref().map(AsFd::as_fd),
         unshare: launch.unshare,
         session: Session::Own,
@@ -77,7 +84,28 @@ pub(in crate::engine) fn launch(plan: &InitPlan, launch: &Launch<'_>) -> Result<
         enter: launch.cgroup.tasks.iter().map(AsFd::as_fd).collect(),
     };
     let child = sys::spawn::spawn(&spawn).context(|| "start the container's process")?;
-    Ok(Starting { child: Some(child), channel })
+    let starting = Starting { child: Some(child), channel };
+    verify_joined(starting.pid(), launch.join)?;
+    Ok(starting)
+}
+
+/// Makes sure that the process is where it was sent: the steps on the way are many, and a container in a namespace of
+/// the host's would run all the same.
+fn verify_joined(pid: Pid, join: &[(File, CloneFlags)]) -> Result<()> {
+    for (file, kind) in join {
+        let Some(name) = name_of(*kind) else { continue };
+        let wanted = file.metadata().context(|| format!("stat the {name} namespace to join"))?;
+        match std::fs::metadata(format!("/proc/{pid}/ns/{name}")) {
+            Ok(found) if (found.dev(), found.ino()) != (wanted.dev(), wanted.ino()) => {
+                let message =
+                    format!("the container's process is not in the {name} namespace that it joined");
+                return Err(Error::new(ErrorKind::System, message));
+            }
+            // It has died already, which the next look at it tells; or it is not ours to look into.
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 impl Starting {

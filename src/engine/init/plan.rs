@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::engine::console::ConsolePlan;
 use crate::engine::process::ProcessPlan;
 use crate::engine::rootfs::RootfsPlan;
+use crate::engine::user_namespace::UserNamespacePlan;
 use crate::{Context, Result, sys};
 
 /// The plan, as it travels to init in a sealed memory file. Descriptors are numbers that init inherits.
@@ -28,6 +29,8 @@ pub(in crate::engine) struct InitPlan {
     pub fifo: Option<i32>,
     /// The terminal to make for the process.
     pub console: Option<ConsolePlan>,
+    /// Whether the process is in a user namespace other than the runtime's.
+    pub user_namespace: Option<UserNamespacePlan>,
     pub process: ProcessPlan,
 }
 

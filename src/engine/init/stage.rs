@@ -18,6 +18,7 @@ use super::plan::InitPlan;
 use super::sync::InitSide;
 use crate::engine::console::ConsolePlan;
 use crate::engine::process::ProcessPlan;
+use crate::engine::user_namespace::UserNamespacePlan;
 use crate::engine::{console, program, rootfs};
 use crate::{Context, Result, sys};
 
@@ -43,7 +44,7 @@ pub(super) fn run(plan: &InitPlan, channel: &InitSide) -> Result<Infallible> {
     channel.ready()?;
     let process = &plan.process;
     program::enter_directory(&process.cwd)?;
-    become_user(process)?;
+    become_user(process, plan.user_namespace)?;
     let environment = program::environment(process);
     let path = program::find(&process.args[0], &environment)?;
     if let Some(fifo) = fifo {
@@ -71,7 +72,8 @@ fn take(number: Option<i32>) -> Result<Option<OwnedFd>> {
 
 /// What belongs to the namespaces that the clone has made, while the host's `/proc` is still in reach.
 fn enter_namespaces(plan: &InitPlan) -> Result<()> {
-    if let Some(score) = plan.process.oom_score_adj {
+    // In a user namespace the runtime has done it: nobody there has the right.
+    if let (Some(score), None) = (plan.process.oom_score_adj, plan.user_namespace) {
         fs::write("/proc/self/oom_score_adj", score.to_string())
             .context(|| format!("write {score} to /proc/self/oom_score_adj"))?;
     }
@@ -82,7 +84,7 @@ fn enter_namespaces(plan: &InitPlan) -> Result<()> {
         sethostname(name).context(|| format!("sethostname({name:?})"))?;
     }
     if let Some(name) = &plan.domainname {
-        write_sysctl("kernel/domainname", name)?;
+        sys::process::set_domain_name(name).context(|| format!("setdomainname({name:?})"))?;
     }
     for (path, value) in &plan.sysctls {
         write_sysctl(path, value)?;
@@ -100,12 +102,14 @@ fn write_sysctl(path: &str, value: &str) -> Result<()> {
 }
 
 /// From root with all capabilities to the process's user with its own. Irreversible.
-fn become_user(process: &ProcessPlan) -> Result<()> {
+fn become_user(process: &ProcessPlan, user_namespace: Option<UserNamespacePlan>) -> Result<()> {
     nix::sys::stat::umask(Mode::from_bits_truncate(process.umask));
     program::own_stdio(process.uid)?;
     process.capabilities.drop_bounding()?;
     let groups: Vec<Gid> = process.additional_gids.iter().copied().map(Gid::from_raw).collect();
-    setgroups(&groups).context(|| format!("setgroups({:?})", process.additional_gids))?;
+    if !user_namespace.is_some_and(|user| user.setgroups_denied) {
+        setgroups(&groups).context(|| format!("setgroups({:?})", process.additional_gids))?;
+    }
     let (uid, gid) = (Uid::from_raw(process.uid), Gid::from_raw(process.gid));
     setresgid(gid, gid, gid).context(|| format!("setresgid({gid})"))?;
     setresuid(uid, uid, uid).context(|| format!("setresuid({uid})"))?;

@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Containers in a user namespace, in a time namespace, and in namespaces of others: what their processes see, and what
+//! the commands do with them.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+
+use criu_tests::{Bundle, Host, PATIENCE, Stage, wait_until};
+use serde_json::{Value, json};
+
+/// The first of the ids on the host that the containers here have.
+const FIRST: u32 = 100_000;
+const SIZE: u32 = 65_536;
+
+/// Ten days, in seconds: more than the machine has been up.
+const TEN_DAYS: i64 = 864_000;
+
+macro_rules! stage_and_host {
+    ($stage:ident, $host:ident) => {
+        let Some($stage) = Stage::set(&[]) else { return };
+        let $host = $stage.host("a");
+    };
+}
+
+fn inspect_bundle(host: &Host, probes: &[&str]) -> Bundle {
+    Bundle::new(host, "inspect", &[&["inspect"], probes].concat()).in_user_namespace(FIRST, SIZE)
+}
+
+fn parse(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|e| panic!("not JSON: {e}\n{text}"))
+}
+
+fn run(stage: &Stage, host: &Host, bundle: &Bundle) -> Value {
+    let text = host.migrate(&["run", "-b", &bundle.path(), &stage.id("inspect")]).succeeded();
+    host.assert_no_trace();
+    parse(&text)
+}
+
+/// What a process that `exec` starts sees.
+fn exec(host: &Host, id: &str, flags: &[&str], probes: &[&str]) -> Value {
+    parse(&host.migrate(&[&["exec"], flags, &[id, "/workload", "inspect"], probes].concat()).succeeded())
+}
+
+fn own_namespace(host: &Host, pid: &str, name: &str) -> Value {
+    json!(host.command(&["readlink", &format!("/proc/{pid}/ns/{name}")]).run().succeeded().trim())
+}
+
+fn namespaces(config: &mut Value) -> &mut Vec<Value> {
+    config["linux"]["namespaces"].as_array_mut().expect("a list")
+}
+
+#[test]
+fn root_inside_is_another_user_outside() {
+    stage_and_host!(stage, host);
+    let probes = [
+        "--read",
+        "/proc/self/uid_map",
+        "--read",
+        "/proc/self/gid_map",
+        "--read",
+        "/proc/self/setgroups",
+        "--stat",
+        "/",
+        "--stat",
+        "/dev",
+        "--stat",
+        "/dev/null",
+        "--stat",
+        "/proc/sys",
+        "--stat",
+        "/dev/pts/ptmx",
+        "--write",
+        "/dev/null",
+        "--write",
+        "/dev/full",
+        "--write",
+        "/dev/stdout",
+        "--write",
+        "/root/made",
+        "--write",
+        "/sys/fs/cgroup/made",
+        "--read",
+        "/proc/keys",
+        "--read",
+        "/proc/sys/kernel/domainname",
+    ];
+    let bundle = inspect_bundle(&host, &probes).edit(|config| {
+        config["hostname"] = json!("inner");
+        config["domainname"] = json!("domain");
+        config["process"]["oomScoreAdj"] = json!(7);
+        config["linux"]["sysctl"] = json!({ "net.ipv4.ip_forward": "1", "kernel.shm_rmid_forced": "1" });
+    });
+    let seen = run(&stage, &host, &bundle);
+    let map: Vec<&str> =
+        seen["read"]["/proc/self/uid_map"]["ok"].as_str().expect("text").split_whitespace().collect();
+    assert_eq!(map, ["0", "100000", "65536"]);
+    assert_eq!(seen["read"]["/proc/self/uid_map"], seen["read"]["/proc/self/gid_map"]);
+    assert_eq!(seen["read"]["/proc/self/setgroups"]["ok"], json!("allow\n"));
+    assert_eq!(
+        (&seen["uid"], &seen["gid"], &seen["groups"]),
+        (&json!([0, 0, 0]), &json!([0, 0, 0]), &json!([]))
+    );
+    assert_eq!(seen["hostname"], json!("inner"));
+    assert_eq!(seen["oom_score_adj"], json!("7"));
+    for path in ["/", "/dev", "/dev/pts/ptmx"] {
+        assert_eq!(seen["stat"][path]["ok"]["uid"], json!(0), "{path}");
+    }
+    assert_eq!(seen["stat"]["/proc/sys"]["ok"]["uid"], json!(65534), "the host's root is nobody here");
+    assert_eq!(seen["stat"]["/dev/null"]["ok"]["device"], json!([1, 3]));
+    for path in ["/dev/null", "/dev/full", "/dev/stdout", "/root/made"] {
+        assert_eq!(seen["write"][path]["ok"], json!("done"), "{path}: {}", seen["write"][path]);
+    }
+    assert_eq!(seen["read"]["/proc/keys"]["ok"], json!(""), "masked");
+    assert_eq!(seen["write"]["/sys/fs/cgroup/made"]["errno"], json!(libc::EROFS));
+    assert_eq!(seen["read"]["/proc/sys/kernel/domainname"]["ok"], json!("domain\n"));
+    let made = fs::metadata(format!("{}/root/made", bundle.rootfs())).expect("the container has made it");
+    assert_eq!((made.uid(), made.gid()), (FIRST, FIRST));
+    for name in ["user", "pid", "mnt", "ipc", "uts", "net"] {
+        assert_ne!(seen["namespaces"][name], own_namespace(&host, "1", name), "{name}");
+    }
+    assert_eq!(seen["interfaces"], json!(["lo up"]));
+    let descriptors: Vec<&String> = seen["fds"].as_object().expect("an object").keys().collect();
+    assert_eq!(descriptors, ["0", "1", "2"], "nothing of the runtime leaks: {}", seen["fds"]);
+}
+
+#[test]
+fn another_user_and_a_cgroup_namespace() {
+    stage_and_host!(stage, host);
+    let probes = ["--write", "/dev/stdout", "--write", "/root/made", "--stat", "/sys/fs/cgroup"];
+    let bundle = inspect_bundle(&host, &probes).edit(|config| {
+        config["process"]["user"] = json!({ "uid": 1000, "gid": 1001, "additionalGids": [5, 7] });
+        namespaces(config).push(json!({ "type": "cgroup" }));
+    });
+    let seen = run(&stage, &host, &bundle);
+    assert_eq!((&seen["uid"], &seen["gid"]), (&json!([1000, 1000, 1000]), &json!([1001, 1001, 1001])));
+    assert_eq!(seen["groups"], json!([5, 7]));
+    assert_eq!(seen["status"]["CapEff"], json!("0000000000000000"));
+    assert_eq!(seen["write"]["/dev/stdout"]["ok"], json!("done"), "the pipe is the user's");
+    assert_eq!(seen["write"]["/root/made"]["errno"], json!(libc::EACCES));
+    assert_eq!(seen["stat"]["/sys/fs/cgroup"]["ok"]["uid"], json!(0));
+    for cgroup in seen["cgroups"].as_array().expect("a list") {
+        assert!(cgroup.as_str().is_some_and(|c| c.ends_with(":/")), "{cgroup}");
+    }
+}
+
+#[test]
+fn create_start_exec_kill_delete() {
+    stage_and_host!(stage, host);
+    let id = stage.id("web");
+    let bundle =
+        Bundle::of_workload(&host, "counter", &["--memory", "1048576"]).in_user_namespace(FIRST, SIZE);
+    host.migrate_detached(&["create", "-b", &bundle.path(), &id]);
+    assert_eq!(host.state(&id)["status"], json!("created"));
+    host.migrate(&["start", &id]).succeeded();
+    let container = host.container(&id, &bundle.rootfs());
+    container.reports();
+    let pid = container.state()["pid"].to_string();
+    let seen = exec(&host, &id, &[], &["--read", "/proc/self/uid_map", "--write", "/dev/stdout"]);
+    assert_eq!((&seen["uid"], &seen["gid"]), (&json!([0, 0, 0]), &json!([0, 0, 0])));
+    assert!(seen["read"]["/proc/self/uid_map"]["ok"].as_str().is_some_and(|m| m.contains("100000")));
+    assert_eq!(seen["write"]["/dev/stdout"]["ok"], json!("done"));
+    for name in ["user", "pid", "mnt", "ipc", "uts", "net", "cgroup"] {
+        assert_eq!(seen["namespaces"][name], own_namespace(&host, &pid, name), "{name}");
+    }
+    let seen = exec(&host, &id, &["-u", "7:8", "-g", "9"], &["--write", "/dev/stdout"]);
+    assert_eq!(
+        (&seen["uid"], &seen["gid"], &seen["groups"]),
+        (&json!([7, 7, 7]), &json!([8, 8, 8]), &json!([9]))
+    );
+    assert_eq!(seen["write"]["/dev/stdout"]["ok"], json!("done"));
+    let not_mapped = host.migrate(&["exec", "-u", "65536", &id, "/workload", "inspect"]);
+    not_mapped.failed(255, &["process.user.uid", "65536 is not mapped"]);
+    container.kill("KILL");
+    container.stops();
+    host.migrate(&["delete", &id]).succeeded();
+    host.assert_no_trace();
+    host.migrate_detached(&["create", "-b", &bundle.path(), &id]);
+    host.migrate(&["delete", "--force", &id]).succeeded();
+    host.assert_no_trace();
+}
+
+#[test]
+fn clocks_with_offsets() {
+    stage_and_host!(stage, host);
+    let id = stage.id("clocks");
+    let bundle = Bundle::of_workload(&host, "counter", &[]).edit(|config| {
+        namespaces(config).push(json!({ "type": "time" }));
+        config["linux"]["timeOffsets"] =
+            json!({ "boottime": { "secs": TEN_DAYS }, "monotonic": { "secs": TEN_DAYS, "nanosecs": 1 } });
+    });
+    let container = host.run_detached(&id, &bundle);
+    let pid = container.state()["pid"].to_string();
+    let outside = host.command(&["cat", &format!("/proc/{pid}/timens_offsets")]).run().succeeded();
+    let words: Vec<Vec<&str>> = outside.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(words, [["monotonic", "864000", "1"], ["boottime", "864000", "0"]]);
+    let seen = exec(&host, &id, &[], &["--read", "/proc/uptime"]);
+    let uptime: f64 = seen["read"]["/proc/uptime"]["ok"]
+        .as_str()
+        .and_then(|text| text.split_whitespace().next()?.parse().ok())
+        .expect("seconds");
+    let up = fs::read_to_string("/proc/uptime").expect("read");
+    let up: f64 = up.split_whitespace().next().and_then(|text| text.parse().ok()).expect("seconds");
+    assert!(uptime > TEN_DAYS as f64 && uptime <= up + TEN_DAYS as f64 + 1.0, "{uptime} beside {up}");
+    assert_eq!(seen["namespaces"]["time"], own_namespace(&host, &pid, "time"));
+    assert_ne!(seen["namespaces"]["time"], own_namespace(&host, "1", "time"));
+    container.end();
+    host.assert_no_trace();
+}
+
+#[test]
+fn every_namespace_by_path_of_another_container() {
+    stage_and_host!(stage, host);
+    let id = stage.id("first");
+    let bundle = Bundle::of_workload(&host, "counter", &[]).in_user_namespace(FIRST, SIZE).edit(|config| {
+        namespaces(config).extend([json!({ "type": "time" }), json!({ "type": "cgroup" })]);
+    });
+    let container = host.run_detached(&id, &bundle);
+    let pid = container.state()["pid"].to_string();
+    let all = ["user", "pid", "ipc", "uts", "net", "cgroup", "time"];
+    // Only some of them, then all; the order of the list must not matter.
+    for joined in [
+        &all[..1],
+        &all[1..3],
+        &["net", "user"],
+        &all,
+        &["time", "cgroup", "net", "uts", "ipc", "pid", "user"],
+    ] {
+        let second = Bundle::new(&host, "second", &["inspect"]).edit(|config| {
+            let kind = |name: &str| if name == "net" { "network".to_owned() } else { name.to_owned() };
+            let path = |name: &str| json!({ "type": kind(name), "path": format!("/proc/{pid}/ns/{name}") });
+            let names = joined.iter().map(|name| kind(name)).collect::<Vec<_>>();
+            namespaces(config).retain(|n| !names.iter().any(|name| n["type"] == json!(name)));
+            namespaces(config).extend(joined.iter().map(|name| path(name)));
+            config["hostname"] = json!("");
+            // The maps of another's user namespace may be told again.
+            if joined.contains(&"user") {
+                let map = json!([{ "containerID": 0, "hostID": FIRST, "size": SIZE }]);
+                config["linux"]["uidMappings"] = map.clone();
+                config["linux"]["gidMappings"] = map;
+            }
+        });
+        let second = second.give_to(if joined.contains(&"user") { FIRST } else { 0 });
+        let seen = parse(&host.migrate(&["run", "-b", &second.path(), &stage.id("second")]).succeeded());
+        for name in all.into_iter().chain(["mnt"]) {
+            let same = seen["namespaces"][name] == own_namespace(&host, &pid, name);
+            assert_eq!(same, joined.contains(&name), "{name} of {joined:?}: {}", seen["namespaces"]);
+        }
+        second.remove();
+    }
+    container.end();
+    host.assert_no_trace();
+}
+
+#[test]
+fn wrong_configurations_name_the_field() {
+    stage_and_host!(stage, host);
+    type Edit = fn(&mut Value);
+    let table: [(Edit, &[&str]); 9] = [
+        (|c| c["linux"]["uidMappings"] = json!([]), &["linux.uidMappings", "must not be empty"]),
+        (
+            |c| namespaces(c).retain(|n| n["type"] != json!("user")),
+            &["linux.uidMappings", "user namespace isn't enabled"],
+        ),
+        (
+            |c| c["linux"]["gidMappings"][0]["containerID"] = json!(1),
+            &["linux.gidMappings", "does not map the id 0"],
+        ),
+        (|c| c["linux"]["gidMappings"][0]["size"] = json!(0), &["linux.gidMappings[0].size"]),
+        (|c| c["process"]["user"]["uid"] = json!(65536), &["process.user.uid", "is not mapped"]),
+        (
+            |c| namespaces(c).push(json!({ "type": "time", "path": "/proc/1/ns/uts" })),
+            &["/proc/1/ns/uts", "is of the kind `uts`, no time namespace"],
+        ),
+        (
+            |c| namespaces(c).push(json!({ "type": "cgroup", "path": "/etc/passwd" })),
+            &["/etc/passwd", "no cgroup namespace"],
+        ),
+        (
+            |c| namespaces(c).push(json!({ "type": "time", "path": "/nonexistent" })),
+            &["/nonexistent", "No such file"],
+        ),
+        (
+            |c| {
+                namespaces(c).push(json!({ "type": "time" }));
+                c["linux"]["timeOffsets"] = json!({ "monotonic": { "secs": -9_000_000_000_i64 } });
+            },
+            &["linux.timeOffsets", "out of range"],
+        ),
+    ];
+    for (edit, fragments) in table {
+        let bundle = inspect_bundle(&host, &[]).edit(edit);
+        host.migrate(&["run", "-b", &bundle.path(), &stage.id("wrong")]).failed(1, fragments);
+        host.assert_no_trace();
+        bundle.remove();
+    }
+}
+
+/// Without a pid namespace of its own nothing ends with a container's first process but by us.
+#[test]
+fn shared_pids_are_killed_together() {
+    stage_and_host!(stage, host);
+    for with_path in [false, true] {
+        let id = stage.id("shared");
+        let bundle = Bundle::of_workload(&host, "tree", &[]).edit(|config| {
+            namespaces(config).retain(|n| n["type"] != json!("pid"));
+            if with_path {
+                namespaces(config).push(json!({ "type": "pid", "path": "/proc/1/ns/pid" }));
+            }
+        });
+        let count = || host.processes().iter().filter(|(_, line)| line.contains("tree")).count();
+        let container = host.run_detached(&id, &bundle);
+        assert!(count() > 1, "{:?}", host.processes());
+        container.kill("KILL");
+        wait_until(PATIENCE, "all processes of the container end", || match count() {
+            0 => Ok(()),
+            left => Err(left),
+        });
+        container.stops();
+        host.migrate(&["delete", &id]).succeeded();
+        let container = host.run_detached(&id, &bundle);
+        host.migrate(&["delete", "--force", container.id()]).succeeded();
+        assert_eq!(count(), 0, "{:?}", host.processes());
+        host.assert_no_trace();
+        bundle.remove();
+    }
+}
