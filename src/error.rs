@@ -32,6 +32,8 @@ pub enum ErrorKind {
     CriuUnusable,
     /// CRIU ran and said no.
     CriuFailed,
+    /// A hook of the configuration's failed or ran past its time.
+    HookFailed,
     /// The disk is full, the quota is used up, or the target is read-only.
     Storage,
     /// The caller lacks a permission or capability.

@@ -97,7 +97,7 @@ fn mounts() -> Result<Vec<Value>, String> {
     Ok(mounts)
 }
 
-fn links(dir: &str) -> Result<BTreeMap<String, String>, String> {
+pub(crate) fn links(dir: &str) -> Result<BTreeMap<String, String>, String> {
     let mut links = BTreeMap::new();
     for entry in fs::read_dir(dir).during(dir)? {
         let entry = entry.during(dir)?;

@@ -198,7 +198,18 @@ fn conclude(container: &Container, options: &CheckpointOptions, images: &ImagesD
     images.discard()?;
     match options.leave_running {
         LeaveRunning::Yes => Journal::remove(container),
-        LeaveRunning::No => container.destroy(),
+        LeaveRunning::No => destroy(container),
+    }
+}
+
+/// Removes a container that is in its images now. That one of its hooks fails after that changes nothing.
+fn destroy(container: &Container) -> Result<()> {
+    match container.destroy() {
+        Err(error) if error.kind() == ErrorKind::HookFailed => {
+            tracing::warn!(id = %container.id(), error = error.chain(), "hook after the container's end");
+            Ok(())
+        }
+        other => other,
     }
 }
 
@@ -221,7 +232,7 @@ fn finish_export(
     let stats = DumpStats::read(logs.as_fd()).ok();
     let report = CheckpointReport { images_bytes: images.size()?, archive_bytes, stats };
     images.discard()?;
-    container.destroy()?;
+    destroy(container)?;
     Ok(report)
 }
 

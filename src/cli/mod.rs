@@ -15,8 +15,8 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser};
 
-use crate::Result;
 use crate::engine::{ContainerId, StateRoot};
+use crate::{Error, ErrorKind, Result};
 use logging::LogFormat;
 
 /// Runs, checkpoints, restores and moves Linux containers.
@@ -61,6 +61,11 @@ impl Global {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    // A caller may have it ignored. Children are waited for here, and how they ended matters.
+    if let Err(error) = crate::sys::process::keep_ended_children() {
+        output::error(&Error::new(ErrorKind::System, "sigaction(SIGCHLD, SIG_DFL)").with_source(error));
+        return exit::FAILURE.into();
+    }
     run(std::env::args_os())
 }
 

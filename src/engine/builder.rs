@@ -16,8 +16,9 @@ use nix::unistd::{Pid, mkfifo};
 use super::console::Console;
 use super::container::EXEC_FIFO;
 use super::descriptors;
+use super::hooks::{self, HookKind, HookState, InitHooks};
 use super::init::outside::FromOutside;
-use super::init::parent::{Entry, Launch, launch};
+use super::init::parent::{Entry, Launch, Until, launch};
 use super::init::plan::InitPlan;
 use super::lock::lock;
 use super::namespaces::{Namespaces, sysctl_path};
@@ -128,6 +129,7 @@ impl NewContainer {
                 cgroup: CgroupState::default(),
                 namespace_paths: BTreeMap::new(),
                 external_descriptors: Default::default(),
+                poststop_due: false,
                 annotations: BTreeMap::new(),
             };
             state.save(&dir)?;
@@ -278,6 +280,7 @@ impl NewContainer {
 
     /// Starts init and sees it through to the fifo.
     fn start_init(&mut self, io: &ResolvedIo) -> Result<()> {
+        self.owe_poststop()?;
         let spec = &self.config().spec;
         let process = spec.process().clone().ok_or_else(|| {
             Error::new(ErrorKind::InvalidConfig, "invalid configuration: field `process` is required")
@@ -304,6 +307,7 @@ impl NewContainer {
             fifo: Some(fifo.as_raw_fd()),
             console: io.console.as_ref().map(|console| console.plan(&process)).transpose()?,
             user_namespace: self.user.as_ref().map(UserNamespace::plan),
+            hooks: InitHooks::new(spec, &self.state),
             process: ProcessPlan::new(&Process::from_spec(process.clone()))?,
         };
         let mut inherit = vec![fifo.as_fd()];
@@ -326,15 +330,46 @@ impl NewContainer {
                 },
             },
         )?;
-        starting.set_up().context(|| format!("set container {} up", self.id))?;
+        starting
+            .set_up(|pid| self.run_runtime_hooks(pid))
+            .context(|| format!("set container {} up", self.id))?;
         set_limits(starting.pid(), &process)?;
         let names = match &io.console {
             Some(_) => descriptors::names_in(starting.pid())?,
             None => descriptors::names(io.stdio())?,
         };
         self.record(starting.pid(), names, &namespaces.types())?;
-        starting.finish().context(|| "unable to start container process")?;
+        starting.finish(Until::Waiting).context(|| "unable to start container process")?;
         Ok(())
+    }
+
+    /// Writes down that from now on the container's end has hooks.
+    fn owe_poststop(&mut self) -> Result<()> {
+        if hooks::of_kind(&self.config().spec, HookKind::Poststop).is_empty() {
+            return Ok(());
+        }
+        self.state.poststop_due = true;
+        self.state.save(&self.dir)
+    }
+
+    /// Runs the hooks that the runtime runs before a container's processes do.
+    ///
+    /// # Errors
+    /// [`ErrorKind::HookFailed`].
+    fn run_runtime_hooks(&self, pid: Pid) -> Result<()> {
+        let (spec, state) =
+            (&self.config().spec, HookState::new(&self.state, "creating", Some(pid.as_raw())));
+        hooks::run_in_runtime(HookKind::Prestart, spec, &state)?;
+        hooks::run_in_runtime(HookKind::CreateRuntime, spec, &state)
+    }
+
+    /// The same for processes that come out of a checkpoint: the root file system is prepared, and they do not run yet.
+    ///
+    /// # Errors
+    /// [`ErrorKind::HookFailed`]; the container must not come to be.
+    pub fn run_restore_hooks(&mut self, pid: Pid) -> Result<()> {
+        self.owe_poststop()?;
+        self.run_runtime_hooks(pid)
     }
 
     fn make_fifo(&self) -> Result<std::os::fd::OwnedFd> {
@@ -401,6 +436,9 @@ impl NewContainer {
         }
         failed.extend(remove_unfinished(&self.unfinished));
         failed.extend(self.root.release(&self.dir, self.state.owns_bundle).err());
+        if let (true, true, Some(config)) = (failed.is_empty(), self.state.poststop_due, &self.config) {
+            failed.extend(hooks::run_poststop(&config.spec, &self.state).err());
+        }
         failed
     }
 }

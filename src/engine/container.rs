@@ -14,6 +14,8 @@ use nix::sched::CloneFlags;
 use nix::unistd::{Pid, Uid, User};
 
 use super::builder::cgroup_layout;
+use super::hooks::{self, HookKind, HookState};
+use super::init::sync::Failure;
 use super::lock::lock;
 use super::remains::{kill_process, remove_unfinished};
 use super::rootfs::{PlanContext, RootfsPlan};
@@ -192,7 +194,7 @@ impl Container {
     }
 
     fn start_created(&mut self) -> Result<()> {
-        let _lock = self.lock()?;
+        let lock = self.lock()?;
         match self.status()? {
             Status::Created => {}
             Status::Stopped => return Err(self.wrong_status("cannot start a container that has stopped")),
@@ -215,8 +217,20 @@ impl Container {
             .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW | libc::O_CLOEXEC)
             .open(&path)
             .context(|| format!("open {}", path.display()))?;
-        wait_for_writer(&fifo, &pidfd)?;
-        fs::remove_file(&path).context(|| format!("remove {}", path.display()))
+        wait_for_program(&fifo, &pidfd)?;
+        fs::remove_file(&path).context(|| format!("remove {}", path.display()))?;
+        // Hooks may look at the container, and more.
+        drop(lock);
+        self.run_poststart(init)
+    }
+
+    /// Runs the hooks that follow the start of the program. When one fails the container is ended.
+    fn run_poststart(&self, init: InitProcess) -> Result<()> {
+        let state = HookState::new(&self.state, "running", Some(init.pid));
+        hooks::run_in_runtime(HookKind::Poststart, &self.config()?.spec, &state).map_err(|error| {
+            let ended = self.cgroup().and_then(|cgroup| self.end_processes(&cgroup));
+            error.with_cleanup(ended.err())
+        })
     }
 
     /// Sends a signal, by the kernel's number, to the container's first process. SIGKILL goes to all its processes: in
@@ -335,8 +349,8 @@ impl Container {
     /// [`Container::delete`] for a caller who holds the lock and has judged the status: a checkpoint that ended it.
     ///
     /// # Errors
-    /// A process that does not die: nothing is removed, and it can be tried again. Otherwise what could not be removed;
-    /// the rest is gone.
+    /// A process that does not die: nothing is removed, and it can be tried again. [`ErrorKind::HookFailed`] when
+    /// everything is gone and a poststop hook failed. Otherwise what could not be removed; the rest is gone.
     pub fn destroy(&self) -> Result<()> {
         let context = || format!("remove container {}", self.id);
         let cgroup = self.cgroup().context(context)?;
@@ -346,12 +360,19 @@ impl Container {
         let mut failed = Vec::new();
         failed.extend(cgroup.destroy().err());
         failed.extend(remove_unfinished(&self.state.unfinished));
+        // What the hooks after the end are is written down in the directory that must go before them.
+        let config = self.config();
         failed.extend(self.root.release(&self.dir, self.state.owns_bundle).err());
-        if failed.is_empty() {
-            return Ok(());
+        if !failed.is_empty() {
+            let first = failed.remove(0);
+            return Err(first).context(context).map_err(|error: Error| error.with_cleanup(failed));
         }
-        let first = failed.remove(0);
-        Err(first).context(context).map_err(|error: Error| error.with_cleanup(failed))
+        match config {
+            Ok(config) if self.state.poststop_due => {
+                hooks::run_poststop(&config.spec, &self.state).context(context)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Nothing of a container with a pid namespace of its own outlives its first process: what is in its cgroup then
@@ -398,8 +419,9 @@ impl Container {
     }
 }
 
-/// Waits until init has opened the fifo and written its byte, or is dead.
-fn wait_for_writer(mut fifo: &File, pidfd: &std::os::fd::OwnedFd) -> Result<()> {
+/// Waits until init has come past the fifo and executed its program, which closes it.
+fn wait_for_program(mut fifo: &File, pidfd: &std::os::fd::OwnedFd) -> Result<()> {
+    let mut said = Vec::new();
     loop {
         let mut fds =
             [PollFd::new(fifo.as_fd(), PollFlags::POLLIN), PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
@@ -409,12 +431,24 @@ fn wait_for_writer(mut fifo: &File, pidfd: &std::os::fd::OwnedFd) -> Result<()> 
         };
         let readable = fds[0].any().unwrap_or(false);
         let ended = fds[1].any().unwrap_or(false);
-        let mut byte = [0];
-        if readable && fifo.read(&mut byte).context(|| "read the exec fifo")? == 1 {
-            return Ok(());
+        let mut chunk = [0; 4096];
+        match if readable { fifo.read(&mut chunk) } else { Err(io::ErrorKind::WouldBlock.into()) } {
+            Ok(0) if !said.is_empty() => break,
+            Ok(n) => said.extend_from_slice(&chunk[..n]),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock || e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e).context(|| "read the exec fifo"),
         }
-        if ended {
+        if ended && said.is_empty() {
             return Err(Error::new(ErrorKind::WrongStatus, "container process is already dead"));
+        }
+    }
+    // One byte says that init has met this reader; what follows is why it did not come further.
+    match &said[1..] {
+        [] => Ok(()),
+        failure => {
+            let failure: Failure =
+                serde_json::from_slice(failure).context(|| "understand the container's init")?;
+            Err(failure.into())
         }
     }
 }

@@ -9,8 +9,9 @@ use nix::sched::CloneFlags;
 
 use super::builder::set_limits;
 use super::console::Console;
+use super::hooks::InitHooks;
 use super::init::outside::FromOutside;
-use super::init::parent::{Entry, Launch, launch};
+use super::init::parent::{Entry, Launch, Until, launch};
 use super::init::plan::InitPlan;
 use super::namespaces;
 use super::process::{Process, ProcessIo, ProcessPlan};
@@ -79,6 +80,7 @@ impl Container {
             fifo: None,
             console: io.console.as_ref().map(|console| console.plan(&process.spec)).transpose()?,
             user_namespace: user.as_ref().map(UserNamespace::plan),
+            hooks: InitHooks::default(),
             process: ProcessPlan::new(process)?,
         };
         let entry = Entry::of(&self.cgroup()?)?;
@@ -99,9 +101,9 @@ impl Container {
                 },
             },
         )?;
-        starting.set_up()?;
+        starting.set_up(|_| Ok(()))?;
         set_limits(starting.pid(), &process.spec)?;
-        starting.finish()
+        starting.finish(Until::Running)
     }
 
     /// The namespaces that the container's configuration lists, from its living init.

@@ -16,6 +16,7 @@ mod container;
 pub mod descriptors;
 mod exec;
 mod foreground;
+mod hooks;
 mod id;
 mod init;
 mod lock;

@@ -95,6 +95,9 @@ pub struct State {
     pub namespace_paths: BTreeMap<String, PathBuf>,
     /// What its descriptors 0 to 2 were given as, which a restore must know (checkpoint's `descriptors.json`).
     pub external_descriptors: [String; 3],
+    /// Whether the configuration's hooks may have run, so that those for its end must.
+    #[serde(default)]
+    pub poststop_due: bool,
     /// Annotations of the configuration.
     pub annotations: BTreeMap<String, String>,
 }
@@ -207,6 +210,7 @@ mod tests {
             cgroup: CgroupState::default(),
             namespace_paths: BTreeMap::new(),
             external_descriptors: Default::default(),
+            poststop_due: false,
             annotations: BTreeMap::new(),
         }
     }

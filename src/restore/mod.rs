@@ -203,7 +203,8 @@ struct Steps<'a> {
 
 impl Notify for Steps<'_> {
     fn setup_namespaces(&mut self, pid: i32) -> Result<()> {
-        fixups::network(self.namespaces, pid)
+        fixups::network(self.namespaces, pid)?;
+        self.new.run_restore_hooks(Pid::from_raw(pid))
     }
 
     fn orphan_pts_master(&mut self, master: OwnedFd) -> Result<()> {

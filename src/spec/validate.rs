@@ -23,6 +23,7 @@ pub fn validate(spec: &Spec) -> Result<()> {
     }
     super::namespaces::validate(spec)?;
     sysctls(spec)?;
+    hooks(spec)?;
     for (i, mount) in spec.mounts().iter().flatten().enumerate() {
         if mount.destination().as_os_str().is_empty() {
             return Err(invalid(&format!("mounts[{i}].destination"), "must not be empty"));
@@ -42,19 +43,8 @@ pub fn validate_process(process: &Process, field: &str) -> Result<()> {
     if !process.cwd().is_absolute() {
         return Err(invalid(&format!("{field}.cwd"), "must be an absolute path"));
     }
-    for (i, entry) in process.env().iter().flatten().enumerate() {
-        if entry.contains('\0') {
-            return Err(invalid(&format!("{field}.env[{i}]"), "must not contain a NUL byte"));
-        }
-        if !entry.contains('=') || entry.starts_with('=') {
-            return Err(invalid(&format!("{field}.env[{i}]"), "must have the form NAME=value"));
-        }
-    }
-    for (i, arg) in process.args().iter().flatten().enumerate() {
-        if arg.contains('\0') {
-            return Err(invalid(&format!("{field}.args[{i}]"), "must not contain a NUL byte"));
-        }
-    }
+    environment(process.env().iter().flatten(), &format!("{field}.env"))?;
+    strings(process.args().iter().flatten(), &format!("{field}.args"))?;
     let mut seen = HashSet::new();
     for (i, limit) in process.rlimits().iter().flatten().enumerate() {
         let name = format!("{field}.rlimits[{i}]");
@@ -83,7 +73,6 @@ pub fn unsupported(spec: &Spec) -> Option<String> {
                 "linux.netDevices",
             )
         })
-        .or_else(|| hooks(spec))
         .or_else(|| spec.process().as_ref().and_then(|p| unsupported_process(p, "process")))
 }
 
@@ -101,8 +90,8 @@ pub fn unsupported_process(process: &Process, field: &str) -> Option<String> {
     .map(|(_, name)| format!("{field}.{name}"))
 }
 
-fn hooks(spec: &Spec) -> Option<String> {
-    let hooks = spec.hooks().as_ref()?;
+fn hooks(spec: &Spec) -> Result<()> {
+    let Some(hooks) = spec.hooks() else { return Ok(()) };
     #[allow(deprecated)] // a configuration may still carry it
     let kinds = [
         (hooks.prestart(), "prestart"),
@@ -112,10 +101,39 @@ fn hooks(spec: &Spec) -> Option<String> {
         (hooks.poststart(), "poststart"),
         (hooks.poststop(), "poststop"),
     ];
-    kinds
-        .into_iter()
-        .find(|(list, _)| list.as_ref().is_some_and(|l| !l.is_empty()))
-        .map(|(_, kind)| format!("hooks.{kind}"))
+    for (list, kind) in kinds {
+        for (i, hook) in list.iter().flatten().enumerate() {
+            let field = |name: &str| format!("hooks.{kind}[{i}].{name}");
+            if !hook.path().is_absolute() {
+                return Err(invalid(&field("path"), "must be an absolute path"));
+            }
+            if hook.timeout().is_some_and(|seconds| seconds <= 0) {
+                return Err(invalid(&field("timeout"), "must be greater than 0"));
+            }
+            strings(hook.args().iter().flatten(), &field("args"))?;
+            environment(hook.env().iter().flatten(), &field("env"))?;
+        }
+    }
+    Ok(())
+}
+
+fn environment<'a>(entries: impl Iterator<Item = &'a String>, field: &str) -> Result<()> {
+    for (i, entry) in entries.enumerate() {
+        if entry.contains('\0') {
+            return Err(invalid(&format!("{field}[{i}]"), "must not contain a NUL byte"));
+        }
+        if !entry.contains('=') || entry.starts_with('=') {
+            return Err(invalid(&format!("{field}[{i}]"), "must have the form NAME=value"));
+        }
+    }
+    Ok(())
+}
+
+fn strings<'a>(mut list: impl Iterator<Item = &'a String>, field: &str) -> Result<()> {
+    match list.position(|text| text.contains('\0')) {
+        Some(i) => Err(invalid(&format!("{field}[{i}]"), "must not contain a NUL byte")),
+        None => Ok(()),
+    }
 }
 
 pub(super) fn some_text(text: Option<&str>) -> bool {
@@ -213,7 +231,7 @@ mod tests {
     #[test]
     fn each_rule_names_its_field() {
         type Edit = fn(&mut Value);
-        let table: [(Edit, &str); 11] = [
+        let table: [(Edit, &str); 14] = [
             (|v| v["ociVersion"] = json!("0.9"), "ociVersion"),
             (|v| v["root"] = Value::Null, "root"),
             (|v| v["process"]["args"] = json!([]), "process.args"),
@@ -229,6 +247,18 @@ mod tests {
                     v["linux"]["sysctl"] = json!({"net.ipv4.ip_forward": "1"});
                 },
                 "linux.sysctl[net.ipv4.ip_forward]",
+            ),
+            (
+                |v| v["hooks"] = json!({"poststop": [{"path": "/bin/true"}, {"path": "true"}]}),
+                "hooks.poststop[1].path",
+            ),
+            (
+                |v| v["hooks"] = json!({"poststart": [{"path": "/x", "timeout": 0}]}),
+                "hooks.poststart[0].timeout",
+            ),
+            (
+                |v| v["hooks"] = json!({"prestart": [{"path": "/x", "env": ["A"]}]}),
+                "hooks.prestart[0].env[0]",
             ),
             (|v| v["mounts"][0]["destination"] = json!(""), "mounts[0].destination"),
         ];
@@ -249,9 +279,8 @@ mod tests {
     #[test]
     fn what_is_not_done_yet_is_named() {
         type Edit = fn(&mut Value);
-        let table: [(Edit, &str); 3] = [
+        let table: [(Edit, &str); 2] = [
             (|v| v["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_ALLOW"}), "linux.seccomp"),
-            (|v| v["hooks"] = json!({"poststop": [{"path": "/bin/true"}]}), "hooks.poststop"),
             (|v| v["process"]["apparmorProfile"] = json!("x"), "process.apparmorProfile"),
         ];
         for (edit, field) in table {

@@ -6,6 +6,7 @@
 pub mod arch;
 pub mod beneath;
 pub mod clock;
+pub mod command;
 pub mod fd;
 pub mod id_maps;
 pub mod metadata;

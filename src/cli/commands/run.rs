@@ -65,8 +65,13 @@ pub(super) fn stay(mut container: Container, foreground: Foreground, keep: bool)
         // And a checkpoint that was killed may have left nothing but images of it.
         let settled = crate::checkpoint::settle(&mut container, false);
         match settled.and_then(|()| container.delete(true)) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-            _ => {}
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            // The container has done its work, and its code counts.
+            Err(error) if error.kind() == ErrorKind::HookFailed => {
+                tracing::warn!(error = error.chain(), "hook after the container's end");
+            }
+            Err(error) => return Err(error),
         }
     }
     Ok(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)))

@@ -6,18 +6,23 @@
 //!   clone3 ──────────────────────────────▶  user and time namespace; wait
 //!   id maps, clocks (outside.rs) ────────▶  become 0:0, make the other namespaces
 //!                                           enter the cgroups, execute the sealed self as `init`
-//!   plan: a sealed memory file ──────────▶  namespaces, root file system, terminal, user's view
+//!   plan: a sealed memory file ──────────▶  namespaces, root file system
+//!                      ◀── RootfsReady ───  (only if the runtime has hooks to run here)
+//!   prestart, createRuntime hooks
+//!   ── one byte ─────────────────────────▶  createContainer hooks, terminal, user's view
 //!                      ◀── Ready | Failed ──
 //!   limits, state.json
-//!   ── one byte ─────────────────────────▶  user, capabilities; wait at the fifo (create only)
-//!                      ◀── EOF: the program runs; Failed: it does not
+//!   ── one byte ─────────────────────────▶  user, capabilities
+//!                      ◀── Waiting at the fifo (create), EOF: the program runs (exec); Failed: it does not
+//!   fifo opened by `start` ──────────────▶  startContainer hooks, the program
+//!                      ◀── one byte; then EOF: the program runs; a Failure: it does not
 //! ```
 
 pub(super) mod outside;
 pub(super) mod parent;
 pub(super) mod plan;
 mod stage;
-mod sync;
+pub(super) mod sync;
 
 use std::os::fd::OwnedFd;
 
@@ -47,6 +52,9 @@ fn run(sync: OwnedFd, plan: OwnedFd) -> i32 {
     // nothing else keeps them from its descriptors, which lead to the host (CVE-2016-9962). The kernel lifts this when
     // it executes the program, after it has closed them.
     let hidden = sys::process::forbid_inspection().context(|| "prctl(PR_SET_DUMPABLE, 0)");
+    // Hooks are waited for, whatever the runtime's caller has ignored.
+    let hidden =
+        hidden.and_then(|()| sys::process::keep_ended_children().context(|| "sigaction(SIGCHLD, SIG_DFL)"));
     let run = || stage::run(&plan::InitPlan::read(plan)?, &channel);
     let error = match hidden.and_then(|()| run()) {
         Ok(never) => match never {},

@@ -47,6 +47,15 @@ pub(in crate::engine) struct Launch<'a> {
     pub outside: FromOutside<'a>,
 }
 
+/// How far a process is seen through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::engine) enum Until {
+    /// It waits at the fifo.
+    Waiting,
+    /// It executes its program.
+    Running,
+}
+
 /// A process that is being started. Dropped before it is [`Starting::finish`]ed, it is killed and reaped.
 #[derive(Debug)]
 pub(in crate::engine) struct Starting {
@@ -114,30 +123,45 @@ impl Starting {
         self.child.as_ref().expect("the child is there until finish() takes it").pid
     }
 
-    /// Waits until everything is set up.
+    /// Waits until everything is set up; `hooks` runs when the root file system is there and not entered, if init was
+    /// told to wait for that.
     ///
     /// # Errors
-    /// What init could not do.
-    pub(in crate::engine) fn set_up(&self) -> Result<()> {
-        match self.channel.answer()? {
+    /// What init could not do, or that of `hooks`.
+    pub(in crate::engine) fn set_up(&self, hooks: impl FnOnce(Pid) -> Result<()>) -> Result<()> {
+        let mut answer = self.channel.answer()?;
+        if matches!(answer, sync::Answer::RootfsReady) {
+            hooks(self.pid())?;
+            self.go_on()?;
+            answer = self.channel.answer()?;
+        }
+        match answer {
             sync::Answer::Ready => Ok(()),
             sync::Answer::Closed => Err(self.died()),
+            sync::Answer::RootfsReady | sync::Answer::Waiting => Err(Self::out_of_order()),
         }
     }
 
-    /// Lets the process go on to its program, and waits until it runs or, with a fifo, waits there.
+    /// Lets the process go on, and waits until it has come as far as that.
     ///
     /// # Errors
     /// What init could not do.
-    pub(in crate::engine) fn finish(mut self) -> Result<Spawned> {
-        self.channel.go_on().context(|| "release the container's init")?;
-        match self.channel.answer()? {
-            sync::Answer::Closed => {}
-            sync::Answer::Ready => {
-                return Err(Error::new(ErrorKind::System, "the container's init reported out of order"));
-            }
+    pub(in crate::engine) fn finish(mut self, until: Until) -> Result<Spawned> {
+        self.go_on()?;
+        match (self.channel.answer()?, until) {
+            (sync::Answer::Closed, Until::Running) | (sync::Answer::Waiting, Until::Waiting) => {}
+            (sync::Answer::Closed, Until::Waiting) => return Err(self.died()),
+            _ => return Err(Self::out_of_order()),
         }
         Ok(self.child.take().expect("the child is there until this call takes it"))
+    }
+
+    fn go_on(&self) -> Result<()> {
+        self.channel.go_on().map_err(|e| self.died().with_source(e))
+    }
+
+    fn out_of_order() -> Error {
+        Error::new(ErrorKind::System, "the container's init reported out of order")
     }
 
     fn died(&self) -> Error {

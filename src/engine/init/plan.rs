@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::console::ConsolePlan;
+use crate::engine::hooks::InitHooks;
 use crate::engine::process::ProcessPlan;
 use crate::engine::rootfs::RootfsPlan;
 use crate::engine::user_namespace::UserNamespacePlan;
@@ -31,6 +32,7 @@ pub(in crate::engine) struct InitPlan {
     pub console: Option<ConsolePlan>,
     /// Whether the process is in a user namespace other than the runtime's.
     pub user_namespace: Option<UserNamespacePlan>,
+    pub hooks: InitHooks,
     pub process: ProcessPlan,
 }
 

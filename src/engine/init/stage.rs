@@ -15,12 +15,12 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid, setgroups, sethostname, setresgid, setresuid};
 
 use super::plan::InitPlan;
-use super::sync::InitSide;
+use super::sync::{Failure, InitSide};
 use crate::engine::console::ConsolePlan;
 use crate::engine::process::ProcessPlan;
 use crate::engine::user_namespace::UserNamespacePlan;
 use crate::engine::{console, program, rootfs};
-use crate::{Context, Result, sys};
+use crate::{Context, Error, Result, sys};
 
 /// Becomes the container's program. Returns only when that fails.
 pub(super) fn run(plan: &InitPlan, channel: &InitSide) -> Result<Infallible> {
@@ -36,10 +36,14 @@ pub(super) fn run(plan: &InitPlan, channel: &InitSide) -> Result<Infallible> {
     match &plan.rootfs {
         Some(rootfs) => {
             let prepared = rootfs::prepare(rootfs)?;
+            run_early_hooks(plan, channel)?;
             set_up_console(plan.console.as_ref(), Some(&prepared), &own_fds)?;
             prepared.enter()?.protect()?;
         }
-        None => set_up_console(plan.console.as_ref(), None, &own_fds)?,
+        None => {
+            run_early_hooks(plan, channel)?;
+            set_up_console(plan.console.as_ref(), None, &own_fds)?;
+        }
     }
     channel.ready()?;
     let process = &plan.process;
@@ -47,13 +51,24 @@ pub(super) fn run(plan: &InitPlan, channel: &InitSide) -> Result<Infallible> {
     become_user(process, plan.user_namespace)?;
     let environment = program::environment(process);
     let path = program::find(&process.args[0], &environment)?;
-    if let Some(fifo) = fifo {
-        // From here on the runtime is not waited for: what fails now, `start` sees as a container that ended.
-        channel.finished();
-        wait_at_fifo(&own_fds, &fifo)?;
+    let Some(fifo) = fifo else { return execute(&path, &process.args, &environment) };
+    channel.waiting()?;
+    // From here on `create` is not waited for: it is `start` that learns what happens.
+    let start = wait_at_fifo(&own_fds, &fifo)?;
+    drop((own_fds, fifo));
+    let run = || {
+        plan.hooks.start_container(&environment)?;
+        execute(&path, &process.args, &environment)
+    };
+    run().inspect_err(|error| tell_start(start, error))
+}
+
+/// The hooks that run when the root file system is there and the host's files still are.
+fn run_early_hooks(plan: &InitPlan, channel: &InitSide) -> Result<()> {
+    if plan.hooks.runtime {
+        channel.rootfs_ready()?;
     }
-    drop(own_fds);
-    execute(&path, &process.args, &environment)
+    plan.hooks.create_container(plan.rootfs.as_ref().map(|rootfs| rootfs.rootfs.as_path()))
 }
 
 fn set_up_console(
@@ -121,8 +136,9 @@ fn become_user(process: &ProcessPlan, user_namespace: Option<UserNamespacePlan>)
     Ok(())
 }
 
-/// Opening the fifo for writing waits for its reader, which is `start`.
-fn wait_at_fifo(own_fds: &OwnedFd, fifo: &OwnedFd) -> Result<()> {
+/// Opening the fifo for writing waits for its reader, which is `start`. It stays open until the program is executed:
+/// that is how `start` knows.
+fn wait_at_fifo(own_fds: &OwnedFd, fifo: &OwnedFd) -> Result<File> {
     let name = CString::new(fifo.as_raw_fd().to_string()).context(|| "name the fifo")?;
     let opened = loop {
         match openat(own_fds, name.as_c_str(), OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty()) {
@@ -130,10 +146,19 @@ fn wait_at_fifo(own_fds: &OwnedFd, fifo: &OwnedFd) -> Result<()> {
             other => break other.context(|| "open the exec fifo")?,
         }
     };
-    match File::from(opened).write_all(b"0") {
+    let mut start = File::from(opened);
+    match start.write_all(b"0") {
         // A `start` that was killed in this moment has said all that it had to say.
-        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        written => written.context(|| "write to the exec fifo"),
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => {}
+        written => written.context(|| "write to the exec fifo")?,
+    }
+    Ok(start)
+}
+
+/// Why the program does not run. A `start` that was killed does not hear it, and there is nobody else to tell.
+fn tell_start(mut start: File, error: &Error) {
+    if let Ok(bytes) = serde_json::to_vec(&Failure::from(error)) {
+        drop(start.write_all(&bytes));
     }
 }
 

@@ -3,10 +3,13 @@
 //!
 //! | direction | packet | meaning |
 //! | --- | --- | --- |
-//! | to init | one byte | go on: run the program |
+//! | from init | JSON [`Report::RootfsReady`] | the runtime's hooks may run now; only with such hooks |
+//! | from init | JSON [`Report::Ready`] | everything is set up |
+//! | to init | one byte | the answer to either: go on |
 //! | from init | 8 bytes, the first 0 | the cloned child failed before it was init ([`SpawnFailure`]) |
-//! | from init | JSON [`Report`] | ready, or failed and why |
-//! | from init | end of file | the program was executed, or init is dead: the pidfd tells |
+//! | from init | JSON [`Report::Waiting`] | at the fifo; the last word of a container's first process |
+//! | from init | JSON [`Report::Failed`] | why nothing comes of it |
+//! | from init | end of file | the program was executed (only without a fifo), or init is dead: the pidfd tells |
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -25,14 +28,44 @@ const LONGEST: usize = 64 * 1024;
 /// What init says.
 #[derive(Debug, Serialize, Deserialize)]
 enum Report {
+    RootfsReady,
     Ready,
-    Failed { kind: ErrorKind, chain: String, hint: Option<String> },
+    Waiting,
+    Failed(Failure),
+}
+
+/// An error of init's on its way to whoever waits.
+#[derive(Debug, Serialize, Deserialize)]
+pub(in crate::engine) struct Failure {
+    kind: ErrorKind,
+    chain: String,
+    hint: Option<String>,
+}
+
+impl From<&Error> for Failure {
+    fn from(error: &Error) -> Self {
+        let mut chain = error.chain();
+        chain.truncate(chain.floor_char_boundary(LONGEST / 8));
+        Self { kind: error.kind(), chain, hint: error.hint().map(str::to_owned) }
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        let error = Self::new(failure.kind, failure.chain);
+        match failure.hint {
+            Some(hint) => error.with_hint(hint),
+            None => error,
+        }
+    }
 }
 
 /// What the runtime learns from init.
 #[derive(Debug)]
 pub(super) enum Answer {
+    RootfsReady,
     Ready,
+    Waiting,
     /// The socket was closed: by execve, or by death.
     Closed,
 }
@@ -72,14 +105,10 @@ impl RuntimeSide {
             return failure.into_result().context(|| "start the container's init");
         }
         match serde_json::from_slice(packet).context(|| "understand the container's init")? {
+            Report::RootfsReady => Ok(Answer::RootfsReady),
             Report::Ready => Ok(Answer::Ready),
-            Report::Failed { kind, chain, hint } => {
-                let error = Error::new(kind, chain);
-                Err(match hint {
-                    Some(hint) => error.with_hint(hint),
-                    None => error,
-                })
-            }
+            Report::Waiting => Ok(Answer::Waiting),
+            Report::Failed(failure) => Err(failure.into()),
         }
     }
 }
@@ -93,9 +122,19 @@ impl InitSide {
         Self(socket)
     }
 
+    /// Says that the root file system is there and not entered, and waits until the runtime has run its hooks.
+    pub(super) fn rootfs_ready(&self) -> Result<()> {
+        self.report(&Report::RootfsReady)?;
+        self.wait_for_leave()
+    }
+
     /// Says that everything is set up, and waits for leave to run.
     pub(super) fn ready(&self) -> Result<()> {
         self.report(&Report::Ready)?;
+        self.wait_for_leave()
+    }
+
+    fn wait_for_leave(&self) -> Result<()> {
         let mut byte = [0];
         match receive(self.0.as_fd(), &mut byte).context(|| "wait for the runtime")? {
             1 => Ok(()),
@@ -105,16 +144,15 @@ impl InitSide {
 
     /// Says why nothing comes of it. Nobody may be listening any more, and there is nobody else to tell.
     pub(super) fn failed(&self, error: &Error) {
-        let mut chain = error.chain();
-        chain.truncate(chain.floor_char_boundary(LONGEST / 8));
-        let hint = error.hint().map(str::to_owned);
-        drop(self.report(&Report::Failed { kind: error.kind(), chain, hint }));
+        drop(self.report(&Report::Failed(error.into())));
     }
 
-    /// Ends the conversation: the runtime need not wait any longer.
-    pub(super) fn finished(&self) {
+    /// Says that the process waits at the fifo, and ends the conversation.
+    pub(super) fn waiting(&self) -> Result<()> {
+        self.report(&Report::Waiting)?;
         // It fails only on a socket that is not connected, and then there is nothing to end.
         let _ = shutdown(self.0.as_raw_fd(), Shutdown::Both);
+        Ok(())
     }
 
     fn report(&self, report: &Report) -> Result<()> {
