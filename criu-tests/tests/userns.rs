@@ -251,6 +251,36 @@ fn every_namespace_by_path_of_another_container() {
     host.assert_no_trace();
 }
 
+/// CVE-2016-9962, with all that a user namespace can give to an attacker: a shared pid namespace, the same user
+/// namespace and CAP_SYS_PTRACE in it.
+#[test]
+fn the_runtime_among_others_cannot_be_looked_into() {
+    stage_and_host!(stage, host);
+    let id = stage.id("attacker");
+    let bundle = Bundle::of_workload(&host, "counter", &[]).in_user_namespace(FIRST, SIZE);
+    let container = host.run_detached(&id, &bundle);
+    let pid = container.state()["pid"].to_string();
+    let joined = ["user", "pid"];
+    let second = Bundle::new(&host, "second", &["inspect"]).give_to(FIRST).edit(|config| {
+        namespaces(config).retain(|n| n["type"] != json!("pid"));
+        let path = |name: &&str| json!({ "type": name, "path": format!("/proc/{pid}/ns/{name}") });
+        namespaces(config).extend(joined.iter().map(path));
+    });
+    let other = stage.id("created");
+    host.migrate_detached(&["create", "-b", &second.path(), &other]);
+    let look = ["/proc/2/exe", "/proc/2/root", "/proc/2/fd/0"];
+    let probes: Vec<&str> = look.iter().flat_map(|path| ["--stat", path]).collect();
+    let seen = exec(&host, &id, &["--cap", "CAP_SYS_PTRACE"], &probes);
+    for path in look {
+        assert_eq!(seen["stat"][path]["errno"], json!(libc::EACCES), "{path}: {}", seen["stat"]);
+    }
+    let seen = exec(&host, &id, &["--cap", "CAP_SYS_PTRACE"], &["--stat", "/proc/1/root"]);
+    assert!(seen["stat"]["/proc/1/root"]["ok"].is_object(), "the capability is of use: {}", seen["stat"]);
+    host.migrate(&["delete", "--force", &other]).succeeded();
+    container.end();
+    host.assert_no_trace();
+}
+
 #[test]
 fn wrong_configurations_name_the_field() {
     stage_and_host!(stage, host);

@@ -306,6 +306,7 @@ impl NewContainer {
             new_network: namespaces.creates(CloneFlags::CLONE_NEWNET),
             fifo: Some(fifo.as_raw_fd()),
             console: io.console.as_ref().map(|console| console.plan(&process)).transpose()?,
+            join_user_namespace: None,
             user_namespace: self.user.as_ref().map(UserNamespace::plan),
             hooks: InitHooks::new(spec, &self.state),
             process: ProcessPlan::new(&Process::from_spec(process.clone()))?,
@@ -328,6 +329,7 @@ impl NewContainer {
                     time_offsets: time_offsets::text(spec),
                     oom_score_adj: process.oom_score_adj(),
                 },
+                among_others: self.user.is_some() && !namespaces.creates(CloneFlags::CLONE_NEWPID),
             },
         )?;
         starting

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 
 use nix::sched::CloneFlags;
+use nix::unistd::geteuid;
 
 use super::builder::set_limits;
 use super::console::Console;
@@ -23,6 +24,8 @@ use crate::{Context, Error, ErrorKind, Result};
 #[derive(Default)]
 struct Joined {
     mount: Option<File>,
+    /// For init to join. A caller who is not root needs the rights that this one gives for joining the others.
+    user: Option<File>,
     others: Vec<(File, CloneFlags)>,
 }
 
@@ -73,6 +76,7 @@ impl Container {
         let plan = InitPlan {
             rootfs: None,
             mount_namespace: joined.mount.as_ref().map(AsRawFd::as_raw_fd),
+            join_user_namespace: joined.user.as_ref().map(AsRawFd::as_raw_fd),
             hostname: None,
             domainname: None,
             sysctls: Vec::new(),
@@ -89,16 +93,17 @@ impl Container {
             &plan,
             &Launch {
                 stdio: io.stdio(),
-                inherit: joined.mount.iter().map(AsFd::as_fd).chain(console).collect(),
+                inherit: joined.mount.iter().chain(&joined.user).map(AsFd::as_fd).chain(console).collect(),
                 join: &joined.others,
                 namespaces: CloneFlags::empty(),
                 cgroup: &entry,
                 unshare: CloneFlags::empty(),
                 outside: FromOutside {
-                    user: user.as_ref(),
+                    user: user.as_ref().filter(|_| joined.user.is_none()),
                     oom_score_adj: process.spec.oom_score_adj(),
                     ..FromOutside::default()
                 },
+                among_others: user.is_some() && joined.user.is_none(),
             },
         )?;
         starting.set_up(|_| Ok(()))?;
@@ -114,6 +119,8 @@ impl Container {
             let file = namespaces::open(name, Path::new(path))?;
             if flag == CloneFlags::CLONE_NEWNS {
                 joined.mount = Some(file);
+            } else if flag == CloneFlags::CLONE_NEWUSER && geteuid().is_root() {
+                joined.user = Some(file);
             } else {
                 joined.others.push((file, flag));
             }

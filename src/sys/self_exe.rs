@@ -28,6 +28,18 @@ pub fn sealed_program(program: &Path) -> io::Result<OwnedFd> {
     read_only_mount(program).or_else(|_| sealed_copy(program))
 }
 
+/// [`sealed`], as a copy that may be executed and not read by whoever does not own it. The kernel hides the process from
+/// the first instruction on, even from the root of a user namespace that it is in by then, if this program's owner is
+/// nobody there (`would_dump` in fs/exec.c).
+///
+/// # Errors
+/// When the copy cannot be made.
+pub fn sealed_and_hidden() -> io::Result<OwnedFd> {
+    let copy = sealed_copy(Path::new("/proc/self/exe"))?;
+    nix::sys::stat::fchmod(&copy, nix::sys::stat::Mode::from_bits_truncate(0o111))?;
+    Ok(copy)
+}
+
 fn read_only_mount(program: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(program.as_os_str().as_encoded_bytes())?;
     let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC;

@@ -45,6 +45,8 @@ pub(in crate::engine) struct Launch<'a> {
     /// Namespaces to make in the cgroup.
     pub unshare: CloneFlags,
     pub outside: FromOutside<'a>,
+    /// Whether it becomes visible, while it still is the runtime, to processes that have power over its user namespace.
+    pub among_others: bool,
 }
 
 /// How far a process is seen through.
@@ -67,7 +69,9 @@ pub(in crate::engine) struct Starting {
 pub(in crate::engine) fn launch(plan: &InitPlan, launch: &Launch<'_>) -> Result<Starting> {
     let plan = OwnedFd::from(plan.to_memfd()?);
     let plan = sys::fd::above_stdio(plan.as_fd()).context(|| "dup")?;
-    let executable = sys::self_exe::sealed().context(|| "seal the runtime's own executable")?;
+    let executable =
+        if launch.among_others { sys::self_exe::sealed_and_hidden() } else { sys::self_exe::sealed() };
+    let executable = executable.context(|| "seal the runtime's own executable")?;
     let (channel, report) = sync::pair()?;
     let mut inherit = launch.inherit.clone();
     inherit.push(plan.as_fd());

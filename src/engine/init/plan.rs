@@ -30,7 +30,10 @@ pub(in crate::engine) struct InitPlan {
     pub fifo: Option<i32>,
     /// The terminal to make for the process.
     pub console: Option<ConsolePlan>,
-    /// Whether the process is in a user namespace other than the runtime's.
+    /// The user namespace to join, if the process is not in it yet. Init was executed outside of it: nobody in it may
+    /// look into the process, whatever his capabilities there (CVE-2016-9962).
+    pub join_user_namespace: Option<i32>,
+    /// The user namespace that the process ends up in, if it is another than the runtime's.
     pub user_namespace: Option<UserNamespacePlan>,
     pub hooks: InitHooks,
     pub process: ProcessPlan,

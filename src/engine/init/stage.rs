@@ -29,7 +29,11 @@ pub(super) fn run(plan: &InitPlan, channel: &InitSide) -> Result<Infallible> {
         .context(|| "open /proc/self/fd")?;
     let fifo = take(plan.fifo)?;
     let mount_namespace = take(plan.mount_namespace)?;
+    let user_namespace = take(plan.join_user_namespace)?;
     enter_namespaces(plan)?;
+    if let Some(namespace) = user_namespace {
+        join_user_namespace(&namespace)?;
+    }
     if let Some(namespace) = mount_namespace {
         setns(namespace, CloneFlags::CLONE_NEWNS).context(|| "setns(CLONE_NEWNS)")?;
     }
@@ -88,7 +92,8 @@ fn take(number: Option<i32>) -> Result<Option<OwnedFd>> {
 /// What belongs to the namespaces that the clone has made, while the host's `/proc` is still in reach.
 fn enter_namespaces(plan: &InitPlan) -> Result<()> {
     // In a user namespace the runtime has done it: nobody there has the right.
-    if let (Some(score), None) = (plan.process.oom_score_adj, plan.user_namespace) {
+    let is_inside = plan.user_namespace.is_some() && plan.join_user_namespace.is_none();
+    if let (Some(score), false) = (plan.process.oom_score_adj, is_inside) {
         fs::write("/proc/self/oom_score_adj", score.to_string())
             .context(|| format!("write {score} to /proc/self/oom_score_adj"))?;
     }
@@ -105,6 +110,19 @@ fn enter_namespaces(plan: &InitPlan) -> Result<()> {
         write_sysctl(path, value)?;
     }
     Ok(())
+}
+
+/// Becomes the root of a user namespace.
+fn join_user_namespace(namespace: &OwnedFd) -> Result<()> {
+    setns(namespace, CloneFlags::CLONE_NEWUSER).context(|| "setns(CLONE_NEWUSER)")?;
+    match setgroups(&[]) {
+        // Denied in this namespace: the runtime's groups stay, as nobody's.
+        Ok(()) | Err(nix::errno::Errno::EPERM) => {}
+        Err(e) => return Err(e).context(|| "setgroups([]) in the user namespace"),
+    }
+    let (user, group) = (Uid::from_raw(0), Gid::from_raw(0));
+    setresgid(group, group, group).context(|| "setresgid(0) in the user namespace")?;
+    setresuid(user, user, user).context(|| "setresuid(0) in the user namespace")
 }
 
 fn write_sysctl(path: &str, value: &str) -> Result<()> {
