@@ -282,9 +282,14 @@ impl Cgroup {
     }
 
     fn freezer(&self) -> Result<(Directory, Version)> {
-        let node = self
-            .freezer_node()
-            .ok_or_else(|| Error::new(ErrorKind::Unsupported, "this host has no cgroup freezer mounted"))?;
+        let node = self.freezer_node().ok_or_else(|| {
+            let message = if self.nodes.is_empty() {
+                "the container has no cgroup, and so nothing that could be frozen"
+            } else {
+                "this host has no cgroup freezer mounted"
+            };
+            Error::new(ErrorKind::Unsupported, message)
+        })?;
         Ok((node.existing()?, node.version))
     }
 

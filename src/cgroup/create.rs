@@ -7,6 +7,7 @@ use std::ffi::OsStr;
 use std::path::Path;
 
 use nix::errno::Errno;
+use nix::unistd::{AccessFlags, access};
 
 use super::cgroup::{Cgroup, Node, name_pids};
 use super::directory::Directory;
@@ -32,6 +33,40 @@ impl Cgroup {
             });
             error.with_cleanup(failures)
         })
+    }
+
+    /// [`Cgroup::create`] in those hierarchies in which this process may: the result knows no others. For containers
+    /// that can do without.
+    ///
+    /// # Errors
+    /// As [`Cgroup::create`], but for a lack of permission.
+    pub fn create_where_permitted(&self) -> Result<Self> {
+        let mut made = Self { nodes: Vec::new() };
+        for node in &self.nodes {
+            let one = Self { nodes: vec![node.clone()] };
+            match one.create().and_then(|()| one.require_entry()) {
+                Ok(()) => made.nodes.push(node.clone()),
+                Err(error) if is_no_permission(&error) => {
+                    tracing::debug!(cgroup = %node, error = error.chain(), "the container does without");
+                    // It may have been made and not be ours to enter.
+                    drop(one.destroy());
+                }
+                Err(error) => return Err(error.with_cleanup(made.destroy().err())),
+            }
+        }
+        Ok(made)
+    }
+
+    /// Whether a process of ours gets in. In the unified hierarchy that takes the right to write to the cgroup above,
+    /// which is also above the process's present one (cgroups(7), "Cgroup delegation containment").
+    fn require_entry(&self) -> Result<()> {
+        self.entry_fds()?;
+        let Some(above) = self.v2_node().map(Node::path).and_then(|path| Some(path.parent()?.to_owned()))
+        else {
+            return Ok(());
+        };
+        let file = above.join("cgroup.procs");
+        access(&file, AccessFlags::W_OK).context(|| format!("write to {}", file.display()))
     }
 
     /// Makes sure that nobody uses a cgroup of that name.
@@ -78,6 +113,10 @@ impl Cgroup {
             .with_hint("a cgroup above it is threaded: choose another linux.cgroupsPath")),
         }
     }
+}
+
+fn is_no_permission(error: &Error) -> bool {
+    matches!(error.errno(), Some(libc::EPERM | libc::EACCES | libc::EROFS))
 }
 
 fn in_use(what: &str) -> Error {

@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser};
 
-use crate::engine::{ContainerId, StateRoot};
+use crate::engine::{ContainerId, Rootless, StateRoot};
 use crate::{Error, ErrorKind, Result};
 use logging::LogFormat;
 
@@ -48,6 +48,9 @@ struct Global {
     /// Format of the log file
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
+    /// Whether the cgroups of a container without limits may be left out where the caller may not make them
+    #[arg(long, value_name = "true|false|auto", value_parser = parse_rootless, default_value = "auto", hide_default_value = true)]
+    rootless: Rootless,
     /// Log what is done
     #[arg(long)]
     debug: bool,
@@ -55,7 +58,8 @@ struct Global {
 
 impl Global {
     fn state_root(&self) -> Result<StateRoot> {
-        self.root.as_deref().map_or_else(|| Ok(StateRoot::default_root()), StateRoot::at)
+        let root = self.root.as_deref().map_or_else(|| Ok(StateRoot::default_root()), StateRoot::at)?;
+        Ok(root.rootless(self.rootless))
     }
 }
 
@@ -97,6 +101,16 @@ fn parse_id(text: &str) -> std::result::Result<ContainerId, String> {
         Some(hint) => format!("{e}: {hint}"),
         None => e.to_string(),
     })
+}
+
+/// `auto`, or a truth value in one of the spellings that runc takes.
+fn parse_rootless(text: &str) -> std::result::Result<Rootless, String> {
+    match text {
+        "auto" | "" => Ok(Rootless::Auto),
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(Rootless::Yes),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(Rootless::No),
+        _ => Err("it is true, false or auto".to_owned()),
+    }
 }
 
 #[cfg(test)]

@@ -265,6 +265,9 @@ impl NewContainer {
         self.owns_cgroup = true;
         self.state.cgroup = cgroup.state();
         self.state.save(&self.dir)?;
+        if self.root.cgroups_are_optional() && !rootless::needs_cgroup(&self.config().spec) {
+            return self.create_permitted_cgroups();
+        }
         cgroup.create()?;
         let resources =
             self.config.as_ref().and_then(|c| c.spec.linux().as_ref()).and_then(|l| l.resources().as_ref());
@@ -276,6 +279,25 @@ impl NewContainer {
         }
         let devices = resources.and_then(|r| r.devices().as_deref()).unwrap_or_default();
         cgroup.restrict_devices(devices)
+    }
+
+    /// Makes those cgroups that this caller may make, and leaves the others out.
+    fn create_permitted_cgroups(&mut self) -> Result<()> {
+        let made = self.cgroup().create_where_permitted()?;
+        if let Some(plan) = &mut self.rootfs_plan {
+            plan.set_cgroups(&cgroup_layout(&made));
+        }
+        self.state.cgroup = made.state();
+        self.state.save(&self.dir)?;
+        let resources = self.config().spec.linux().as_ref().and_then(|l| l.resources().as_ref());
+        let devices = resources.and_then(|r| r.devices().as_deref()).unwrap_or_default();
+        let restricted = made.restrict_devices(devices);
+        self.cgroup = Some(made);
+        match restricted {
+            // Who may not make rules may not make devices either.
+            Err(e) if matches!(e.errno(), Some(libc::EPERM | libc::EACCES | libc::EROFS)) => Ok(()),
+            other => other,
+        }
     }
 
     /// Starts init and sees it through to the fifo.
@@ -382,8 +404,11 @@ impl NewContainer {
             .context(|| format!("chmod {}", path.display()))?;
         if let Some(user) = &self.user {
             let (uid, gid) = user.root()?;
-            std::os::unix::fs::chown(&path, Some(uid), Some(gid))
-                .context(|| format!("chown {} to {uid}:{gid}", path.display()))?;
+            match std::os::unix::fs::chown(&path, Some(uid), Some(gid)) {
+                // A caller who is not root can give nothing away; everybody may write to it as it is.
+                Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {}
+                done => done.context(|| format!("chown {} to {uid}:{gid}", path.display()))?,
+            }
         }
         let fifo = fs::OpenOptions::new()
             .read(true)

@@ -43,6 +43,7 @@ pub use init::init_if_requested;
 pub use namespaces::Namespaces;
 pub(crate) use process::ResolvedIo;
 pub use process::{Process, ProcessIo};
+pub use rootless::Rootless;
 pub use signal::parse_signal;
 pub use state::{InitProcess, State};
 pub use state_root::StateRoot;

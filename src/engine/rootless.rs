@@ -1,13 +1,64 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Callers who are not root: what their containers must be like.
+//! Callers who are not root: what their containers must be like, and what they need not have.
 
 use std::path::Path;
 
 use nix::unistd::geteuid;
 
 use super::Namespaces;
-use crate::spec::oci::Spec;
+use crate::spec::oci::{LinuxResources, Spec};
 use crate::{Error, ErrorKind, Result};
+
+/// Whether a container without limits may do without the cgroups that its maker may not make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Rootless {
+    /// If the caller is not root, or root of a user namespace only.
+    #[default]
+    Auto,
+    /// Yes.
+    Yes,
+    /// No.
+    No,
+}
+
+impl Rootless {
+    pub(super) fn applies(self) -> bool {
+        match self {
+            Self::Yes => true,
+            Self::No => false,
+            Self::Auto => !geteuid().is_root() || in_user_namespace(),
+        }
+    }
+}
+
+/// Whether the ids of this process are not simply those of the machine.
+fn in_user_namespace() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let numbers: Vec<&str> = map.split_ascii_whitespace().collect();
+    !numbers.is_empty() && numbers != ["0", "0", "4294967295"]
+}
+
+/// Whether anything needs a cgroup: a place of its own choice, or a limit. Rules for devices do not: whoever is no root
+/// cannot make any.
+pub(super) fn needs_cgroup(spec: &Spec) -> bool {
+    let Some(linux) = spec.linux() else { return false };
+    let has_path = linux.cgroups_path().as_ref().is_some_and(|path| !path.as_os_str().is_empty());
+    has_path || linux.resources().as_ref().is_some_and(has_limits)
+}
+
+fn has_limits(resources: &LinuxResources) -> bool {
+    fn is_something(value: &serde_json::Value) -> bool {
+        match value {
+            serde_json::Value::Null => false,
+            serde_json::Value::Array(list) => !list.is_empty(),
+            serde_json::Value::Object(fields) => fields.values().any(is_something),
+            _ => true,
+        }
+    }
+    let value = serde_json::to_value(resources).unwrap_or_default();
+    let fields = value.as_object().into_iter().flatten();
+    fields.filter(|(name, _)| *name != "devices").any(|(_, value)| is_something(value))
+}
 
 /// Refuses what only root can do, before the kernel does it in fewer words.
 ///
@@ -65,6 +116,18 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn limits_need_a_cgroup_and_rules_for_devices_do_not() {
+        let spec = |linux| -> Spec {
+            serde_json::from_value(json!({"ociVersion": "1.0.2", "linux": linux})).expect("valid")
+        };
+        assert!(!needs_cgroup(&spec(json!({"cgroupsPath": ""}))));
+        let devices = json!([{"allow": false, "access": "rwm"}]);
+        assert!(!needs_cgroup(&spec(json!({"resources": {"devices": devices, "memory": {}}}))));
+        assert!(needs_cgroup(&spec(json!({"resources": {"devices": devices, "memory": {"limit": 1}}}))));
+        assert!(needs_cgroup(&spec(json!({"cgroupsPath": "/a"}))));
+    }
 
     #[test]
     fn an_owner_of_a_mount_must_be_mapped() {

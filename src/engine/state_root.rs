@@ -8,11 +8,11 @@
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use super::remains::remove_container_dir;
-use super::{Container, ContainerId};
+use super::{Container, ContainerId, Rootless};
 use crate::{Context, Error, ErrorKind, Result};
 
 /// The default state root of a privileged caller.
@@ -26,6 +26,7 @@ pub(super) const OTHER_ROOTS: &str = ".roots";
 pub struct StateRoot {
     path: PathBuf,
     explicit: bool,
+    rootless: Rootless,
 }
 
 impl StateRoot {
@@ -36,7 +37,7 @@ impl StateRoot {
     pub fn at(path: &Path) -> Result<Self> {
         let path =
             std::path::absolute(path).context(|| format!("resolve the state root {}", path.display()))?;
-        Ok(Self { path, explicit: true })
+        Ok(Self { path, explicit: true, rootless: Rootless::Auto })
     }
 
     /// The default root: `/run/migrate`, or `migrate` under `XDG_RUNTIME_DIR` for a caller who is not root. Needs no
@@ -50,7 +51,19 @@ impl StateRoot {
                 .map_or_else(|| format!("/run/user/{}", nix::unistd::geteuid()).into(), PathBuf::from)
                 .join("migrate")
         };
-        Self { path, explicit: false }
+        Self { path, explicit: false, rootless: Rootless::Auto }
+    }
+
+    /// What new containers under it may do without.
+    #[must_use]
+    pub fn rootless(mut self, rootless: Rootless) -> Self {
+        self.rootless = rootless;
+        self
+    }
+
+    /// Whether a container without limits may do without cgroups.
+    pub(super) fn cgroups_are_optional(&self) -> bool {
+        self.rootless.applies()
     }
 
     /// Its path.
@@ -110,6 +123,12 @@ impl StateRoot {
         let dir = self.dir(id);
         let make = |path: &Path, mode: u32| fs::DirBuilder::new().recursive(true).mode(mode).create(path);
         make(&self.path, 0o700).context(|| format!("make the state root {}", self.path.display()))?;
+        if !self.explicit && !nix::unistd::geteuid().is_root() {
+            // Who tidies the user's runtime directory up leaves alone what has the sticky bit (XDG Base Directory
+            // Specification). Containers live as long as they run, not as long as somebody looks at them.
+            fs::set_permissions(&self.path, fs::Permissions::from_mode(0o1700))
+                .context(|| format!("chmod {}", self.path.display()))?;
+        }
         match fs::DirBuilder::new().mode(0o711).create(&dir) {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
@@ -190,7 +209,9 @@ impl StateRoot {
         let mut roots = Vec::new();
         for link in entries.filter_map(|entry| entry.ok().map(|e| e.path())) {
             match fs::read_link(&link) {
-                Ok(path) if path.is_dir() => roots.push(Self { path, explicit: true }),
+                Ok(path) if path.is_dir() => {
+                    roots.push(Self { path, explicit: true, rootless: self.rootless });
+                }
                 // A root that is gone needs no link. If it cannot be removed, the next search meets it again.
                 _ => drop(fs::remove_file(&link)),
             }

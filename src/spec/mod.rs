@@ -12,7 +12,7 @@ mod validate;
 
 pub use load::Config;
 pub use oci_spec::runtime as oci;
-pub use template::template;
+pub use template::{make_rootless, template};
 pub use validate::{unsupported, unsupported_process, validate, validate_process};
 
 /// The version of the runtime specification that this crate implements.

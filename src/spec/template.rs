@@ -46,6 +46,31 @@ pub fn template(cgroup_namespace: bool) -> Value {
     })
 }
 
+/// Changes the default configuration into one for a caller who is not root (runc's `spec --rootless`): a user namespace
+/// with this user and group as root, the caller's network, no limits, and the host's `/sys` instead of new mounts.
+pub fn make_rootless(config: &mut Value, uid: u32, gid: u32) {
+    let linux = &mut config["linux"];
+    if let Some(namespaces) = linux["namespaces"].as_array_mut() {
+        namespaces.retain(|n| n["type"] != "network" && n["type"] != "user");
+        namespaces.push(json!({"type": "user"}));
+    }
+    linux["uidMappings"] = json!([{"containerID": 0, "hostID": uid, "size": 1}]);
+    linux["gidMappings"] = json!([{"containerID": 0, "hostID": gid, "size": 1}]);
+    if let Some(linux) = linux.as_object_mut() {
+        linux.remove("resources");
+    }
+    let Some(mounts) = config["mounts"].as_array_mut() else { return };
+    mounts.retain(|mount| !mount["destination"].as_str().is_some_and(|d| d.starts_with("/sys")));
+    for mount in mounts.iter_mut() {
+        if let Some(options) = mount["options"].as_array_mut() {
+            let names_owner = |o: &str| o.starts_with("uid=") || o.starts_with("gid=");
+            options.retain(|option| !option.as_str().is_some_and(names_owner));
+        }
+    }
+    mounts.push(json!({"destination": "/sys", "type": "none", "source": "/sys",
+        "options": ["rbind", "nosuid", "noexec", "nodev", "ro"]}));
+}
+
 fn mounts() -> Value {
     json!([
         {"destination": "/proc", "type": "proc", "source": "proc"},
@@ -70,9 +95,28 @@ mod tests {
     #[test]
     fn the_template_is_a_valid_configuration() {
         for cgroup_namespace in [false, true] {
-            let bytes = serde_json::to_vec(&template(cgroup_namespace)).expect("a JSON value serialises");
-            let config = Config::parse(bytes).expect("the template parses");
-            validate(&config.spec).expect("the template is valid");
+            let mut rootless = template(cgroup_namespace);
+            make_rootless(&mut rootless, 1000, 100);
+            for value in [template(cgroup_namespace), rootless] {
+                let bytes = serde_json::to_vec(&value).expect("a JSON value serialises");
+                let config = Config::parse(bytes).expect("the template parses");
+                validate(&config.spec).expect("the template is valid");
+            }
         }
+    }
+
+    #[test]
+    fn without_root_the_callers_ids_are_the_containers_root() {
+        let mut config = template(false);
+        make_rootless(&mut config, 1000, 100);
+        let types: Vec<_> =
+            config["linux"]["namespaces"].as_array().expect("list").iter().map(|n| &n["type"]).collect();
+        assert_eq!(types, ["pid", "ipc", "uts", "mount", "user"]);
+        assert_eq!(config["linux"]["gidMappings"], json!([{"containerID": 0, "hostID": 100, "size": 1}]));
+        assert_eq!(config["linux"]["resources"], Value::Null);
+        let mounts = config["mounts"].as_array().expect("list");
+        let destinations: Vec<_> = mounts.iter().map(|m| m["destination"].as_str().expect("text")).collect();
+        assert_eq!(destinations, ["/proc", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue", "/sys"]);
+        assert!(!config["mounts"][2]["options"].to_string().contains("gid="));
     }
 }

@@ -19,6 +19,11 @@ pub fn set_limit(pid: Pid, resource: u32, soft: u64, hard: u64) -> io::Result<()
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// The user and the group that this process acts as.
+pub fn effective_ids() -> (u32, u32) {
+    (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw())
+}
+
 /// Sets the NIS domain name of this process's uts namespace (setdomainname(2)). Its file in `/proc/sys` belongs to the
 /// host's root, whoever owns the namespace.
 ///

@@ -205,6 +205,15 @@ impl RootfsPlan {
         Ok(plan)
     }
 
+    /// What mounts of type `cgroup` show, if that is not what was planned.
+    pub fn set_cgroups(&mut self, cgroups: &CgroupLayout) {
+        for mount in &mut self.mounts {
+            if let MountKind::Cgroup { layout, .. } = &mut mount.kind {
+                layout.clone_from(cgroups);
+            }
+        }
+    }
+
     /// Without a mount namespace every mount would be the host's: refused rather than done or left out.
     fn require_mount_namespace(&self) -> Result<()> {
         if self.entry != Entry::Chroot {

@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `migrate` for a caller who is not root: with a user namespace, and without cgroups.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, chown};
+
+use criu_tests::{Bundle, Command, Host, Output, Stage, migrate};
+use serde_json::{Value, json};
+
+/// A user whom nobody knows by name.
+const CALLER: u32 = 54_321;
+
+/// A user of a host, who has a runtime directory and a copy of the program: the original may lie where he cannot go.
+struct User<'h> {
+    host: &'h Host,
+    program: String,
+    runtime_directory: String,
+}
+
+impl<'h> User<'h> {
+    fn on(host: &'h Host) -> Self {
+        let (program, runtime_directory) = (host.path("migrate"), host.path("runtime"));
+        fs::copy(migrate(), &program).expect("copy the program");
+        fs::create_dir(&runtime_directory).expect("make the runtime directory");
+        chown(&runtime_directory, Some(CALLER), Some(CALLER)).expect("give it away");
+        Self { host, program, runtime_directory }
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let caller = CALLER.to_string();
+        let change = ["setpriv", "--reuid", &caller, "--regid", &caller, "--clear-groups", &self.program];
+        let command = self.host.command(&[&change, args].concat());
+        command.environment(&[("XDG_RUNTIME_DIR", &self.runtime_directory), ("PATH", "/usr/bin:/bin")])
+    }
+
+    #[track_caller]
+    fn run(&self, args: &[&str]) -> Output {
+        self.command(args).run()
+    }
+
+    #[track_caller]
+    fn run_detached(&self, args: &[&str]) {
+        let output = self.command(args).without_stdio().run();
+        assert_eq!(output.code, 0, "{args:?}");
+    }
+
+    /// A bundle as `spec --rootless` makes it for this user.
+    fn bundle(&self, name: &str, args: &[&str]) -> Bundle {
+        let bundle = Bundle::new(self.host, name, args);
+        fs::remove_file(bundle.config()).expect("remove root's configuration");
+        chown(bundle.path(), Some(CALLER), Some(CALLER)).expect("give the bundle away");
+        let bundle = bundle.give_to(CALLER);
+        self.run(&["spec", "--rootless", "-b", &bundle.path()]).succeeded();
+        bundle.edit(|config| {
+            config["process"]["terminal"] = json!(false);
+            config["process"]["args"] = json!([&["/workload"], args].concat());
+            config["root"]["readonly"] = json!(false);
+        })
+    }
+}
+
+fn parse(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|e| panic!("not JSON: {e}\n{text}"))
+}
+
+#[test]
+fn what_a_container_without_root_sees() {
+    let Some(stage) = Stage::set(&[]) else { return };
+    let host = stage.host("a");
+    let user = User::on(&host);
+    let probes = [
+        "--read",
+        "/proc/self/uid_map",
+        "--read",
+        "/proc/self/setgroups",
+        "--stat",
+        "/",
+        "--stat",
+        "/dev/null",
+        "--write",
+        "/dev/null",
+        "--write",
+        "/dev/stdout",
+        "--write",
+        "/root/made",
+        "--write",
+        "/sys/made",
+    ];
+    let bundle = user.bundle("inspect", &[&["inspect"], &probes[..]].concat());
+    let seen = parse(&user.run(&["run", "-b", &bundle.path(), &stage.id("inspect")]).succeeded());
+    let map: Vec<&str> =
+        seen["read"]["/proc/self/uid_map"]["ok"].as_str().expect("text").split_whitespace().collect();
+    assert_eq!(map, ["0", "54321", "1"]);
+    assert_eq!(seen["read"]["/proc/self/setgroups"]["ok"], json!("deny\n"));
+    assert_eq!((&seen["uid"], &seen["gid"]), (&json!([0, 0, 0]), &json!([0, 0, 0])));
+    assert_eq!(seen["stat"]["/"]["ok"]["uid"], json!(0));
+    assert_eq!(seen["stat"]["/dev/null"]["ok"]["device"], json!([1, 3]));
+    for path in ["/dev/null", "/dev/stdout", "/root/made"] {
+        assert_eq!(seen["write"][path]["ok"], json!("done"), "{path}: {}", seen["write"][path]);
+    }
+    assert!(seen["write"]["/sys/made"]["errno"].is_number());
+    assert_eq!(fs::metadata(format!("{}/root/made", bundle.rootfs())).expect("made").uid(), CALLER);
+    let descriptors: Vec<&String> = seen["fds"].as_object().expect("an object").keys().collect();
+    assert_eq!(descriptors, ["0", "1", "2"], "nothing of the runtime leaks: {}", seen["fds"]);
+    host.assert_no_trace();
+}
+
+#[test]
+fn the_commands_work_without_root() {
+    let Some(stage) = Stage::set(&[]) else { return };
+    let host = stage.host("a");
+    let user = User::on(&host);
+    let (id, bundle) = (stage.id("web"), user.bundle("web", &["counter", "--status", Bundle::STATUS]));
+    user.run_detached(&["create", "-b", &bundle.path(), &id]);
+    assert_eq!(parse(&user.run(&["state", &id]).succeeded())["status"], json!("created"));
+    user.run(&["start", &id]).succeeded();
+    host.container(&id, &bundle.rootfs()).reports();
+    let root = fs::metadata(format!("{}/migrate", user.runtime_directory)).expect("the state root");
+    assert_eq!((root.mode() & 0o7777, root.uid()), (0o1700, CALLER), "private, and not to be tidied up");
+    let state = parse(&user.run(&["state", &id]).succeeded());
+    assert_eq!((&state["status"], &state["owner"]), (&json!("running"), &json!("#54321")));
+    assert_eq!(user.run(&["list", "-q"]).succeeded().trim(), id);
+    let text = user.run(&["exec", &id, "/workload", "inspect", "--write", "/dev/stdout"]).succeeded();
+    let seen = parse(&text);
+    let own = host.command(&["readlink", &format!("/proc/{}/ns/user", state["pid"])]).run().succeeded();
+    assert_eq!(seen["namespaces"]["user"], json!(own.trim()));
+    assert_eq!(seen["uid"], json!([0, 0, 0]));
+    assert_eq!(seen["write"]["/dev/stdout"]["ok"], json!("done"));
+    user.run(&["exec", "-g", "5", &id, "/workload", "inspect"])
+        .failed(255, &["cannot set any additional groups"]);
+    user.run(&["pause", &id]).failed(1, &["has no cgroup"]);
+    user.run(&["kill", &id, "TERM"]).succeeded();
+    criu_tests::wait_until(criu_tests::PATIENCE, "the container stops", || {
+        match parse(&user.run(&["state", &id]).succeeded())["status"].as_str() {
+            Some("stopped") => Ok(()),
+            other => Err(other.map(str::to_owned)),
+        }
+    });
+    user.run(&["delete", &id]).succeeded();
+    user.run_detached(&["run", "-d", "-b", &bundle.path(), &id]);
+    user.run(&["delete", "--force", &id]).succeeded();
+    assert_eq!(user.run(&["list", "-q"]).succeeded(), "");
+    host.assert_no_trace();
+}
+
+#[test]
+fn what_needs_root_is_refused_by_name() {
+    let Some(stage) = Stage::set(&[]) else { return };
+    let host = stage.host("a");
+    let user = User::on(&host);
+    type Edit = fn(&mut Value);
+    let table: [(Edit, &[&str]); 6] = [
+        (
+            |c| {
+                c["linux"]["namespaces"]
+                    .as_array_mut()
+                    .expect("a list")
+                    .retain(|n| n["type"] != json!("user"));
+            },
+            &["user namespace isn't enabled"],
+        ),
+        (
+            |c| {
+                c["linux"]["namespaces"]
+                    .as_array_mut()
+                    .expect("a list")
+                    .retain(|n| n["type"] != json!("user"));
+                c["linux"]["uidMappings"] = json!([]);
+                c["linux"]["gidMappings"] = json!([]);
+            },
+            &["linux.namespaces", "rootless container requires user namespaces"],
+        ),
+        (
+            |c| c["process"]["user"]["additionalGids"] = json!([0]),
+            &["process.user.additionalGids", "cannot set any additional groups in a rootless container"],
+        ),
+        (|c| c["mounts"][2]["options"] = json!(["gid=5"]), &["mounts[2].options", "unmapped GID"]),
+        (|c| c["linux"]["resources"] = json!({ "pids": { "limit": 5 } }), &["cgroup", "Permission denied"]),
+        (
+            |c| c["linux"]["uidMappings"] = json!([{ "containerID": 0, "hostID": 1, "size": 1 }]),
+            &["uid_map is refused to this caller", "newuidmap"],
+        ),
+    ];
+    for (edit, fragments) in table {
+        let bundle = user.bundle("wrong", &["inspect"]).edit(edit);
+        user.run(&["run", "-b", &bundle.path(), &stage.id("wrong")]).failed(1, fragments);
+        bundle.remove();
+    }
+    let bundle = user.bundle("strict", &["inspect"]);
+    let strict = user.run(&["--rootless", "false", "run", "-b", &bundle.path(), &stage.id("strict")]);
+    strict.failed(1, &["cgroup", "Permission denied"]);
+    host.assert_no_trace();
+}
