@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use crate::criu::ExternalMount;
-use crate::engine::rootfs::{CgroupLayout, MountKind, MountPlan, resolve_destination};
+use crate::engine::rootfs::{MountKind, resolve_destination};
 use crate::engine::{Container, InitProcess};
 use crate::spec::Config;
 use crate::sys::mountinfo;
@@ -28,7 +28,12 @@ pub(super) fn mounts(
         }
     };
     for mount in &plan.mounts {
-        for path in external_paths(mount, &root)? {
+        let bind = match &mount.kind {
+            MountKind::Bind { .. } => Some(resolve_destination(&root, &mount.destination)?),
+            _ => None,
+        };
+        let cgroups = plan.external_cgroups(mount).into_iter().map(|(inside, _)| inside);
+        for path in bind.into_iter().chain(cgroups) {
             let path = utf8(path)?;
             add(path.clone(), path);
         }
@@ -47,17 +52,6 @@ pub(super) fn mounts(
         }
     }
     Ok(list)
-}
-
-/// The paths in the container at which one entry of `mounts` has put something of the host's.
-fn external_paths(mount: &MountPlan, root: &Path) -> Result<Vec<PathBuf>> {
-    Ok(match &mount.kind {
-        MountKind::Bind { .. } => vec![resolve_destination(root, &mount.destination)?],
-        MountKind::Cgroup { layout: CgroupLayout::V1(binds), namespace: false } => {
-            binds.iter().map(|bind| mount.destination.join(&bind.name)).collect()
-        }
-        MountKind::Cgroup { .. } | MountKind::Filesystem { .. } => Vec::new(),
-    })
 }
 
 fn is_directory(root: &Path, inside: &Path) -> bool {

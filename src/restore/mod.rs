@@ -90,6 +90,7 @@ fn run(
     };
     let images = open_images(&images)?;
     new.configure(&bundle, false)?;
+    fixups::share_images(new, images.as_fd())?;
     let io = io.resolve(new.has_terminal())?;
     new.create_cgroup()?;
     // The mounts that CRIU needs on the way stay in a mount namespace that ends with it, however this ends.

@@ -20,6 +20,7 @@
 mod cgroups;
 mod console;
 mod devices;
+mod external;
 mod filesystem;
 mod mountpoints;
 mod mounts;

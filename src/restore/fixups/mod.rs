@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What CRIU leaves undone: one file a concern.
 
+mod images;
 mod mounts;
 mod network;
 mod terminal;
 
+pub(super) use images::share_images;
 pub(super) use mounts::external_mounts;
 pub(super) use network::network;
 pub(super) use terminal::Terminal;

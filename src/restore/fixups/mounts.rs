@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::criu::ExternalMount;
 use crate::engine::NewContainer;
-use crate::engine::rootfs::{CgroupLayout, MountKind, resolve_destination};
+use crate::engine::rootfs::{MountKind, resolve_destination};
 use crate::{Error, ErrorKind, Result};
 
 /// The external mounts of the container that is restored.
@@ -21,17 +21,12 @@ pub(in crate::restore) fn external_mounts(new: &NewContainer) -> Result<Vec<Exte
         Ok(())
     };
     for mount in &plan.mounts {
-        match &mount.kind {
-            MountKind::Bind { source, .. } => {
-                add(&resolve_destination(new.rootfs(), &mount.destination)?, source)?;
-                add(&mount.destination, source)?;
-            }
-            MountKind::Cgroup { layout: CgroupLayout::V1(binds), namespace: false } => {
-                for bind in binds {
-                    add(&mount.destination.join(&bind.name), &bind.host_path)?;
-                }
-            }
-            MountKind::Cgroup { .. } | MountKind::Filesystem { .. } => {}
+        if let MountKind::Bind { source, .. } = &mount.kind {
+            add(&resolve_destination(new.rootfs(), &mount.destination)?, source)?;
+            add(&mount.destination, source)?;
+        }
+        for (inside, host) in plan.external_cgroups(mount) {
+            add(&inside, host)?;
         }
     }
     let null = PathBuf::from("/dev/null");
