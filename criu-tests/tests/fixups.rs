@@ -117,6 +117,42 @@ fn mounts_of_every_kind_are_there_again() {
 }
 
 #[test]
+fn mapped_owners_and_copied_content_stay() {
+    let Some(stage) = Stage::set(&[Need::Criu]) else { return };
+    let host = stage.host("a");
+    let source = host.path("source");
+    fs::create_dir_all(&source).expect("make the source of a bind");
+    fs::write(format!("{source}/file"), "mapped").expect("write");
+    let bundle = Bundle::of_workload(&host, "counter", &["--memory", "1048576"]).edit(|config| {
+        let range = |outside: u32| json!([{"containerID": 0, "hostID": outside, "size": 10}]);
+        for (destination, from) in [("/mapped", source.clone()), ("/single", format!("{source}/file"))] {
+            push(
+                &mut config["mounts"],
+                json!({"destination": destination, "type": "bind", "source": from, "options": ["bind", "ro"],
+                    "uidMappings": range(500), "gidMappings": range(600)}),
+            );
+        }
+        let options = ["tmpcopyup"];
+        push(
+            &mut config["mounts"],
+            json!({"destination": "/copied", "type": "tmpfs", "source": "t", "options": options}),
+        );
+    });
+    fs::create_dir(format!("{}/copied", bundle.rootfs())).expect("make a directory");
+    fs::write(format!("{}/copied/file", bundle.rootfs()), "of the image").expect("write");
+    let container = host.run_detached(&stage.id("first"), &bundle);
+    let probes = ["--stat", "/mapped/file", "--stat", "/single", "--read", "/copied/file"];
+    let before = look(&host, container.id(), &probes);
+    assert_eq!(before["stat"]["/mapped/file"]["ok"]["uid"], json!(500));
+    let container = restored(&stage, &host, &container, &bundle);
+    let after = look(&host, container.id(), &probes);
+    assert_eq!((&after["stat"], &after["read"]), (&before["stat"], &before["read"]));
+    assert!(!fs::exists(format!("{}/{}/criu-mounts", host.state_root(), container.id())).expect("look"));
+    container.end();
+    host.assert_no_trace();
+}
+
+#[test]
 fn a_read_only_root_and_a_cgroup_namespace_stay() {
     let Some(stage) = Stage::set(&[Need::Criu]) else { return };
     let host = stage.host("a");

@@ -17,6 +17,7 @@ use super::console::Console;
 use super::container::EXEC_FIFO;
 use super::descriptors;
 use super::hooks::{self, HookKind, HookState, InitHooks};
+use super::init::mount_sources::Server;
 use super::init::outside::FromOutside;
 use super::init::parent::{Entry, Launch, Until, launch};
 use super::init::plan::InitPlan;
@@ -208,8 +209,7 @@ impl NewContainer {
         let hierarchies = Hierarchies::detect()?;
         let cgroups_path = linux.and_then(|l| l.cgroups_path().as_deref());
         let cgroup = Cgroup::plan(&hierarchies, cgroups_path, self.id.as_str())?;
-        let context = PlanContext { cgroups: cgroup_layout(&cgroup), no_pivot };
-        let plan = RootfsPlan::from_spec(&config.spec, &bundle, &rootfs, &context)?;
+        let plan = RootfsPlan::from_spec(&config.spec, &bundle, &rootfs, &plan_context(&cgroup, no_pivot)?)?;
         save_config(&self.dir, &config.bytes)?;
         self.state.annotations =
             config.spec.annotations().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
@@ -319,6 +319,11 @@ impl NewContainer {
             }
             None => None,
         };
+        let sources = match &mount_namespace {
+            // What is mounted there is another's.
+            Some(_) => None,
+            None => Server::for_plan(self.rootfs_plan(), self.user.is_some())?,
+        };
         let plan = InitPlan {
             rootfs: mount_namespace.is_none().then(|| self.rootfs_plan().clone()),
             mount_namespace: mount_namespace.as_ref().map(AsRawFd::as_raw_fd),
@@ -327,6 +332,7 @@ impl NewContainer {
             sysctls: sysctls(spec),
             new_network: namespaces.creates(CloneFlags::CLONE_NEWNET),
             fifo: Some(fifo.as_raw_fd()),
+            mount_sources: sources.as_ref().map(|server| server.for_init().as_raw_fd()),
             console: io.console.as_ref().map(|console| console.plan(&process)).transpose()?,
             join_user_namespace: None,
             user_namespace: self.user.as_ref().map(UserNamespace::plan),
@@ -335,6 +341,7 @@ impl NewContainer {
         };
         let mut inherit = vec![fifo.as_fd()];
         inherit.extend(mount_namespace.as_ref().map(AsFd::as_fd));
+        inherit.extend(sources.as_ref().map(Server::for_init));
         inherit.extend(io.console.as_ref().map(Console::socket));
         let entry = Entry::of(self.cgroup())?;
         let starting = launch(
@@ -354,9 +361,11 @@ impl NewContainer {
                 among_others: self.user.is_some() && !namespaces.creates(CloneFlags::CLONE_NEWPID),
             },
         )?;
+        let serving = sources.map(|server| server.serve(starting.pidfd())).transpose()?;
         starting
             .set_up(|pid| self.run_runtime_hooks(pid))
             .context(|| format!("set container {} up", self.id))?;
+        drop(serving);
         set_limits(starting.pid(), &process)?;
         let names = match &io.console {
             Some(_) => descriptors::names_in(starting.pid())?,
@@ -506,8 +515,18 @@ fn root_path(config: &Config, bundle: &Path) -> Result<PathBuf> {
     Ok(resolved)
 }
 
+/// What the plan of a root filesystem depends on besides the configuration.
+pub(super) fn plan_context(cgroup: &Cgroup, no_pivot: bool) -> Result<PlanContext> {
+    Ok(PlanContext {
+        cgroups: cgroup_layout(cgroup),
+        no_pivot,
+        selinux: sys::selinux::is_enabled().context(|| "find out whether SELinux is enabled")?,
+        rootless: !nix::unistd::geteuid().is_root(),
+    })
+}
+
 /// The container's cgroups, as a mount of type `cgroup` needs to know them.
-pub(super) fn cgroup_layout(cgroup: &Cgroup) -> CgroupLayout {
+fn cgroup_layout(cgroup: &Cgroup) -> CgroupLayout {
     match cgroup.container_mounts() {
         CgroupMounts::PerHierarchy(mounts) => CgroupLayout::V1(
             mounts

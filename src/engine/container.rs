@@ -13,12 +13,12 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::CloneFlags;
 use nix::unistd::{Pid, Uid, User};
 
-use super::builder::cgroup_layout;
+use super::builder::plan_context;
 use super::hooks::{self, HookKind, HookState};
 use super::init::sync::Failure;
 use super::lock::lock;
 use super::remains::{kill_process, remove_unfinished};
-use super::rootfs::{PlanContext, RootfsPlan};
+use super::rootfs::RootfsPlan;
 use super::state::{load_config, replace_file};
 use super::{ContainerId, InitProcess, Namespaces, State, StateRoot, Status};
 use crate::cgroup::{Cgroup, FreezerState, Hierarchies};
@@ -100,7 +100,7 @@ impl Container {
     /// # Errors
     /// [`ErrorKind::InvalidConfig`] and [`ErrorKind::Unsupported`], as at create.
     pub fn rootfs_plan(&self, config: &Config) -> Result<RootfsPlan> {
-        let context = PlanContext { cgroups: cgroup_layout(&self.cgroup()?), no_pivot: false };
+        let context = plan_context(&self.cgroup()?, false)?;
         RootfsPlan::from_spec(&config.spec, &self.state.bundle, &self.state.rootfs, &context)
     }
 

@@ -82,6 +82,7 @@ impl Container {
             sysctls: Vec::new(),
             new_network: false,
             fifo: None,
+            mount_sources: None,
             console: io.console.as_ref().map(|console| console.plan(&process.spec)).transpose()?,
             user_namespace: user.as_ref().map(UserNamespace::plan),
             hooks: InitHooks::default(),

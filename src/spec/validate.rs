@@ -63,7 +63,6 @@ pub fn unsupported(spec: &Spec) -> Option<String> {
     let linux = spec.linux().as_ref();
     let has = |present: bool, field: &str| present.then(|| field.to_owned());
     has(linux.is_some_and(|l| l.seccomp().is_some()), "linux.seccomp")
-        .or_else(|| has(linux.is_some_and(|l| some_text(l.mount_label().as_deref())), "linux.mountLabel"))
         .or_else(|| has(linux.is_some_and(|l| l.intel_rdt().is_some()), "linux.intelRdt"))
         .or_else(|| has(linux.is_some_and(|l| l.memory_policy().is_some()), "linux.memoryPolicy"))
         .or_else(|| has(linux.is_some_and(|l| l.personality().is_some()), "linux.personality"))

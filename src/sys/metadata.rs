@@ -73,6 +73,19 @@ pub fn metadata_at(dir: BorrowedFd<'_>, name: &CStr) -> nix::Result<Metadata> {
     })
 }
 
+/// Sets an extended attribute of the file that a descriptor, which may be a path descriptor, refers to (setxattr(2)).
+///
+/// # Errors
+/// The system call's: `ENOTSUP` where the filesystem has none of this kind.
+pub fn set_attribute(file: BorrowedFd<'_>, name: &CStr, value: &[u8]) -> nix::Result<()> {
+    // The call for descriptors refuses path descriptors; this link leads to exactly the same file.
+    let path =
+        std::ffi::CString::new(format!("/proc/self/fd/{}", file.as_raw_fd())).map_err(|_| Errno::EINVAL)?;
+    // SAFETY: path and name end in NUL, and `value` is readable for the length that is passed.
+    let done = unsafe { libc::setxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
+    Errno::result(done).map(drop)
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;

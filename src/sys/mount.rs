@@ -35,6 +35,8 @@ pub const MOUNT_ATTR_STRICTATIME: u64 = 0x20;
 pub const MOUNT_ATTR_NODIRATIME: u64 = 0x80;
 /// Symbolic links on this mount are not followed.
 pub const MOUNT_ATTR_NOSYMFOLLOW: u64 = 0x20_0000;
+/// Owners of files are seen through a user namespace's mapping; see [`Attributes::id_map`].
+const MOUNT_ATTR_IDMAP: u64 = 0x10_0000;
 
 const FSOPEN_CLOEXEC: libc::c_uint = 1;
 const FSMOUNT_CLOEXEC: libc::c_uint = 1;
@@ -90,6 +92,13 @@ impl Attributes {
     /// A change of propagation alone; `kind` is one `MS_*` propagation bit.
     pub fn propagation(kind: u64) -> Self {
         Self { propagation: kind, ..Self::default() }
+    }
+
+    /// Shows the owners of files through the mapping of this user namespace, whose descriptor must stay open until the
+    /// attributes are set. Only a mount that is still detached takes it.
+    pub fn id_map(user_namespace: BorrowedFd<'_>) -> Self {
+        let fd = u64::from(user_namespace.as_raw_fd().unsigned_abs());
+        Self { set: MOUNT_ATTR_IDMAP, userns_fd: fd, ..Self::default() }
     }
 }
 

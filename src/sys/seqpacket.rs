@@ -10,8 +10,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, recv, recvmsg, sendmsg,
-    socketpair,
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, recv,
+    recvmsg, sendmsg, socketpair,
 };
 
 /// Descriptors that one packet may carry; a packet with more is refused.
@@ -39,11 +39,22 @@ pub fn pair() -> nix::Result<(OwnedFd, OwnedFd)> {
 /// # Errors
 /// `EPIPE` when the peer is gone, `EMSGSIZE` when the packet does not fit the socket's buffer, else that of sendmsg(2).
 pub fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> nix::Result<()> {
+    send_with(socket, bytes, &[])
+}
+
+/// [`send`] with descriptors, which the peer gets copies of; at most 16.
+///
+/// # Errors
+/// As [`send`].
+pub fn send_with(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> nix::Result<()> {
+    let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&raw)];
+    let control: &[ControlMessage<'_>] = if raw.is_empty() { &[] } else { &rights };
     loop {
         match sendmsg::<UnixAddr>(
             socket.as_raw_fd(),
             &[IoSlice::new(bytes)],
-            &[],
+            control,
             MsgFlags::MSG_NOSIGNAL,
             None,
         ) {
@@ -134,6 +145,17 @@ mod tests {
             assert!(receive(ours.as_fd(), 100).expect("receive").is_none());
             assert_eq!(send(ours.as_fd(), b"too late"), Err(Errno::EPIPE));
         }
+    }
+
+    #[test]
+    fn descriptors_travel_with_a_packet() {
+        let (ours, theirs) = pair().expect("socket pair");
+        let file = tempfile::tempfile().expect("a file");
+        send_with(ours.as_fd(), b"it", &[file.as_fd()]).expect("send");
+        let packet = receive(theirs.as_fd(), 100).expect("receive").expect("a packet");
+        let inode = |fd: BorrowedFd<'_>| nix::sys::stat::fstat(fd).expect("stat").st_ino;
+        assert_eq!((packet.bytes.as_slice(), packet.fds.len()), (b"it".as_slice(), 1));
+        assert_eq!(inode(packet.fds[0].as_fd()), inode(file.as_fd()));
     }
 
     #[test]

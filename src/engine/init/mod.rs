@@ -18,6 +18,7 @@
 //!                      ◀── one byte; then EOF: the program runs; a Failure: it does not
 //! ```
 
+pub(super) mod mount_sources;
 pub(super) mod outside;
 pub(super) mod parent;
 pub(super) mod plan;

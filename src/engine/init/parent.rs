@@ -127,6 +127,11 @@ impl Starting {
         self.child.as_ref().expect("the child is there until finish() takes it").pid
     }
 
+    /// The process itself.
+    pub(in crate::engine) fn pidfd(&self) -> BorrowedFd<'_> {
+        self.child.as_ref().expect("the child is there until finish() takes it").pidfd.as_fd()
+    }
+
     /// Waits until everything is set up; `hooks` runs when the root file system is there and not entered, if init was
     /// told to wait for that.
     ///

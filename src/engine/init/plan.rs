@@ -28,6 +28,8 @@ pub(in crate::engine) struct InitPlan {
     pub new_network: bool,
     /// The fifo to wait at before the program starts, opened with `O_PATH`.
     pub fifo: Option<i32>,
+    /// The socket on which the runtime opens sources of mounts.
+    pub mount_sources: Option<i32>,
     /// The terminal to make for the process.
     pub console: Option<ConsolePlan>,
     /// The user namespace to join, if the process is not in it yet. Init was executed outside of it: nobody in it may

@@ -4,7 +4,7 @@
 
 use std::convert::Infallible;
 use std::ffi::CString;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
@@ -14,12 +14,15 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid, setgroups, sethostname, setresgid, setresuid};
 
+use super::mount_sources::Requests;
 use super::plan::InitPlan;
 use super::sync::{Failure, InitSide};
 use crate::engine::console::ConsolePlan;
 use crate::engine::process::ProcessPlan;
+use crate::engine::rootfs::OwnSources;
 use crate::engine::user_namespace::UserNamespacePlan;
 use crate::engine::{console, program, rootfs};
+use crate::sys::procfs::Procfs;
 use crate::{Context, Error, Result, sys};
 
 /// Becomes the container's program. Returns only when that fails.
@@ -39,7 +42,10 @@ pub(super) fn run(plan: &InitPlan, channel: &InitSide) -> Result<Infallible> {
     }
     match &plan.rootfs {
         Some(rootfs) => {
-            let prepared = rootfs::prepare(rootfs)?;
+            let prepared = match take(plan.mount_sources)?.map(Requests) {
+                Some(sources) => rootfs::prepare(rootfs, &sources)?,
+                None => rootfs::prepare(rootfs, &OwnSources)?,
+            };
             run_early_hooks(plan, channel)?;
             set_up_console(plan.console.as_ref(), Some(&prepared), &own_fds)?;
             prepared.enter()?.protect()?;
@@ -106,10 +112,7 @@ fn enter_namespaces(plan: &InitPlan) -> Result<()> {
     if let Some(name) = &plan.domainname {
         sys::process::set_domain_name(name).context(|| format!("setdomainname({name:?})"))?;
     }
-    for (path, value) in &plan.sysctls {
-        write_sysctl(path, value)?;
-    }
-    Ok(())
+    write_sysctls(&plan.sysctls)
 }
 
 /// Becomes the root of a user namespace.
@@ -125,13 +128,19 @@ fn join_user_namespace(namespace: &OwnedFd) -> Result<()> {
     setresuid(user, user, user).context(|| "setresuid(0) in the user namespace")
 }
 
-fn write_sysctl(path: &str, value: &str) -> Result<()> {
-    let path = Path::new("/proc/sys").join(path);
-    OpenOptions::new()
-        .write(true)
-        .open(&path)
-        .and_then(|mut file| file.write_all(value.as_bytes()))
-        .context(|| format!("write {value:?} to {}", path.display()))
+/// Into a procfs that nobody can have covered: a value meant for a parameter must not reach another (CVE-2025-52881).
+fn write_sysctls(sysctls: &[(String, String)]) -> Result<()> {
+    if sysctls.is_empty() {
+        return Ok(());
+    }
+    let procfs = Procfs::open().context(|| "take hold of procfs")?;
+    for (path, value) in sysctls {
+        procfs
+            .open_file(&format!("sys/{path}"), OFlag::O_WRONLY)
+            .and_then(|file| File::from(file).write_all(value.as_bytes()))
+            .context(|| format!("write {value:?} to /proc/sys/{path}"))?;
+    }
+    Ok(())
 }
 
 /// From root with all capabilities to the process's user with its own. Irreversible.

@@ -9,30 +9,41 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat};
+use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::symlinkat;
 
-use super::filesystem::detached;
-use super::mounts::{check_destination, open_source, put, set_bind_attributes};
+use super::bind::set_bind_attributes;
+use super::filesystem::{Label, NewFilesystem};
+use super::mounts::{directory_target, put};
 use super::plan::{CgroupBind, CgroupLayout, MountPlan};
-use super::resolve::{Found, Links, Mountpoint, Root};
+use super::resolve::{Found, Links, Root};
 use crate::sys::mount::{Attributes, Extent, MOUNT_ATTR_RDONLY, attach, clone_tree, set_attributes};
 use crate::{Context, Result};
+
+/// What no file of a cgroup needs.
+const USUAL: u64 = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
 
 pub(super) fn mount_cgroups(
     root: &Root,
     plan: &MountPlan,
     layout: &CgroupLayout,
     namespace: bool,
+    label: Option<&str>,
 ) -> Result<()> {
-    let target = root.open_or_create(&plan.destination, Mountpoint::Directory, Links::Follow)?;
-    check_destination(root, plan, &target, None)?;
+    let target = directory_target(root, plan)?;
     match layout {
-        CgroupLayout::V1(hierarchies) => mount_v1(root, plan, &target, hierarchies, namespace),
+        CgroupLayout::V1(hierarchies) => mount_v1(root, plan, &target, hierarchies, namespace, label),
         CgroupLayout::V2 { host_mount, host_path } => {
             let mounted = if namespace {
-                match detached("cgroup2", "cgroup", plan.options.set, &plan.options.data) {
+                let new = NewFilesystem {
+                    fstype: "cgroup2",
+                    source: "cgroup",
+                    flags: plan.options.set,
+                    data: &plan.options.data,
+                    label: Label::None,
+                };
+                match new.detached() {
                     // In a user namespace that does not own the cgroup namespace.
                     Err(error) if error.is_errno(libc::EPERM) || error.is_errno(libc::EBUSY) => {
                         bind_v2(plan, host_path)
@@ -59,7 +70,8 @@ fn bind_v2(plan: &MountPlan, source: &Path) -> Result<OwnedFd> {
 }
 
 fn copy_of(source: &Path) -> Result<OwnedFd> {
-    let (fd, _) = open_source(source)?;
+    let fd = open(source, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
+        .context(|| format!("open the source {}", source.display()))?;
     clone_tree(fd.as_fd(), Extent::Mount).context(|| format!("open_tree {}", source.display()))
 }
 
@@ -69,9 +81,16 @@ fn mount_v1(
     target: &Found,
     hierarchies: &[CgroupBind],
     namespace: bool,
+    label: Option<&str>,
 ) -> Result<()> {
-    let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
-    let tmpfs = detached("tmpfs", "tmpfs", flags, ["mode=755"])?;
+    let tmpfs = NewFilesystem {
+        fstype: "tmpfs",
+        source: "tmpfs",
+        flags: USUAL,
+        data: &["mode=755"],
+        label: Label::of("tmpfs", label),
+    };
+    let tmpfs = tmpfs.detached()?;
     put(root, plan, &tmpfs, target, Links::Follow)?;
     for hierarchy in hierarchies {
         mount_hierarchy(plan, &tmpfs, hierarchy, namespace)
@@ -90,7 +109,14 @@ fn mount_hierarchy(plan: &MountPlan, tmpfs: &OwnedFd, hierarchy: &CgroupBind, na
     let directory = openat(tmpfs, name, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())
         .context(|| "open the new directory")?;
     let mounted = if namespace {
-        detached("cgroup", "cgroup", plan.options.set, [&hierarchy.fs_data])?
+        let new = NewFilesystem {
+            fstype: "cgroup",
+            source: "cgroup",
+            flags: plan.options.set | USUAL,
+            data: &[&hierarchy.fs_data],
+            label: Label::None,
+        };
+        new.detached()?
     } else {
         let mounted = copy_of(&hierarchy.host_path)?;
         set_bind_attributes(mounted.as_fd(), &plan.options)?;

@@ -129,6 +129,10 @@ pub(super) fn plan(configured: &[LinuxDevice]) -> Result<Vec<DevicePlan>> {
         .collect();
     for (index, device) in configured.iter().enumerate() {
         let planned = plan_device(index, device)?;
+        // Always a link to the container's own multiplexer.
+        if planned.path == Path::new("/dev/ptmx") {
+            continue;
+        }
         match devices.iter_mut().find(|known| known.path == planned.path) {
             Some(known) => *known = planned,
             None => devices.push(planned),

@@ -5,11 +5,12 @@
 //! words about a refused option reach the user. Must not know where the mount goes.
 
 use std::convert::Infallible;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 
 use super::options::attributes;
+use crate::sys::metadata::set_attribute;
 use crate::sys::mount::{FSCONFIG_MAX, FilesystemContext};
 use crate::{Context, Error, Result};
 
@@ -25,49 +26,106 @@ const SUPER_WORDS: [(u64, &str); 5] = [
 /// Flags that only mount(2) takes.
 const MONOLITHIC: u64 = libc::MS_REMOUNT | libc::MS_SILENT | libc::MS_I_VERSION | libc::MS_POSIXACL;
 
-/// Whether only mount(2) can do this: some flags, types with a subtype (`fuse.sshfs`), and data that the
-/// filesystem splits by rules of its own or that is too long for fsconfig(2).
-pub(super) fn needs_mount2(fstype: &str, flags: u64, data: &[String]) -> bool {
-    flags & MONOLITHIC != 0
-        || fstype.contains('.')
-        || data.iter().any(|word| word.contains(['"', '\\']) || word.len() > FSCONFIG_MAX)
+/// A filesystem to be mounted anew.
+#[derive(Debug)]
+pub(super) struct NewFilesystem<'a, S = String> {
+    /// Type, such as `tmpfs`.
+    pub(super) fstype: &'a str,
+    /// Device, or a word for mountinfo; may be empty.
+    pub(super) source: &'a str,
+    /// `MS_*` bits.
+    pub(super) flags: u64,
+    /// Words for the filesystem; each may be several, with commas between.
+    pub(super) data: &'a [S],
+    /// How it is labelled.
+    pub(super) label: Label<'a>,
 }
 
-/// A detached mount of a filesystem of this type.
-pub(super) fn detached<S: AsRef<str>>(
-    fstype: &str,
-    source: &str,
-    flags: u64,
-    data: impl IntoIterator<Item = S>,
-) -> Result<OwnedFd> {
-    let context = FilesystemContext::open(fstype).map_err(|errno| explain_open(fstype, errno))?;
-    let set = |key: &str, value: Option<&str>| match value {
-        Some(value) => {
-            let attempt = || format!("set {key}={value} for {fstype}");
-            context.set_string(key, value).map_err(|errno| explain(&context, errno, attempt))
-        }
-        None => {
-            let attempt = || format!("set {key} for {fstype}");
-            context.set_flag(key).map_err(|errno| explain(&context, errno, attempt))
-        }
-    };
-    if !source.is_empty() {
-        set("source", Some(source))?;
+impl<S: AsRef<str>> NewFilesystem<'_, S> {
+    /// Whether only mount(2) can do this: some flags, types with a subtype (`fuse.sshfs`), and data that the
+    /// filesystem splits by rules of its own or that is too long for fsconfig(2).
+    pub(super) fn needs_mount2(&self) -> bool {
+        let is_odd = |word: &S| word.as_ref().contains(['"', '\\']) || word.as_ref().len() > FSCONFIG_MAX;
+        self.flags & MONOLITHIC != 0 || self.fstype.contains('.') || self.data.iter().any(is_odd)
     }
-    for (_, word) in SUPER_WORDS.iter().filter(|(flag, _)| flags & flag != 0) {
-        set(word, None)?;
+
+    /// The data for mount(2).
+    pub(super) fn mount2_data(&self) -> String {
+        let label = match self.label {
+            // Labels with categories have commas.
+            Label::Context(label) => Some(format!("context=\"{label}\"")),
+            Label::None | Label::Attribute(_) => None,
+        };
+        let words: Vec<&str> = self.data.iter().map(AsRef::as_ref).chain(label.as_deref()).collect();
+        words.join(",")
     }
-    for words in data {
-        for word in words.as_ref().split(',').filter(|word| !word.is_empty()) {
-            match word.split_once('=') {
-                Some((key, value)) => set(key, Some(value))?,
-                None => set(word, None)?,
+
+    /// A detached mount of it.
+    pub(super) fn detached(&self) -> Result<OwnedFd> {
+        let fstype = self.fstype;
+        let context = FilesystemContext::open(fstype).map_err(|errno| explain_open(fstype, errno))?;
+        let set = |key: &str, value: Option<&str>| match value {
+            Some(value) => {
+                let attempt = || format!("set {key}={value} for {fstype}");
+                context.set_string(key, value).map_err(|errno| explain(&context, errno, attempt))
+            }
+            None => {
+                let attempt = || format!("set {key} for {fstype}");
+                context.set_flag(key).map_err(|errno| explain(&context, errno, attempt))
+            }
+        };
+        if !self.source.is_empty() {
+            set("source", Some(self.source))?;
+        }
+        for (_, word) in SUPER_WORDS.iter().filter(|(flag, _)| self.flags & flag != 0) {
+            set(word, None)?;
+        }
+        for words in self.data {
+            for word in words.as_ref().split(',').filter(|word| !word.is_empty()) {
+                match word.split_once('=') {
+                    Some((key, value)) => set(key, Some(value))?,
+                    None => set(word, None)?,
+                }
             }
         }
+        if let Label::Context(label) = self.label {
+            set("context", Some(label))?;
+        }
+        context
+            .mount(attributes(self.flags))
+            .map_err(|errno| explain(&context, errno, || format!("create a filesystem of type {fstype}")))
     }
-    context
-        .mount(attributes(flags))
-        .map_err(|errno| explain(&context, errno, || format!("create a filesystem of type {fstype}")))
+}
+
+/// How a new filesystem gets SELinux's label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Label<'a> {
+    /// Not at all.
+    None,
+    /// For all its files, by the mount option `context`.
+    Context(&'a str),
+    /// On its root alone, as an extended attribute.
+    Attribute(&'a str),
+}
+
+impl<'a> Label<'a> {
+    /// The kernel labels the files of proc and sysfs itself, and takes no option for mqueue.
+    pub(super) fn of(fstype: &str, label: Option<&'a str>) -> Self {
+        match (fstype, label) {
+            ("proc" | "sysfs", _) | (_, None) => Label::None,
+            ("mqueue", Some(label)) => Label::Attribute(label),
+            (_, Some(label)) => Label::Context(label),
+        }
+    }
+
+    /// Writes it, if it is an attribute.
+    pub(super) fn write(self, mounted: BorrowedFd<'_>) -> Result<()> {
+        match self {
+            Label::Attribute(label) => set_attribute(mounted, c"security.selinux", label.as_bytes())
+                .context(|| format!("label the mount {label:?}")),
+            Label::None | Label::Context(_) => Ok(()),
+        }
+    }
 }
 
 fn explain_open(fstype: &str, errno: Errno) -> Error {
@@ -100,28 +158,54 @@ fn explain_errno(errno: Errno, message: String) -> Error {
 mod tests {
     use super::*;
 
+    fn new<'a>(fstype: &'a str, flags: u64, data: &'a [String]) -> NewFilesystem<'a> {
+        NewFilesystem { fstype, source: "", flags, data, label: Label::None }
+    }
+
     #[test]
     fn mount2_is_kept_for_what_fsconfig_cannot_express() {
-        let words = |text: &str| vec![text.to_owned()];
-        assert!(!needs_mount2("tmpfs", libc::MS_NOSUID | libc::MS_RDONLY, &words("size=64k")));
-        assert!(needs_mount2("tmpfs", libc::MS_REMOUNT, &[]));
-        assert!(needs_mount2("ext4", libc::MS_I_VERSION, &[]));
-        assert!(needs_mount2("fuse.sshfs", 0, &[]));
-        assert!(needs_mount2("tmpfs", 0, &words("context=\"a,b\"")));
-        assert!(needs_mount2("overlay", 0, &words("lowerdir=/a\\,b")));
-        assert!(needs_mount2("overlay", 0, &words(&"x".repeat(FSCONFIG_MAX + 1))));
+        let needs = |fstype: &str, flags: u64, word: &str| {
+            let data = [word.to_owned()];
+            new(fstype, flags, &data).needs_mount2()
+        };
+        assert!(!needs("tmpfs", libc::MS_NOSUID | libc::MS_RDONLY, "size=64k"));
+        assert!(needs("tmpfs", libc::MS_REMOUNT, ""));
+        assert!(needs("ext4", libc::MS_I_VERSION, ""));
+        assert!(needs("fuse.sshfs", 0, ""));
+        assert!(needs("tmpfs", 0, "context=\"a,b\""));
+        assert!(needs("overlay", 0, "lowerdir=/a\\,b"));
+        assert!(needs("overlay", 0, &"x".repeat(FSCONFIG_MAX + 1)));
+    }
+
+    #[test]
+    fn a_label_is_an_option_an_attribute_or_nothing() {
+        let label = Some("system_u:object_r:container_file_t:s0:c1,c2");
+        for (fstype, expected) in [
+            ("proc", Label::None),
+            ("sysfs", Label::None),
+            ("mqueue", Label::Attribute("system_u:object_r:container_file_t:s0:c1,c2")),
+            ("tmpfs", Label::Context("system_u:object_r:container_file_t:s0:c1,c2")),
+        ] {
+            assert_eq!(Label::of(fstype, label), expected, "{fstype}");
+            assert_eq!(Label::of(fstype, None), Label::None);
+        }
+        let data = ["size=1k".to_owned()];
+        let labelled = NewFilesystem { label: Label::of("tmpfs", label), ..new("tmpfs", 0, &data) };
+        let expected = "size=1k,context=\"system_u:object_r:container_file_t:s0:c1,c2\"";
+        assert_eq!(labelled.mount2_data(), expected);
     }
 
     #[test]
     fn an_unknown_filesystem_is_named() {
-        let error = detached("no-such-filesystem", "", 0, [""; 0]).expect_err("the kernel has none");
+        let error = new("no-such-filesystem", 0, &[]).detached().expect_err("the kernel has none");
         assert!(error.is_errno(libc::ENODEV), "{}", error.chain());
         assert!(error.hint().is_some_and(|hint| hint.contains("no-such-filesystem")));
     }
 
     #[test]
     fn a_refused_option_is_named_with_the_kernels_words() {
-        let error = detached("tmpfs", "tmpfs", 0, ["mode=755,size=lots"]).expect_err("lots is no size");
+        let data = ["mode=755,size=lots".to_owned()];
+        let error = new("tmpfs", 0, &data).detached().expect_err("lots is no size");
         assert!(error.is_errno(libc::EINVAL), "{}", error.chain());
         assert!(error.to_string().contains("size=lots"), "{}", error.chain());
         assert!(error.chain().contains("Bad value"), "{}", error.chain());

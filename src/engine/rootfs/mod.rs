@@ -17,11 +17,15 @@
 //! Knows neither cgroups (their paths come in as [`CgroupLayout`]) nor namespaces, hooks or capabilities.
 //! Nothing here walks a path of the container without resolving it beneath the root's fd.
 
+mod bind;
 mod cgroups;
 mod console;
+mod copy_up;
+mod destination;
 mod devices;
 mod external;
 mod filesystem;
+mod id_map;
 mod mountpoints;
 mod mounts;
 mod options;
@@ -29,9 +33,12 @@ mod pivot;
 mod plan;
 mod protect;
 mod resolve;
+mod sources;
 mod stdio;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_filled;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -39,12 +46,15 @@ use std::path::Path;
 use nix::sys::stat::{Mode, umask};
 
 pub use devices::{DeviceKind, DevicePlan};
-pub use mountpoints::{prepare_mountpoints, resolve_destination};
-pub use options::{MountOptions, Propagation, PropagationKind, RecursiveAttributes};
+pub use id_map::{IdMap, Mapping};
+pub use mountpoints::{mount_source, prepare_mountpoints, resolve_destination};
+pub use options::{IdMapReach, MountOptions, Propagation, PropagationKind, RecursiveAttributes};
 pub use plan::{CgroupBind, CgroupLayout, Entry, MountKind, MountPlan, PlanContext, RootfsPlan};
+pub use sources::{OwnSources, Source, Sources};
 
 use crate::sys::mount::{Attributes, Extent, MOUNT_ATTR_RDONLY, set_attributes};
 use crate::{Context, Result};
+use mounts::Builder;
 use resolve::{Links, Mountpoint, Root};
 
 /// The root filesystem with its mounts and devices, not entered yet: the moment for createContainer hooks and for
@@ -68,7 +78,7 @@ pub struct Entered<'a> {
 ///
 /// # Errors
 /// What could not be mounted or made, naming the entry of `config.json`; the namespace is then unusable.
-pub fn prepare(plan: &RootfsPlan) -> Result<Prepared<'_>> {
+pub fn prepare<'a>(plan: &'a RootfsPlan, sources: &dyn Sources) -> Result<Prepared<'a>> {
     if plan.entry == Entry::Chroot {
         let root = Root::open_host(&plan.rootfs)?;
         return Ok(Prepared { plan, root, readonly_later: Vec::new() });
@@ -76,8 +86,9 @@ pub fn prepare(plan: &RootfsPlan) -> Result<Prepared<'_>> {
     let _umask = Umask::set(0);
     let root = pivot::isolate(plan)?;
     let mut readonly_later = Vec::new();
+    let builder = Builder { root: &root, sources, label: plan.mount_label.as_deref() };
     for mount in &plan.mounts {
-        readonly_later.extend(mounts::mount_entry(&root, mount)?);
+        readonly_later.extend(builder.mount_entry(mount)?);
     }
     if let Some(devices) = &plan.devices {
         devices::create(&root, devices, plan.bind_devices)?;
@@ -154,7 +165,7 @@ impl Entered<'_> {
     /// The path that could not be protected; the container must not start.
     pub fn protect(self) -> Result<()> {
         protect::make_readonly(&self.root, &self.plan.readonly_paths)?;
-        protect::mask(&self.root, &self.plan.masked_paths)
+        protect::mask(&self.root, &self.plan.masked_paths, self.plan.mount_label.as_deref())
     }
 }
 

@@ -4,15 +4,20 @@
 //! CRIU mounts on directories and files that must exist before it starts; create makes them on the way, a restore
 //! makes them here, by the same rules. Must not know CRIU.
 
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::thread;
 
+use nix::fcntl::{OFlag, open};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::stat::Mode;
 
-use super::mounts::{bind, check_destination, links_for, open_source};
+use super::mounts::{Builder, bind_target, directory_target};
 use super::plan::{MountKind, MountPlan, RootfsPlan};
-use super::resolve::{Links, Mountpoint, Root};
+use super::resolve::Root;
+use super::sources::{OwnSources, Sources};
+use crate::sys::mount::attach;
 use crate::{Context, Error, ErrorKind, Result};
 
 /// A path of the container with all symbolic links followed inside its root filesystem, as an absolute path in the
@@ -66,6 +71,19 @@ pub fn prepare_mountpoints(plan: &RootfsPlan) -> Result<()> {
     })
 }
 
+/// Mounts the source of a bind, its owners mapped, on a place of its own, a directory or file that is there: for CRIU,
+/// which binds what it is shown and maps nothing.
+///
+/// # Errors
+/// When the source cannot be opened, mapped or mounted.
+pub fn mount_source(mount: &MountPlan, on: &Path) -> Result<()> {
+    let recursive = matches!(mount.kind, MountKind::Bind { recursive: true, .. });
+    let tree = OwnSources.open(mount)?.into_tree(recursive)?;
+    let place = open(on, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())
+        .context(|| format!("open {}", on.display()))?;
+    attach(tree.as_fd(), place.as_fd()).context(|| format!("move_mount to {}", on.display()))
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Binds {
     Mount,
@@ -86,19 +104,13 @@ fn is_needed(mounts: &[MountPlan], index: usize) -> bool {
 }
 
 fn prepare_one(root: &Root, plan: &MountPlan, binds: Binds) -> Result<()> {
+    let sources = OwnSources;
     let prepare = || match &plan.kind {
-        MountKind::Bind { source, recursive } if binds == Binds::Mount => {
-            bind(root, plan, source, *recursive).map(drop)
+        MountKind::Bind { .. } if binds == Binds::Mount => {
+            Builder { root, sources: &sources, label: None }.bind(plan)
         }
-        MountKind::Bind { source, .. } => {
-            let (source, kind) = open_source(source)?;
-            let target = root.open_or_create(&plan.destination, kind, Links::Follow)?;
-            check_destination(root, plan, &target, Some(std::os::fd::AsFd::as_fd(&source)))
-        }
-        MountKind::Filesystem { .. } | MountKind::Cgroup { .. } => {
-            let target = root.open_or_create(&plan.destination, Mountpoint::Directory, links_for(plan))?;
-            check_destination(root, plan, &target, None)
-        }
+        MountKind::Bind { .. } => bind_target(root, plan, &sources.open(plan)?).map(drop),
+        MountKind::Filesystem { .. } | MountKind::Cgroup { .. } => directory_target(root, plan).map(drop),
     };
     prepare().context(|| {
         format!("prepare the mount point {} (mounts[{}])", plan.destination.display(), plan.index)

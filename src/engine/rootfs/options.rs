@@ -27,6 +27,20 @@ pub struct MountOptions {
     pub propagation: Vec<Propagation>,
     /// Words for the filesystem, in the order given.
     pub data: Vec<String>,
+    /// Whether the content of the directory beneath is copied into a new tmpfs (`tmpcopyup`).
+    pub copy_up: bool,
+    /// Whether and how far the word `idmap` or `ridmap` reaches.
+    pub id_map: Option<IdMapReach>,
+}
+
+/// Which mounts of a bind mount show their files' owners through a mapping.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IdMapReach {
+    /// The mount itself (`idmap`).
+    Mount,
+    /// The mounts below it as well (`ridmap`).
+    Tree,
 }
 
 /// `MOUNT_ATTR_*` bits that the recursive option words (`rro`, `rnosuid`, ...) set and clear.
@@ -108,12 +122,13 @@ enum Word {
     RecursiveAtime(u64),
     Nothing,
     Propagation(Propagation),
-    Unsupported,
+    IdMap(IdMapReach),
+    CopyUp,
     Data,
 }
 
 fn word(text: &str) -> Word {
-    use Word::{Clear, Data, Nothing, RecursiveAtime, RecursiveClear, RecursiveSet, Set, Unsupported};
+    use Word::{Clear, CopyUp, Data, IdMap, Nothing, RecursiveAtime, RecursiveClear, RecursiveSet, Set};
     if let Some(change) = Propagation::from_word(text) {
         return Word::Propagation(change);
     }
@@ -169,7 +184,9 @@ fn word(text: &str) -> Word {
         "rstrictatime" => RecursiveAtime(MOUNT_ATTR_STRICTATIME),
         // Relative access times are the field's zero, which the words that undo another mode lead back to.
         "rrelatime" | "rnorelatime" | "ratime" | "rnostrictatime" => RecursiveAtime(MOUNT_ATTR_RELATIME),
-        "idmap" | "ridmap" | "tmpcopyup" => Unsupported,
+        "idmap" => IdMap(IdMapReach::Mount),
+        "ridmap" => IdMap(IdMapReach::Tree),
+        "tmpcopyup" => CopyUp,
         _ => Data,
     }
 }
@@ -177,7 +194,7 @@ fn word(text: &str) -> Word {
 /// Parses the option words of one mount; `field` is what an error calls them, such as `mounts[3].options`.
 ///
 /// # Errors
-/// `Unsupported` for `idmap`, `ridmap` and `tmpcopyup`; `InvalidConfig` for a word with a NUL byte.
+/// `InvalidConfig` for a word with a NUL byte.
 pub(super) fn parse(words: &[String], field: &str) -> Result<MountOptions> {
     let mut parsed = MountOptions::default();
     for text in words {
@@ -208,10 +225,8 @@ pub(super) fn parse(words: &[String], field: &str) -> Result<MountOptions> {
                 parsed.recursive.clear |= MOUNT_ATTR_ATIME;
             }
             Word::Propagation(change) => parsed.propagation.push(change),
-            Word::Unsupported => {
-                let message = format!("{field}: {text} is not supported yet");
-                return Err(Error::new(ErrorKind::Unsupported, message));
-            }
+            Word::IdMap(reach) => parsed.id_map = Some(reach),
+            Word::CopyUp => parsed.copy_up = true,
             Word::Data => parsed.data.push(text.clone()),
         }
     }
@@ -342,12 +357,15 @@ mod tests {
     }
 
     #[test]
-    fn words_that_are_not_supported_name_the_field() {
-        for word in ["idmap", "ridmap", "tmpcopyup"] {
-            let error = parse(&[word.to_owned()], "mounts[7].options").expect_err("not supported");
-            assert_eq!(error.kind(), ErrorKind::Unsupported);
-            assert!(error.to_string().contains("mounts[7].options") && error.to_string().contains(word));
-        }
+    fn words_of_the_runtime_itself_are_no_data() {
+        let options = parsed(&["tmpcopyup", "idmap", "ridmap"]);
+        assert_eq!((options.copy_up, options.id_map), (true, Some(IdMapReach::Tree)), "the last word counts");
+        assert_eq!(parsed(&["idmap"]).id_map, Some(IdMapReach::Mount));
+        assert!(options.data.is_empty() && options.set | options.clear == 0);
+    }
+
+    #[test]
+    fn a_nul_byte_names_the_field() {
         let error = parse(&["size=1\0".to_owned()], "mounts[7].options").expect_err("a NUL byte");
         assert_eq!(error.kind(), ErrorKind::InvalidConfig);
     }

@@ -103,7 +103,11 @@ fn unmasked_kernel_mounts(rootfs: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn unmount_or_cover(path: &Path) -> Result<()> {
-    mount(NONE, path, NONE, MsFlags::MS_SLAVE | MsFlags::MS_REC, NONE).context(|| "make it a slave")?;
+    match mount(NONE, path, NONE, MsFlags::MS_SLAVE | MsFlags::MS_REC, NONE) {
+        // It went with one above it.
+        Err(Errno::ENOENT) => return Ok(()),
+        done => done.context(|| "make it a slave")?,
+    }
     match umount2(path, MntFlags::MNT_DETACH) {
         // A mount that a user namespace's owner may not remove.
         Err(Errno::EINVAL | Errno::EPERM) => {

@@ -7,10 +7,11 @@
 use std::collections::HashSet;
 use std::path::{Component, Path, PathBuf};
 
-use crate::spec::oci::{LinuxNamespaceType, Mount, Root, Spec};
+use crate::spec::oci::{Linux, LinuxNamespaceType, Mount, Root, Spec};
 use serde::{Deserialize, Serialize};
 
 use super::devices::{self, DevicePlan};
+use super::id_map::IdMap;
 use super::options::{self, MountOptions, Propagation, PropagationKind};
 use crate::{Error, ErrorKind, Result};
 
@@ -22,6 +23,10 @@ pub struct PlanContext {
     /// Enter the root filesystem with `MS_MOVE` and chroot(2) instead of pivot_root(2) (`--no-pivot`: for a root
     /// filesystem on initramfs).
     pub no_pivot: bool,
+    /// Whether the kernel enforces SELinux's rules, so that `linux.mountLabel` means something.
+    pub selinux: bool,
+    /// Whether the caller is not root: ids of mounts can then not be mapped.
+    pub rootless: bool,
 }
 
 /// The host's cgroup hierarchies, as a mount of type `cgroup` needs to know them.
@@ -97,6 +102,8 @@ pub struct RootfsPlan {
     pub readonly_paths: Vec<PathBuf>,
     /// Paths to hide, without duplicates.
     pub masked_paths: Vec<PathBuf>,
+    /// `linux.mountLabel`: SELinux's label for what is mounted anew.
+    pub mount_label: Option<String>,
 }
 
 /// One entry of `mounts`.
@@ -123,6 +130,8 @@ pub enum MountKind {
         source: PathBuf,
         /// Whether the mounts below it come along.
         recursive: bool,
+        /// How the owners of its files are seen.
+        id_map: Option<IdMap>,
     },
     /// A new filesystem, or one that the kernel shares.
     Filesystem {
@@ -150,6 +159,11 @@ impl MountPlan {
     pub fn is_tmpfs(&self) -> bool {
         matches!(&self.kind, MountKind::Filesystem { fstype, .. } if fstype == "tmpfs")
     }
+
+    /// Whether it is a bind mount whose files' owners are mapped.
+    pub fn is_id_mapped(&self) -> bool {
+        matches!(&self.kind, MountKind::Bind { id_map: Some(_), .. })
+    }
 }
 
 impl RootfsPlan {
@@ -165,26 +179,31 @@ impl RootfsPlan {
                 .and_then(|linux| linux.namespaces().as_ref())
                 .is_some_and(|namespaces| namespaces.iter().any(|namespace| namespace.typ() == kind))
         };
-        if linux.and_then(|linux| linux.mount_label().as_ref()).is_some_and(|label| !label.is_empty()) {
-            return Err(Error::new(ErrorKind::Unsupported, "linux.mountLabel is not supported yet"));
-        }
+        let rootfs = absolute("root.path", rootfs)?;
         let entry = match (has(LinuxNamespaceType::Mount), context.no_pivot) {
             (false, _) => Entry::Chroot,
             (true, false) => Entry::PivotRoot,
             (true, true) => Entry::MoveMount,
         };
-        let cgroup_namespace = has(LinuxNamespaceType::Cgroup);
+        let entries = Entries {
+            bundle,
+            rootfs: &rootfs,
+            linux,
+            context,
+            cgroup_namespace: has(LinuxNamespaceType::Cgroup),
+        };
         let mounts = spec
             .mounts()
             .iter()
             .flatten()
             .enumerate()
-            .map(|(index, mount)| plan_mount(index, mount, bundle, &context.cgroups, cgroup_namespace))
+            .map(|(index, mount)| entries.plan(index, mount))
             .collect::<Result<Vec<_>>>()?;
         let configured = linux.and_then(|linux| linux.devices().as_deref()).unwrap_or_default();
         let devices = if wants_devices(&mounts, entry) { Some(devices::plan(configured)?) } else { None };
         let plan = Self {
-            rootfs: absolute("root.path", rootfs)?,
+            mount_label: mount_label(linux, context.selinux)?,
+            rootfs: rootfs.clone(),
             entry,
             propagation: root_propagation(linux.and_then(|linux| linux.rootfs_propagation().as_deref()))?,
             readonly_root: spec.root().as_ref().and_then(Root::readonly).unwrap_or(false),
@@ -235,65 +254,82 @@ impl RootfsPlan {
     }
 }
 
-fn plan_mount(
-    index: usize,
-    mount: &Mount,
-    bundle: &Path,
-    cgroups: &CgroupLayout,
+/// What the plan of one entry of `mounts` depends on besides the entry.
+struct Entries<'a> {
+    bundle: &'a Path,
+    rootfs: &'a Path,
+    linux: Option<&'a Linux>,
+    context: &'a PlanContext,
     cgroup_namespace: bool,
-) -> Result<MountPlan> {
-    let field = |name: &str| format!("mounts[{index}].{name}");
-    if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
-        let message = format!("{} is not supported yet", field("uidMappings"));
-        return Err(Error::new(ErrorKind::Unsupported, message));
-    }
-    let words = mount.options().as_deref().unwrap_or_default();
-    let mut options = options::parse(words, &field("options"))?;
-    let typ = mount.typ().as_deref().unwrap_or_default();
-    let source = mount.source().as_deref().unwrap_or(Path::new(""));
-    let kind = if options.set & libc::MS_BIND != 0 || typ == "bind" {
-        plan_bind(source, bundle, &options, &field)?
-    } else if typ == "cgroup" {
-        MountKind::Cgroup { layout: cgroups.clone(), namespace: cgroup_namespace }
-    } else if typ.is_empty() {
-        return Err(Error::new(ErrorKind::InvalidConfig, format!("{} is missing", field("type"))));
-    } else {
-        let source = source.to_str().filter(|source| !source.contains('\0')).ok_or_else(|| {
-            Error::new(ErrorKind::InvalidConfig, format!("{} is not valid text", field("source")))
-        })?;
-        MountKind::Filesystem { fstype: typ.to_owned(), source: source.to_owned() }
-    };
-    options.set &= !(libc::MS_BIND | libc::MS_REC);
-    if options.set & libc::MS_REMOUNT != 0 && !matches!(kind, MountKind::Filesystem { .. }) {
-        options.set &= !libc::MS_REMOUNT;
-    }
-    Ok(MountPlan { index, destination: destination(mount.destination(), &field)?, kind, options })
 }
 
-fn plan_bind(
-    source: &Path,
-    bundle: &Path,
-    options: &MountOptions,
-    field: &impl Fn(&str) -> String,
-) -> Result<MountKind> {
-    if source.as_os_str().is_empty() {
-        let message = format!("{} is missing: a bind mount needs one", field("source"));
-        return Err(Error::new(ErrorKind::InvalidConfig, message));
+impl Entries<'_> {
+    fn plan(&self, index: usize, mount: &Mount) -> Result<MountPlan> {
+        let field = |name: &str| format!("mounts[{index}].{name}");
+        let words = mount.options().as_deref().unwrap_or_default();
+        let mut options = options::parse(words, &field("options"))?;
+        let typ = mount.typ().as_deref().unwrap_or_default();
+        let source = mount.source().as_deref().unwrap_or(Path::new(""));
+        let id_map = IdMap::of(mount, options.id_map, self.linux);
+        let kind = if options.set & libc::MS_BIND != 0 || typ == "bind" {
+            self.plan_bind(source, &options, id_map, &field)?
+        } else if id_map.is_some() {
+            let message =
+                format!("{}: id-mapped mounts are only supported for bind-mounts", field("uidMappings"));
+            return Err(Error::new(ErrorKind::InvalidConfig, message));
+        } else if typ == "cgroup" {
+            MountKind::Cgroup { layout: self.context.cgroups.clone(), namespace: self.cgroup_namespace }
+        } else if typ.is_empty() {
+            return Err(Error::new(ErrorKind::InvalidConfig, format!("{} is missing", field("type"))));
+        } else {
+            let source = source.to_str().filter(|source| !source.contains('\0')).ok_or_else(|| {
+                Error::new(ErrorKind::InvalidConfig, format!("{} is not valid text", field("source")))
+            })?;
+            MountKind::Filesystem { fstype: typ.to_owned(), source: source.to_owned() }
+        };
+        options.set &= !(libc::MS_BIND | libc::MS_REC);
+        if options.set & libc::MS_REMOUNT != 0 && !matches!(kind, MountKind::Filesystem { .. }) {
+            options.set &= !libc::MS_REMOUNT;
+        }
+        let destination = destination(mount.destination(), self.rootfs, &field)?;
+        Ok(MountPlan { index, destination, kind, options })
     }
-    if !options.data.is_empty() {
-        let message = format!(
-            "{}: a bind mount takes no options of a filesystem, but has {}",
-            field("options"),
-            options.data.join(",")
-        );
-        return Err(Error::new(ErrorKind::InvalidConfig, message));
+
+    fn plan_bind(
+        &self,
+        source: &Path,
+        options: &MountOptions,
+        id_map: Option<IdMap>,
+        field: &impl Fn(&str) -> String,
+    ) -> Result<MountKind> {
+        let refuse = |name: &str, why: &str| {
+            Err(Error::new(ErrorKind::InvalidConfig, format!("{}{why}", field(name))))
+        };
+        if source.as_os_str().is_empty() {
+            return refuse("source", " is missing: a bind mount needs one");
+        }
+        if !options.data.is_empty() {
+            let why = format!(
+                ": bind mounts cannot have any filesystem-specific options applied, but there is {}",
+                options.data.join(",")
+            );
+            return refuse("options", &why);
+        }
+        if let Some(map) = &id_map {
+            if self.context.rootless {
+                return refuse("uidMappings", ": id-mapped mounts are not supported for rootless containers");
+            }
+            map.check(&field("uidMappings"))?;
+        }
+        // `rbind` sets the bit; the type `bind` alone means one mount.
+        let recursive = options.set & libc::MS_REC != 0;
+        Ok(MountKind::Bind { source: self.bundle.join(source), recursive, id_map })
     }
-    // `rbind` sets the bit; the type `bind` alone means one mount.
-    let recursive = options.set & libc::MS_REC != 0;
-    Ok(MountKind::Bind { source: bundle.join(source), recursive })
 }
 
-fn destination(path: &Path, field: &impl Fn(&str) -> String) -> Result<PathBuf> {
+/// The path in the container. One that begins with the root filesystem's own path on the host is meant from there, as
+/// it is for libcontainer.
+fn destination(path: &Path, rootfs: &Path, field: &impl Fn(&str) -> String) -> Result<PathBuf> {
     let name = field("destination");
     if path.as_os_str().is_empty() || path.as_os_str().as_encoded_bytes().contains(&0) {
         return Err(Error::new(ErrorKind::InvalidConfig, format!("{name} is empty or holds a NUL byte")));
@@ -302,11 +338,31 @@ fn destination(path: &Path, field: &impl Fn(&str) -> String) -> Result<PathBuf> 
         tracing::warn!(field = %name, destination = %path.display(), "relative destination taken from the root");
     }
     let cleaned = clean(path);
+    let cleaned = match cleaned.strip_prefix(rootfs) {
+        Ok(inside) => Path::new("/").join(inside),
+        Err(_) => cleaned,
+    };
     if cleaned == Path::new("/") {
-        let message = format!("{name}: {} is the root filesystem itself", path.display());
+        let message = format!("{name}: mountpoint {} is on the top of rootfs", path.display());
         return Err(Error::new(ErrorKind::InvalidConfig, message));
     }
     Ok(cleaned)
+}
+
+/// A label that nobody enforces would be a protection that is not there.
+fn mount_label(linux: Option<&Linux>, selinux: bool) -> Result<Option<String>> {
+    let label = linux.and_then(|linux| linux.mount_label().clone()).filter(|label| !label.is_empty());
+    match label {
+        Some(label) if label.contains(['\0', '"', '\\']) => {
+            let message = format!("linux.mountLabel: {label:?} is no label");
+            Err(Error::new(ErrorKind::InvalidConfig, message))
+        }
+        Some(_) if !selinux => {
+            let message = "linux.mountLabel: selinux label is specified in config, but selinux is disabled or not supported";
+            Err(Error::new(ErrorKind::InvalidConfig, message))
+        }
+        label => Ok(label),
+    }
 }
 
 fn root_propagation(word: Option<&str>) -> Result<Propagation> {
@@ -435,7 +491,7 @@ mod tests {
         ];
         for (mount, source, recursive) in table {
             let plan = plan_of(&with_mount(mount.clone())).expect("valid");
-            let expected = MountKind::Bind { source: PathBuf::from(source), recursive };
+            let expected = MountKind::Bind { source: PathBuf::from(source), recursive, id_map: None };
             assert_eq!(plan.mounts[0].kind, expected, "{mount}");
             assert_eq!(plan.mounts[0].options.set & (libc::MS_BIND | libc::MS_REC), 0, "{mount}");
         }
@@ -443,9 +499,14 @@ mod tests {
 
     #[test]
     fn destinations_are_absolute_and_clean() {
-        for (given, expected) in
-            [("/a/b", "/a/b"), ("a", "/a"), ("/../../etc/x", "/etc/x"), ("/a/./b//c/../d/", "/a/b/d")]
-        {
+        for (given, expected) in [
+            ("/a/b", "/a/b"),
+            ("a", "/a"),
+            ("/../../etc/x", "/etc/x"),
+            ("/a/./b//c/../d/", "/a/b/d"),
+            ("/bundle/rootfs/mnt", "/mnt"),
+            ("/bundle/rootfs-other/mnt", "/bundle/rootfs-other/mnt"),
+        ] {
             let config = with_mount(json!({"destination": given, "type": "tmpfs", "source": "t"}));
             assert_eq!(
                 plan_of(&config).expect("valid").mounts[0].destination,
@@ -457,7 +518,7 @@ mod tests {
 
     #[test]
     fn refused_configurations_name_the_field() {
-        use ErrorKind::{InvalidConfig, Unsupported};
+        use ErrorKind::InvalidConfig;
         let tmpfs =
             |options: Value| with_mount(json!({"destination": "/a", "type": "tmpfs", "options": options}));
         let linux = |key: &str, value: Value| {
@@ -492,17 +553,25 @@ mod tests {
                 InvalidConfig,
                 "mounts[0].options",
             ),
-            (tmpfs(json!(["idmap"])), Unsupported, "mounts[0].options"),
-            (tmpfs(json!(["tmpcopyup"])), Unsupported, "mounts[0].options"),
+            (tmpfs(json!(["idmap"])), InvalidConfig, "mounts[0].uidMappings: id-mapped mounts are only"),
             (
-                with_mount(json!({"destination": "/a", "type": "tmpfs", "uidMappings": []})),
-                Unsupported,
-                "mounts[0].uidMappings",
+                with_mount(json!({"destination": "/a", "source": "/x", "options": ["bind", "idmap"]})),
+                InvalidConfig,
+                "mounts[0].uidMappings: id-mapped mounts must have both uid and gid",
+            ),
+            (
+                with_mount(json!({"destination": "/bundle/rootfs", "type": "tmpfs"})),
+                InvalidConfig,
+                "mounts[0].destination: mountpoint /bundle/rootfs is on the top of rootfs",
             ),
             (linux("rootfsPropagation", json!("sideways")), InvalidConfig, "linux.rootfsPropagation"),
             (linux("maskedPaths", json!(["/a", "proc/x"])), InvalidConfig, "linux.maskedPaths[1]"),
             (linux("readonlyPaths", json!(["x"])), InvalidConfig, "linux.readonlyPaths[0]"),
-            (linux("mountLabel", json!("system_u:object_r:x")), Unsupported, "linux.mountLabel"),
+            (
+                linux("mountLabel", json!("system_u:object_r:x")),
+                InvalidConfig,
+                "linux.mountLabel: selinux label is specified in config, but selinux is disabled",
+            ),
             (device(json!({"path": "/dev/x", "type": "a"})), InvalidConfig, "linux.devices[0].type"),
             (device(json!({"path": "x", "type": "p"})), InvalidConfig, "linux.devices[0].path"),
             (device(json!({"path": "/", "type": "p"})), InvalidConfig, "linux.devices[0].path"),

@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::sys::stat::{SFlag, fstat};
 
 use super::devices::open_null;
-use super::filesystem::detached;
+use super::filesystem::{Label, NewFilesystem};
 use super::resolve::{Links, Root};
 use crate::sys::mount::{Attributes, Extent, MOUNT_ATTR_RDONLY, attach, clone_tree, set_attributes};
 use crate::{Context, Error, Result};
@@ -33,8 +33,8 @@ pub(super) fn make_readonly(root: &Root, paths: &[PathBuf]) -> Result<()> {
 }
 
 /// Hides each path. Missing paths are no error.
-pub(super) fn mask(root: &Root, paths: &[PathBuf]) -> Result<()> {
-    let mut masks = Masks::default();
+pub(super) fn mask(root: &Root, paths: &[PathBuf], label: Option<&str>) -> Result<()> {
+    let mut masks = Masks { label, ..Masks::default() };
     for path in paths {
         let Some(target) = open_existing(root, path)? else { continue };
         let mut hide = || {
@@ -63,13 +63,14 @@ fn open_existing(root: &Root, path: &Path) -> Result<Option<OwnedFd>> {
 
 /// What is mounted over masked paths: made at first use, copied afterwards.
 #[derive(Default)]
-struct Masks {
+struct Masks<'a> {
+    label: Option<&'a str>,
     null: Option<OwnedFd>,
     empty: Option<OwnedFd>,
     made_empty: bool,
 }
 
-impl Masks {
+impl Masks<'_> {
     fn file(&mut self, root: &Root) -> Result<OwnedFd> {
         if self.null.is_none() {
             self.null = Some(open_null(root)?);
@@ -87,7 +88,14 @@ impl Masks {
             return Ok(copy);
         }
         self.made_empty = true;
-        detached("tmpfs", "tmpfs", libc::MS_RDONLY, ["nr_blocks=1,nr_inodes=1"])
+        let new = NewFilesystem {
+            fstype: "tmpfs",
+            source: "tmpfs",
+            flags: libc::MS_RDONLY,
+            data: &["nr_blocks=1,nr_inodes=1"],
+            label: Label::of("tmpfs", self.label),
+        };
+        new.detached()
     }
 
     fn keep(&mut self, cover: OwnedFd) {

@@ -110,7 +110,8 @@ impl Root {
             Err(Errno::ELOOP) if links == Links::Refuse => Err(Error::new(
                 ErrorKind::InvalidConfig,
                 format!("{} leads through a symbolic link in the root filesystem", path.display()),
-            )),
+            )
+            .with_source(Errno::ELOOP)),
             Err(error) => Err(error).context(describe),
         }
     }

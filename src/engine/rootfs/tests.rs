@@ -55,22 +55,22 @@ pub(super) fn default_config() -> Value {
     })
 }
 
-struct Bundle {
-    directory: TempDir,
-    config: Value,
-    context: PlanContext,
+pub(super) struct Bundle {
+    pub(super) directory: TempDir,
+    pub(super) config: Value,
+    pub(super) context: PlanContext,
 }
 
 impl Bundle {
     /// The default configuration over an empty root filesystem.
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
         fs::create_dir(directory.path().join("rootfs")).expect("mkdir");
         Self { directory, config: default_config(), context: PlanContext::default() }
     }
 
     /// Only these mounts; nothing masked, nothing read-only.
-    fn with_mounts(mounts: Value) -> Self {
+    pub(super) fn with_mounts(mounts: Value) -> Self {
         let mut bundle = Self::new();
         bundle.config["root"]["readonly"] = json!(false);
         bundle.config["linux"]["maskedPaths"] = json!([]);
@@ -80,48 +80,48 @@ impl Bundle {
     }
 
     /// A host path beside the root filesystem.
-    fn host(&self, path: &str) -> PathBuf {
+    pub(super) fn host(&self, path: &str) -> PathBuf {
         self.directory.path().join(path)
     }
 
-    fn rootfs(&self, path: &str) -> PathBuf {
+    pub(super) fn rootfs(&self, path: &str) -> PathBuf {
         self.host("rootfs").join(path)
     }
 
-    fn mkdir(&self, path: &str) -> PathBuf {
+    pub(super) fn mkdir(&self, path: &str) -> PathBuf {
         fs::create_dir_all(self.host(path)).expect("mkdir");
         self.host(path)
     }
 
-    fn write(&self, path: &str, text: &str) -> PathBuf {
+    pub(super) fn write(&self, path: &str, text: &str) -> PathBuf {
         fs::write(self.host(path), text).expect("write");
         self.host(path)
     }
 
-    fn plan(&self) -> RootfsPlan {
+    pub(super) fn plan(&self) -> RootfsPlan {
         let spec = serde_json::from_value(self.config.clone()).expect("the configuration is well formed");
         RootfsPlan::from_spec(&spec, self.directory.path(), &self.host("rootfs"), &self.context)
             .expect("the configuration is valid")
     }
 
     /// Runs `check` inside the finished root filesystem.
-    fn inside<T: Send>(&self, check: impl FnOnce() -> T + Send) -> T {
+    pub(super) fn inside<T: Send>(&self, check: impl FnOnce() -> T + Send) -> T {
         let plan = self.plan();
         in_namespace(|| {
-            let built = prepare(&plan).and_then(Prepared::enter).and_then(Entered::protect);
+            let built = prepare(&plan, &OwnSources).and_then(Prepared::enter).and_then(Entered::protect);
             built.unwrap_or_else(|error| panic!("{}", error.chain()));
             check()
         })
     }
 
     /// The error that preparing ends in.
-    fn refused(&self) -> Error {
+    pub(super) fn refused(&self) -> Error {
         let plan = self.plan();
-        in_namespace(|| prepare(&plan).map(drop).expect_err("preparing must fail"))
+        in_namespace(|| prepare(&plan, &OwnSources).map(drop).expect_err("preparing must fail"))
     }
 }
 
-fn in_namespace<T: Send>(test: impl FnOnce() -> T + Send) -> T {
+pub(super) fn in_namespace<T: Send>(test: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| {
         scope
             .spawn(|| {
@@ -142,7 +142,7 @@ fn mount_at(path: &str) -> Option<MountInfo> {
     mounts.into_iter().rev().find(|mount| mount.mount_point == Path::new(path))
 }
 
-fn mounted(path: &str) -> MountInfo {
+pub(super) fn mounted(path: &str) -> MountInfo {
     mount_at(path).unwrap_or_else(|| panic!("nothing is mounted on {path}"))
 }
 
@@ -261,7 +261,7 @@ fn devices_are_bound_from_the_host_where_mknod_is_not_wanted() {
     let bundle = Bundle::new();
     let plan = RootfsPlan { bind_devices: true, ..bundle.plan() };
     in_namespace(|| {
-        let built = prepare(&plan).and_then(Prepared::enter).and_then(Entered::protect);
+        let built = prepare(&plan, &OwnSources).and_then(Prepared::enter).and_then(Entered::protect);
         built.unwrap_or_else(|error| panic!("{}", error.chain()));
         let mount = mounted("/dev/null");
         assert_eq!(mount.root, Path::new("/null"));
@@ -287,7 +287,7 @@ fn a_null_device_that_was_swapped_is_not_used_as_a_mask() {
     let bundle = Bundle::new();
     let plan = bundle.plan();
     in_namespace(|| {
-        let prepared = prepare(&plan).unwrap_or_else(|error| panic!("{}", error.chain()));
+        let prepared = prepare(&plan, &OwnSources).unwrap_or_else(|error| panic!("{}", error.chain()));
         let null = bundle.rootfs("dev/null");
         fs::remove_file(&null).expect("unlink");
         symlink("/proc/sys/kernel/core_pattern", &null).expect("symlink");
@@ -451,7 +451,7 @@ fn a_bind_without_flags_keeps_those_of_its_source_and_with_flags_replaces_them()
         tmpfs(&source);
         fs::create_dir(source.join("sub")).expect("mkdir");
         tmpfs(&source.join("sub"));
-        let built = prepare(&plan).and_then(Prepared::enter).and_then(Entered::protect);
+        let built = prepare(&plan, &OwnSources).and_then(Prepared::enter).and_then(Entered::protect);
         built.unwrap_or_else(|error| panic!("{}", error.chain()));
         assert_eq!(mounted("/plain").options, "rw,noexec,relatime");
         assert_eq!(mounted("/flags").options, "rw,nodev,relatime");
@@ -583,7 +583,7 @@ fn with_a_cgroup_namespace_the_hierarchies_are_mounted_anew() {
     let check = |plan: &RootfsPlan, path: &str, fstype: &str| {
         in_namespace(|| {
             unshare(CloneFlags::CLONE_NEWCGROUP).expect("unshare the cgroup namespace");
-            let built = prepare(plan).and_then(Prepared::enter).and_then(Entered::protect);
+            let built = prepare(plan, &OwnSources).and_then(Prepared::enter).and_then(Entered::protect);
             built.unwrap_or_else(|error| panic!("{}", error.chain()));
             let mount = mounted(path);
             assert_eq!((mount.fstype.as_str(), mount.root.as_path()), (fstype, Path::new("/")));
@@ -649,7 +649,7 @@ fn nothing_propagates_to_a_host_with_shared_mounts() {
             let before = mountinfo::read().expect("mountinfo is readable");
             let build = || {
                 unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS).expect("unshare");
-                let built = prepare(&plan).and_then(Prepared::enter).and_then(Entered::protect);
+                let built = prepare(&plan, &OwnSources).and_then(Prepared::enter).and_then(Entered::protect);
                 built.unwrap_or_else(|error| panic!("{word}: {}", error.chain()));
                 mounted("/").propagation
             };

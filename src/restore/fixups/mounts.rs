@@ -2,12 +2,51 @@
 //! The mounts that come from outside: name in the images → path on this host. Surplus names do no harm, a missing one
 //! fails the restore; so the names of runc's and of crun's images are all there.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::criu::ExternalMount;
 use crate::engine::NewContainer;
-use crate::engine::rootfs::{MountKind, resolve_destination};
-use crate::{Error, ErrorKind, Result};
+use crate::engine::rootfs::{MountKind, MountPlan, mount_source, resolve_destination};
+use crate::sys::namespace::PrivateMounts;
+use crate::{Context, Error, ErrorKind, Result};
+
+/// Where sources whose owners are mapped are mounted for CRIU, in the container's directory.
+const MAPPED: &str = "criu-mounts";
+
+/// Mounts the sources of id-mapped binds, mapped. In this mount namespace only.
+pub(in crate::restore) fn map_sources(new: &NewContainer, _private: &PrivateMounts) -> Result<()> {
+    for mount in new.rootfs_plan().mounts.iter().filter(|mount| mount.is_id_mapped()) {
+        let MountKind::Bind { source, .. } = &mount.kind else { continue };
+        let place = mapped_path(new, mount);
+        let make = || {
+            fs::create_dir_all(new.dir().join(MAPPED))?;
+            match fs::metadata(source)?.is_dir() {
+                true => fs::create_dir_all(&place),
+                false => fs::write(&place, ""),
+            }
+        };
+        make().context(|| format!("make a place for {} (mounts[{}])", source.display(), mount.index))?;
+        mount_source(mount, &place)
+            .context(|| format!("map the ids of {} (mounts[{}])", source.display(), mount.index))?;
+    }
+    Ok(())
+}
+
+/// Removes what [`map_sources`] has made, once the mounts are gone with their namespace.
+pub(in crate::restore) fn remove_mapped_sources(new: &NewContainer) -> Result<()> {
+    let places = new.dir().join(MAPPED);
+    match fs::remove_dir_all(&places) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(e).context(|| format!("remove {}", places.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn mapped_path(new: &NewContainer, mount: &MountPlan) -> PathBuf {
+    new.dir().join(MAPPED).join(mount.index.to_string())
+}
 
 /// The external mounts of the container that is restored.
 pub(in crate::restore) fn external_mounts(new: &NewContainer) -> Result<Vec<ExternalMount>> {
@@ -22,6 +61,8 @@ pub(in crate::restore) fn external_mounts(new: &NewContainer) -> Result<Vec<Exte
     };
     for mount in &plan.mounts {
         if let MountKind::Bind { source, .. } = &mount.kind {
+            let mapped = mount.is_id_mapped().then(|| mapped_path(new, mount));
+            let source = mapped.as_deref().unwrap_or(source);
             add(&resolve_destination(new.rootfs(), &mount.destination)?, source)?;
             add(&mount.destination, source)?;
         }
