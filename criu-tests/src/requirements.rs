@@ -12,6 +12,8 @@ pub enum Need {
     Criu,
     /// The `zstd` program.
     Zstd,
+    /// `newuidmap` and `newgidmap`.
+    Uidmap,
 }
 
 impl Need {
@@ -19,6 +21,11 @@ impl Need {
     pub(crate) fn missing(self) -> Option<String> {
         match self {
             Need::Criu => working_criu().err().cloned(),
+            Need::Uidmap => {
+                let is_there = |name: &str| Path::new("/usr/bin").join(name).exists();
+                let all = is_there("newuidmap") && is_there("newgidmap");
+                (!all).then(|| "newuidmap and newgidmap are not installed (package uidmap)".to_owned())
+            }
             Need::Zstd => (!succeeds("zstd", &["--version"])).then(|| "zstd is not installed".to_owned()),
         }
     }

@@ -4,7 +4,7 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, chown};
 
-use criu_tests::{Bundle, Command, Host, Output, Stage, migrate};
+use criu_tests::{Bundle, Command, Host, Need, Output, Stage, migrate};
 use serde_json::{Value, json};
 
 /// A user whom nobody knows by name.
@@ -143,6 +143,45 @@ fn the_commands_work_without_root() {
     host.assert_no_trace();
 }
 
+/// `/etc/subuid` and `/etc/subgid` give the caller ids besides its own, which newuidmap(1) and newgidmap(1) map for it.
+#[test]
+fn further_ids_are_mapped_by_those_who_may() {
+    let Some(stage) = Stage::set(&[Need::Uidmap]) else { return };
+    let host = stage.host("a");
+    let user = User::on(&host);
+    for (name, text) in [
+        ("passwd", format!("root:x:0:0::/root:/bin/sh\ncaller:x:{CALLER}:{CALLER}::/:/bin/sh\n")),
+        ("subuid", "caller:300000:100\n".to_owned()),
+        ("subgid", "caller:400000:100\n".to_owned()),
+    ] {
+        let file = host.path(name);
+        fs::write(&file, text).expect("write");
+        host.command(&["mount", "--bind", &file, &format!("/etc/{name}")]).run().succeeded();
+    }
+    let (id, bundle) = (stage.id("web"), user.bundle("web", &["counter", "--status", Bundle::STATUS]));
+    let map = |first: u32| json!([{ "containerID": 0, "hostID": CALLER, "size": 1 }, { "containerID": 1, "hostID": first, "size": 100 }]);
+    let bundle = bundle.edit(|config| {
+        config["linux"]["uidMappings"] = map(300_000);
+        config["linux"]["gidMappings"] = map(400_000);
+        config["process"]["user"] = json!({ "uid": 5, "gid": 6, "additionalGids": [7] });
+    });
+    chown(format!("{}/state", bundle.rootfs()), Some(300_004), Some(400_005)).expect("chown");
+    user.run_detached(&["run", "-d", "-b", &bundle.path(), &id]);
+    host.container(&id, &bundle.rootfs()).reports();
+    let text = user
+        .run(&["exec", "-g", "8", &id, "/workload", "inspect", "--read", "/proc/self/gid_map"])
+        .succeeded();
+    let seen = parse(&text);
+    assert_eq!((&seen["uid"], &seen["gid"]), (&json!([5, 5, 5]), &json!([6, 6, 6])));
+    assert_eq!(seen["groups"], json!([7, 8]));
+    let lines = seen["read"]["/proc/self/gid_map"]["ok"].as_str().expect("text").lines();
+    let words: Vec<Vec<&str>> = lines.map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(words, [["0", "54321", "1"], ["1", "400000", "100"]]);
+    user.run(&["delete", "--force", &id]).succeeded();
+    host.command(&["umount", "/etc/passwd", "/etc/subuid", "/etc/subgid"]).run().succeeded();
+    host.assert_no_trace();
+}
+
 #[test]
 fn what_needs_root_is_refused_by_name() {
     let Some(stage) = Stage::set(&[]) else { return };
@@ -174,7 +213,10 @@ fn what_needs_root_is_refused_by_name() {
             |c| c["process"]["user"]["additionalGids"] = json!([0]),
             &["process.user.additionalGids", "cannot set any additional groups in a rootless container"],
         ),
-        (|c| c["mounts"][2]["options"] = json!(["gid=5"]), &["mounts[2].options", "unmapped GID"]),
+        (
+            |c| c["mounts"][2]["options"] = json!(["gid=5"]),
+            &["mounts[2].options", "cannot specify gid=5 mount option for rootless container"],
+        ),
         (|c| c["linux"]["resources"] = json!({ "pids": { "limit": 5 } }), &["cgroup", "Permission denied"]),
         (
             |c| c["linux"]["uidMappings"] = json!([{ "containerID": 0, "hostID": 1, "size": 1 }]),

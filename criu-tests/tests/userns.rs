@@ -251,6 +251,89 @@ fn every_namespace_by_path_of_another_container() {
     host.assert_no_trace();
 }
 
+/// Only one id exists inside, and it is not 0: who sets the container up is its process's user from the beginning.
+#[test]
+fn a_user_namespace_without_a_root() {
+    stage_and_host!(stage, host);
+    let id = stage.id("one");
+    let bundle = Bundle::of_workload(&host, "counter", &[]).in_user_namespace(FIRST, 1).edit(|config| {
+        for map in ["uidMappings", "gidMappings"] {
+            config["linux"][map][0]["containerID"] = json!(1000);
+        }
+        config["process"]["user"] = json!({ "uid": 1000, "gid": 1000 });
+        let pts = config["mounts"].as_array_mut().expect("a list").iter_mut();
+        for mount in pts.filter(|m| m["destination"] == json!("/dev/pts")) {
+            mount["options"].as_array_mut().expect("a list").retain(|option| *option != json!("gid=5"));
+        }
+    });
+    let container = host.run_detached(&id, &bundle);
+    let seen =
+        exec(&host, &id, &[], &["--read", "/proc/self/uid_map", "--write", "/dev/stdout", "--stat", "/"]);
+    assert_eq!((&seen["uid"], &seen["gid"]), (&json!([1000, 1000, 1000]), &json!([1000, 1000, 1000])));
+    let map = seen["read"]["/proc/self/uid_map"]["ok"].as_str().expect("text");
+    assert_eq!(map.split_whitespace().collect::<Vec<_>>(), ["1000", "100000", "1"]);
+    assert_eq!(seen["status"]["CapEff"], json!("0000000000000000"), "what set it up is not left over");
+    assert_eq!(seen["status"]["CapAmb"], json!("0000000000000000"));
+    assert_eq!(seen["write"]["/dev/stdout"]["ok"], json!("done"));
+    assert_eq!(seen["stat"]["/"]["ok"]["uid"], json!(1000));
+    container.end();
+    host.assert_no_trace();
+}
+
+/// The user namespace outlives its container where its file is mounted, and the network namespace belongs to the host.
+#[test]
+fn a_kept_user_namespace_and_a_network_namespace_of_another_owner() {
+    stage_and_host!(stage, host);
+    let id = stage.id("first");
+    let bundle = Bundle::of_workload(&host, "counter", &[]).in_user_namespace(FIRST, SIZE);
+    let container = host.run_detached(&id, &bundle);
+    let pid = container.state()["pid"].to_string();
+    let (user, net) = (host.path("user"), host.path("net"));
+    for file in [&user, &net] {
+        fs::write(file, "").expect("make a mount point");
+    }
+    let kept = own_namespace(&host, &pid, "user");
+    host.command(&["mount", "--bind", &format!("/proc/{pid}/ns/user"), &user]).run().succeeded();
+    host.command(&["unshare", "--net", "mount", "--bind", "/proc/self/ns/net", &net]).run().succeeded();
+    host.migrate(&["delete", "--force", &id]).succeeded();
+    let second = Bundle::new(&host, "second", &["inspect"]).give_to(FIRST).edit(|config| {
+        namespaces(config).retain(|n| n["type"] != json!("network"));
+        namespaces(config).push(json!({ "type": "user", "path": user }));
+        namespaces(config).push(json!({ "type": "network", "path": net }));
+        // Who does not own the network namespace cannot mount sysfs.
+        let mounts = config["mounts"].as_array_mut().expect("a list");
+        mounts.retain(|m| !m["destination"].as_str().is_some_and(|d| d.starts_with("/sys")));
+    });
+    let seen = parse(&host.migrate(&["run", "-b", &second.path(), &stage.id("second")]).succeeded());
+    assert_eq!(seen["namespaces"]["user"], kept);
+    assert_ne!(seen["namespaces"]["net"], own_namespace(&host, "1", "net"));
+    assert_eq!(seen["uid"], json!([0, 0, 0]));
+    host.command(&["umount", &user, &net]).run().succeeded();
+    host.assert_no_trace();
+}
+
+#[test]
+fn clocks_of_a_user_namespace() {
+    stage_and_host!(stage, host);
+    let bundle = inspect_bundle(&host, &["--read", "/proc/self/timens_offsets"]).edit(|config| {
+        namespaces(config).push(json!({ "type": "time" }));
+        config["linux"]["timeOffsets"] =
+            json!({ "monotonic": { "secs": 7881, "nanosecs": 2_718_281 }, "boottime": { "secs": 1337 } });
+        // The groups of the host need not be those of the users.
+        config["linux"]["gidMappings"][0]["hostID"] = json!(FIRST + SIZE);
+    });
+    let seen = run(&stage, &host, &bundle);
+    let offsets = seen["read"]["/proc/self/timens_offsets"]["ok"].as_str().expect("text");
+    let words: Vec<Vec<&str>> = offsets.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(words, [["monotonic", "7881", "2718281"], ["boottime", "1337", "0"]]);
+    let plain = Bundle::new(&host, "plain", &["inspect", "--read", "/proc/self/timens_offsets"])
+        .edit(|config| namespaces(config).push(json!({ "type": "time" })));
+    let seen = run(&stage, &host, &plain);
+    let offsets = seen["read"]["/proc/self/timens_offsets"]["ok"].as_str().expect("text");
+    let words: Vec<Vec<&str>> = offsets.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(words, [["monotonic", "0", "0"], ["boottime", "0", "0"]]);
+}
+
 /// CVE-2016-9962, with all that a user namespace can give to an attacker: a shared pid namespace, the same user
 /// namespace and CAP_SYS_PTRACE in it.
 #[test]

@@ -16,7 +16,7 @@ use super::init::parent::{Entry, Launch, Until, launch};
 use super::init::plan::InitPlan;
 use super::namespaces;
 use super::process::{Process, ProcessIo, ProcessPlan};
-use super::{Container, Status, UserNamespace};
+use super::{Container, InitProcess, Status, UserNamespace};
 use crate::sys::spawn::Spawned;
 use crate::{Context, Error, ErrorKind, Result};
 
@@ -68,7 +68,8 @@ impl Container {
         }
         let io = options.io.resolve(process.spec.terminal() == Some(true))?;
         let joined = self.open_namespaces()?;
-        let user = self.init().map(|init| UserNamespace::of_process(init.pid())).transpose()?.flatten();
+        let of_init = |init: InitProcess| UserNamespace::of_process(init.pid(), process.spec.user());
+        let user = self.init().map(of_init).transpose()?.flatten();
         if let Some(user) = &user {
             user.check_user(process.spec.user())?;
             io.give_to(user.root()?)?;

@@ -81,12 +81,12 @@ pub(super) fn check(spec: &Spec) -> Result<()> {
 fn check_mount_owners(spec: &Spec) -> Result<()> {
     let linux = spec.linux().as_ref();
     let maps = [
-        ("uid=", "UID", linux.and_then(|l| l.uid_mappings().as_ref())),
-        ("gid=", "GID", linux.and_then(|l| l.gid_mappings().as_ref())),
+        ("uid=", linux.and_then(|l| l.uid_mappings().as_ref())),
+        ("gid=", linux.and_then(|l| l.gid_mappings().as_ref())),
     ];
     for (index, mount) in spec.mounts().iter().flatten().enumerate() {
         for option in mount.options().iter().flatten() {
-            for (key, name, map) in &maps {
+            for (key, map) in &maps {
                 let Some(id) = option.strip_prefix(key).and_then(|id| id.parse::<u32>().ok()) else {
                     continue;
                 };
@@ -100,7 +100,7 @@ fn check_mount_owners(spec: &Spec) -> Result<()> {
                         ErrorKind::InvalidConfig,
                         format!(
                             "invalid configuration: field `mounts[{index}].options`: cannot specify {option} mount \
-                             option for unmapped {name} in rootless container (on {})",
+                             option for rootless container: the id is not mapped (on {})",
                             destination.display()
                         ),
                     ));

@@ -18,7 +18,7 @@ use nix::unistd::{Pid, getegid, geteuid};
 use serde::{Deserialize, Serialize};
 
 use super::namespaces::Namespaces;
-use crate::spec::oci::{LinuxIdMapping, Spec};
+use crate::spec::oci::{LinuxIdMapping, Process, Spec, User};
 use crate::sys::id_maps::IdMaps;
 use crate::{Context, Error, ErrorKind, Result};
 
@@ -40,6 +40,8 @@ pub struct UserNamespace {
     gids: Vec<IdMapping>,
     setgroups_denied: bool,
     new: bool,
+    /// User and group in the namespace that set the container up: 0, or the process's own where 0 is not mapped.
+    setup: (u32, u32),
 }
 
 impl UserNamespace {
@@ -57,18 +59,21 @@ impl UserNamespace {
         let uids = configured(linux.and_then(|l| l.uid_mappings().as_ref()));
         let gids = configured(linux.and_then(|l| l.gid_mappings().as_ref()));
         let found = match place {
-            None => Self { setgroups_denied: needs_no_privilege(&gids), uids, gids, new: true },
+            None => {
+                Self { setgroups_denied: needs_no_privilege(&gids), uids, gids, new: true, setup: (0, 0) }
+            }
             Some(path) => Self::at(&path, &uids, &gids)?,
         };
+        let found = found.set_up_by(spec.process().as_ref().map(Process::user));
         found.root()?;
         Ok(Some(found))
     }
 
-    /// That of a process; `None` when it shares ours.
+    /// That of a process, which another one joins as this user; `None` when it shares ours.
     ///
     /// # Errors
     /// When the process is gone, or its maps are none.
-    pub(super) fn of_process(pid: Pid) -> Result<Option<Self>> {
+    pub(super) fn of_process(pid: Pid, user: &User) -> Result<Option<Self>> {
         let inode = |pid| crate::sys::proc::namespace_inode(pid, "user");
         let own = inode(Pid::this()).context(|| "stat /proc/self/ns/user")?;
         match inode(pid) {
@@ -80,7 +85,16 @@ impl UserNamespace {
             _ => {}
         }
         let maps = IdMaps::of_process(pid).context(|| format!("read the id maps of process {pid}"))?;
-        Self::joined(&maps).map(Some)
+        Ok(Some(Self::joined(&maps)?.set_up_by(Some(user))))
+    }
+
+    fn set_up_by(mut self, user: Option<&User>) -> Self {
+        let choose = |map: &[IdMapping], own: Option<u32>| match host_id(map, 0) {
+            Some(_) => 0,
+            None => own.unwrap_or(0),
+        };
+        self.setup = (choose(&self.uids, user.map(User::uid)), choose(&self.gids, user.map(User::gid)));
+        self
     }
 
     fn at(path: &Path, uids: &[IdMapping], gids: &[IdMapping]) -> Result<Self> {
@@ -112,28 +126,38 @@ impl UserNamespace {
             gids: parse(&maps.gid_map)?,
             setgroups_denied: maps.setgroups_denied,
             new: false,
+            setup: (0, 0),
         })
     }
 
-    /// The ids on the host of the container's root and its group.
+    /// The ids on the host of the container's root and its group or, where there is no root, of its process.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidConfig`] when the maps have none.
+    /// [`ErrorKind::InvalidConfig`] when neither is mapped.
     pub fn root(&self) -> Result<(u32, u32)> {
-        let find = |list: &[IdMapping], field: &str| {
-            host_id(list, 0).ok_or_else(|| {
-                let message = format!("invalid configuration: field `{field}` does not map the id 0");
-                Error::new(ErrorKind::InvalidConfig, message)
+        let find = |list: &[IdMapping], id: u32, field: &str| {
+            host_id(list, id).ok_or_else(|| {
+                let who = if id == 0 { String::new() } else { format!(" nor the process's own {id}") };
+                let message = format!(
+                    "invalid configuration: field `{field}` does not map the id 0, the container's root,{who}"
+                );
+                Error::new(ErrorKind::InvalidConfig, message.trim_end_matches(',').to_owned())
             })
         };
-        Ok((find(&self.uids, "linux.uidMappings")?, find(&self.gids, "linux.gidMappings")?))
+        let (uid, gid) = self.setup;
+        Ok((find(&self.uids, uid, "linux.uidMappings")?, find(&self.gids, gid, "linux.gidMappings")?))
+    }
+
+    /// User and group in the namespace of those who set the container up.
+    pub(super) fn setup_ids(&self) -> (u32, u32) {
+        self.setup
     }
 
     /// Whether the process's ids exist in the namespace, and whether it may have further groups.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidConfig`], naming the field of `process.user`.
-    pub(super) fn check_user(&self, user: &crate::spec::oci::User) -> Result<()> {
+    pub(super) fn check_user(&self, user: &User) -> Result<()> {
         let unmapped = |field: &str, id: u32| {
             let message = format!(
                 "invalid configuration: field `process.user.{field}`: {id} is not mapped in the user namespace"
@@ -164,7 +188,8 @@ impl UserNamespace {
 
     /// What init must know.
     pub(super) fn plan(&self) -> UserNamespacePlan {
-        UserNamespacePlan { setgroups_denied: self.setgroups_denied }
+        let (uid, gid) = self.setup;
+        UserNamespacePlan { setgroups_denied: self.setgroups_denied, uid, gid }
     }
 
     /// Tells the kernel the ids of a new namespace, in which the process is the only one.
@@ -188,6 +213,10 @@ impl UserNamespace {
 pub(super) struct UserNamespacePlan {
     /// Whether nobody in it may change his supplementary groups.
     pub setgroups_denied: bool,
+    /// Whom init is in it until it becomes the process's user.
+    pub uid: u32,
+    /// The same for groups.
+    pub gid: u32,
 }
 
 impl From<&LinuxIdMapping> for IdMapping {
@@ -290,6 +319,24 @@ mod tests {
         let error = new(&json!([{"containerID": 1, "hostID": 5000, "size": 10}])).expect_err("no root");
         assert_eq!(error.kind(), ErrorKind::InvalidConfig);
         assert!(error.to_string().contains("`linux.uidMappings` does not map the id 0"), "{error}");
+    }
+
+    #[test]
+    fn without_a_root_the_process_sets_itself_up() {
+        let map = json!([{"containerID": 1000, "hostID": 5000, "size": 1}]);
+        let json = |uid: u32| {
+            let json = json!({"ociVersion": "1.0.2", "process": {"cwd": "/", "user": {"uid": uid, "gid": 1000}},
+                "linux": {"namespaces": [{"type": "user"}], "uidMappings": map, "gidMappings": map}});
+            UserNamespace::from_spec(&serde_json::from_value(json).expect("a valid configuration"))
+        };
+        let found = json(1000).expect("valid").expect("a user namespace");
+        assert_eq!(found.setup_ids(), (1000, 1000));
+        assert_eq!(found.root().expect("mapped"), (5000, 5000));
+        let error = json(7).expect_err("not mapped").to_string();
+        assert!(
+            error.ends_with("does not map the id 0, the container's root, nor the process's own 7"),
+            "{error}"
+        );
     }
 
     #[test]

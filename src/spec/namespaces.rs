@@ -83,9 +83,6 @@ fn mappings(linux: &Linux, seen: &HashSet<LinuxNamespaceType>) -> Result<()> {
             return Err(invalid(field, "must not be empty: the new user namespace would have no ids"));
         }
         one_map(list, field)?;
-        if new && !list.iter().any(|m| m.container_id() == 0) {
-            return Err(invalid(field, "does not map the id 0, the container's root"));
-        }
     }
     Ok(())
 }
@@ -222,7 +219,6 @@ mod tests {
         for (map, field) in [
             (json!([]), "linux.gidMappings"),
             (json!([{"containerID": 0, "hostID": 1000, "size": 0}]), "linux.gidMappings[0].size"),
-            (json!([{"containerID": 1, "hostID": 1000, "size": 1}]), "linux.gidMappings"),
             (json!([{"containerID": 0, "hostID": u32::MAX, "size": 1}]), "linux.gidMappings[0].hostID"),
             (
                 json!([{"containerID": 0, "hostID": 0, "size": 5}, {"containerID": 4, "hostID": 9, "size": 1}]),

@@ -92,6 +92,7 @@ pub fn spawn(launch: &Launch<'_>) -> Result<Worker> {
         third: launch.third,
         join: Vec::new(),
         namespaces: CloneFlags::empty(),
+        ids: (0, 0),
         outside: None,
         cgroup: launch.place.cgroup,
         enter: launch.place.tasks.clone(),

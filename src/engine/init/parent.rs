@@ -14,6 +14,7 @@ use super::outside::FromOutside;
 use super::plan::InitPlan;
 use super::{REQUEST, sync};
 use crate::cgroup::Cgroup;
+use crate::engine::UserNamespace;
 use crate::engine::namespaces::name_of;
 use crate::sys::spawn::{Outside, Program, Session, Signals, Spawn, Spawned};
 use crate::{Context, Error, ErrorKind, Result, sys};
@@ -89,6 +90,7 @@ pub(in crate::engine) fn launch(plan: &InitPlan, launch: &Launch<'_>) -> Result<
         third: None,
         join: launch.join.iter().map(|(file, kind)| (file.as_fd(), *kind)).collect(),
         namespaces: launch.namespaces,
+        ids: launch.outside.user.map_or((0, 0), UserNamespace::setup_ids),
         outside: launch.outside.is_needed().then_some(Outside { privileged, work: &work }),
         cgroup: launch.cgroup.unified.as_ref().map(AsFd::as_fd),
         unshare: launch.unshare,

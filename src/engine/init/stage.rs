@@ -34,8 +34,8 @@ pub(super) fn run(plan: &InitPlan, channel: &InitSide) -> Result<Infallible> {
     let mount_namespace = take(plan.mount_namespace)?;
     let user_namespace = take(plan.join_user_namespace)?;
     enter_namespaces(plan)?;
-    if let Some(namespace) = user_namespace {
-        join_user_namespace(&namespace)?;
+    if let (Some(namespace), Some(user)) = (user_namespace, plan.user_namespace) {
+        join_user_namespace(&namespace, user)?;
     }
     if let Some(namespace) = mount_namespace {
         setns(namespace, CloneFlags::CLONE_NEWNS).context(|| "setns(CLONE_NEWNS)")?;
@@ -115,17 +115,17 @@ fn enter_namespaces(plan: &InitPlan) -> Result<()> {
     write_sysctls(&plan.sysctls)
 }
 
-/// Becomes the root of a user namespace.
-fn join_user_namespace(namespace: &OwnedFd) -> Result<()> {
+/// Becomes the root of a user namespace, or who sets the container up in its place.
+fn join_user_namespace(namespace: &OwnedFd, user: UserNamespacePlan) -> Result<()> {
     setns(namespace, CloneFlags::CLONE_NEWUSER).context(|| "setns(CLONE_NEWUSER)")?;
     match setgroups(&[]) {
         // Denied in this namespace: the runtime's groups stay, as nobody's.
         Ok(()) | Err(nix::errno::Errno::EPERM) => {}
         Err(e) => return Err(e).context(|| "setgroups([]) in the user namespace"),
     }
-    let (user, group) = (Uid::from_raw(0), Gid::from_raw(0));
-    setresgid(group, group, group).context(|| "setresgid(0) in the user namespace")?;
-    setresuid(user, user, user).context(|| "setresuid(0) in the user namespace")
+    let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
+    setresgid(gid, gid, gid).context(|| format!("setresgid({gid}) in the user namespace"))?;
+    setresuid(uid, uid, uid).context(|| format!("setresuid({uid}) in the user namespace"))
 }
 
 /// Into a procfs that nobody can have covered: a value meant for a parameter must not reach another (CVE-2025-52881).

@@ -42,7 +42,7 @@ impl Prepared<'_> {
         }
         let joins_user = self.join.iter().any(|(_, kind)| *kind == user.bits());
         if joins_user || self.spawn.namespaces.contains(user) {
-            become_root(report_to);
+            become_ids(report_to, self.spawn.ids);
         }
         if !hidden_at_once && !hide() {
             fail(Stage::Hide, 0);
@@ -167,21 +167,48 @@ fn wait_for_outside(report_to: RawFd, reading: RawFd, writing: RawFd) {
     }
 }
 
-/// 0:0 of the user namespace, without the caller's supplementary groups. Where setgroups(2) is denied they stay.
-fn become_root(report_to: RawFd) {
+/// User and group in the user namespace, without the caller's supplementary groups. Where setgroups(2) is denied they
+/// stay.
+fn become_ids(report_to: RawFd, (uid, gid): (u32, u32)) {
     let none = ptr::null::<libc::gid_t>();
     // SAFETY: the kernel reads no group at all; raw calls, since the C library's would look for other threads.
     unsafe {
         if libc::syscall(libc::SYS_setgroups, 0, none) != 0 && errno() != libc::EPERM {
             fail(report_to, Stage::LeaveGroups, 0);
         }
-        if libc::syscall(libc::SYS_setresgid, 0, 0, 0) != 0 {
+        if libc::syscall(libc::SYS_setresgid, gid, gid, gid) != 0 {
             fail(report_to, Stage::BecomeGroup, 0);
         }
-        if libc::syscall(libc::SYS_setresuid, 0, 0, 0) != 0 {
+        if libc::syscall(libc::SYS_setresuid, uid, uid, uid) != 0 {
             fail(report_to, Stage::BecomeUser, 0);
         }
     }
+    if uid != 0 && !keep_capabilities() {
+        fail(report_to, Stage::KeepCapabilities, 0);
+    }
+}
+
+/// Who is not root loses all capabilities at execve(2) but the ambient ones (capabilities(7)).
+fn keep_capabilities() -> bool {
+    const VERSION_3: u32 = 0x2008_0522;
+    let mut header = [VERSION_3, 0];
+    // Effective, permitted and inheritable, first the lower 32 capabilities and then the higher ones.
+    let mut sets = [0_u32; 6];
+    // SAFETY: capget and capset read a header of two and read or fill sets of six 32-bit numbers, all on this stack; prctl
+    // takes integers. An unknown capability is refused, and there is none to keep then.
+    unsafe {
+        if libc::syscall(libc::SYS_capget, header.as_mut_ptr(), sets.as_mut_ptr()) != 0 {
+            return false;
+        }
+        (sets[2], sets[5]) = (sets[1], sets[4]);
+        if libc::syscall(libc::SYS_capset, header.as_mut_ptr(), sets.as_ptr()) != 0 {
+            return false;
+        }
+        for capability in 0..64 {
+            libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE, capability, 0, 0);
+        }
+    }
+    true
 }
 
 /// In the child, where no other thread is: every signal gets its default action, none is blocked but `SIGPIPE`.

@@ -56,12 +56,14 @@ pub enum Stage {
     Signals = 9,
     /// Keeping other processes from looking into it.
     Hide = 10,
-    /// Becoming the group 0 of its user namespace.
+    /// Becoming another group in its user namespace.
     BecomeGroup = 11,
-    /// Becoming the user 0 of its user namespace.
+    /// Becoming another user in its user namespace.
     BecomeUser = 12,
     /// Leaving the caller's supplementary groups.
     LeaveGroups = 13,
+    /// Keeping its capabilities there although it is not root.
+    KeepCapabilities = 14,
 }
 
 impl Stage {
@@ -77,9 +79,10 @@ impl Stage {
             Self::Session => "setsid",
             Self::Signals => "rt_sigprocmask",
             Self::Hide => "prctl(PR_SET_DUMPABLE, 0)",
-            Self::BecomeGroup => "setresgid(0) in the user namespace",
-            Self::BecomeUser => "setresuid(0) in the user namespace",
+            Self::BecomeGroup => "setresgid in the user namespace",
+            Self::BecomeUser => "setresuid in the user namespace",
             Self::LeaveGroups => "setgroups([]) in the user namespace",
+            Self::KeepCapabilities => "capset in the user namespace",
         }
     }
 
@@ -98,6 +101,7 @@ impl Stage {
             Self::BecomeGroup,
             Self::BecomeUser,
             Self::LeaveGroups,
+            Self::KeepCapabilities,
         ]
         .into_iter()
         .find(|stage| *stage as u8 == number)

@@ -6,7 +6,7 @@
 //!   caller ── clone3() ──▶ joiner: setns…, clone3(CLONE_PARENT) ─▶ child: the same
 //!                             │    └─ reports the pid, exits
 //!                             └─ between the two, for a new user or time namespace:
-//!                                unshare, waits while the caller writes id maps and clock offsets, becomes 0:0
+//!                                unshare, waits while the caller writes id maps and clock offsets, becomes root there
 //! ```
 //!
 //! A user namespace is made before all others, so that it owns them, and a time namespace before the child: a process
@@ -91,6 +91,9 @@ pub struct Spawn<'a> {
     pub join: Vec<(BorrowedFd<'a>, CloneFlags)>,
     /// Namespaces to make.
     pub namespaces: CloneFlags,
+    /// User and group that it becomes in its user namespace, if it gets another than ours; it keeps all capabilities
+    /// there until it has executed its program.
+    pub ids: (u32, u32),
     /// What the caller does when the user and time namespaces are there, and nothing else yet.
     pub outside: Option<Outside<'a>>,
     /// A cgroup v2 directory to start in (CLONE_INTO_CGROUP).
@@ -330,6 +333,7 @@ mod tests {
             third: None,
             join,
             namespaces: CloneFlags::empty(),
+            ids: (0, 0),
             outside: None,
             cgroup: None,
         };
