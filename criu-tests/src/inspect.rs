@@ -27,8 +27,17 @@ impl Inspection {
         probes: &[&str],
         edit: impl FnOnce(&mut Value),
     ) -> Self {
-        let before = host.mountinfo();
         let bundle = Bundle::new(host, "inspect", &[&["inspect"], probes].concat()).edit(edit);
+        Self::from(stage, host, run, bundle)
+    }
+
+    /// [`Inspection::with`] of a bundle that runs `inspect`, which is removed.
+    ///
+    /// # Panics
+    /// When it fails.
+    #[track_caller]
+    pub fn from(stage: &Stage, host: &Host, run: &[&str], bundle: Bundle) -> Self {
+        let before = host.mountinfo();
         let (path, id) = (bundle.path(), stage.id("inspect"));
         let args = [&["run", "-b", &path], run, &[id.as_str()]].concat();
         let text = host.migrate(&args).succeeded();

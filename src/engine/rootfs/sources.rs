@@ -34,11 +34,21 @@ impl Source {
     pub(super) fn into_tree(self, recursive: bool) -> Result<OwnedFd> {
         match self {
             Source::Tree(tree) => Ok(tree),
-            Source::Path(fd) => {
-                clone_tree(fd.as_fd(), extent(recursive)).context(|| "open_tree of the source")
-            }
+            Source::Path(fd) => clone_source(fd.as_fd(), recursive),
         }
     }
+}
+
+fn clone_source(source: BorrowedFd<'_>, recursive: bool) -> Result<OwnedFd> {
+    clone_tree(source, extent(recursive)).context(|| "open_tree of the source").map_err(|error| {
+        if error.is_errno(libc::EINVAL) && !recursive {
+            return error.with_hint(
+                "if the container has a user namespace and something is mounted below the source, use rbind: \
+                 what a mount of the host covers must stay covered",
+            );
+        }
+        error
+    })
 }
 
 /// Who opens the sources of bind mounts.
@@ -62,8 +72,7 @@ impl Sources for OwnSources {
         let opened = open(source, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
             .context(|| format!("open the source {}", source.display()))?;
         let Some(map) = id_map else { return Ok(Source::Path(opened)) };
-        let tree = clone_tree(opened.as_fd(), extent(*recursive))
-            .context(|| format!("open_tree {}", source.display()))?;
+        let tree = clone_source(opened.as_fd(), *recursive)?;
         map.apply(tree.as_fd()).context(|| format!("map the ids of {}", source.display()))?;
         Ok(Source::Tree(tree))
     }
