@@ -143,6 +143,54 @@ fn the_commands_work_without_root() {
     host.assert_no_trace();
 }
 
+/// As under an engine that has gone into a user namespace by itself: root there, and with no right outside of it.
+#[test]
+fn root_of_a_user_namespace_runs_containers_with_and_without_another_one() {
+    let Some(stage) = Stage::set(&[]) else { return };
+    let host = stage.host("a");
+    let user = User::on(&host);
+    let probes = ["inspect", "--read", "/proc/self/uid_map", "--write", "/dev/null", "--write", "/root/made"];
+    for with_another in [false, true] {
+        let bundle = user.bundle("inner", &probes).edit(|config| {
+            let linux = &mut config["linux"];
+            if with_another {
+                for map in ["uidMappings", "gidMappings"] {
+                    linux[map][0]["hostID"] = json!(0);
+                }
+            } else {
+                linux["namespaces"].as_array_mut().expect("a list").retain(|n| n["type"] != json!("user"));
+                (linux["uidMappings"], linux["gidMappings"]) = (json!([]), json!([]));
+            }
+        });
+        let caller = CALLER.to_string();
+        let (path, id) = (bundle.path(), stage.id("inner"));
+        let argv = [
+            &["setpriv", "--reuid", &caller, "--regid", &caller, "--clear-groups"][..],
+            &["unshare", "--map-root-user", "--mount", &user.program, "run", "-b", &path, &id],
+        ];
+        let command = host.command(&argv.concat());
+        let variables = [
+            ("XDG_RUNTIME_DIR", user.runtime_directory.as_str()),
+            ("PATH", "/usr/bin:/bin"),
+            ("USER", "caller"),
+        ];
+        let seen = parse(&command.environment(&variables).run().succeeded());
+        assert_eq!(seen["uid"], json!([0, 0, 0]));
+        let map = seen["read"]["/proc/self/uid_map"]["ok"].as_str().expect("text");
+        let first = if with_another { "0" } else { "54321" };
+        assert_eq!(map.split_whitespace().collect::<Vec<_>>(), ["0", first, "1"]);
+        for path in ["/dev/null", "/root/made"] {
+            assert_eq!(seen["write"][path]["ok"], json!("done"), "{path}: {}", seen["write"][path]);
+        }
+        bundle.remove();
+    }
+    assert!(
+        fs::exists(format!("{}/migrate", user.runtime_directory)).expect("look"),
+        "the caller's own state root"
+    );
+    host.assert_no_trace();
+}
+
 /// `/etc/subuid` and `/etc/subgid` give the caller ids besides its own, which newuidmap(1) and newgidmap(1) map for it.
 #[test]
 fn further_ids_are_mapped_by_those_who_may() {

@@ -31,6 +31,13 @@ impl Rootless {
     }
 }
 
+/// Whether this caller has a runtime directory of his own for what root has in `/run` (as runc judges): he is not root,
+/// or root in a user namespace that he has gone into as somebody else.
+pub(super) fn has_own_runtime_directory() -> bool {
+    !geteuid().is_root()
+        || (in_user_namespace() && std::env::var_os("USER").is_none_or(|user| user != "root"))
+}
+
 /// Whether the ids of this process are not simply those of the machine.
 fn in_user_namespace() -> bool {
     let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();

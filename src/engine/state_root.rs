@@ -12,6 +12,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use super::remains::remove_container_dir;
+use super::rootless::has_own_runtime_directory;
 use super::{Container, ContainerId, Rootless};
 use crate::{Context, Error, ErrorKind, Result};
 
@@ -40,17 +41,11 @@ impl StateRoot {
         Ok(Self { path, explicit: true, rootless: Rootless::Auto })
     }
 
-    /// The default root: `/run/migrate`, or `migrate` under `XDG_RUNTIME_DIR` for a caller who is not root. Needs no
+    /// The default root: `/run/migrate`, or `migrate` under `XDG_RUNTIME_DIR` for a caller who is not root of the machine. Needs no
     /// environment.
     pub fn default_root() -> Self {
-        let path = if nix::unistd::geteuid().is_root() {
-            PathBuf::from(DEFAULT)
-        } else {
-            std::env::var_os("XDG_RUNTIME_DIR")
-                .filter(|dir| !dir.is_empty())
-                .map_or_else(|| format!("/run/user/{}", nix::unistd::geteuid()).into(), PathBuf::from)
-                .join("migrate")
-        };
+        let own = if has_own_runtime_directory() { runtime_directory() } else { None };
+        let path = own.map_or_else(|| PathBuf::from(DEFAULT), |directory| directory.join("migrate"));
         Self { path, explicit: false, rootless: Rootless::Auto }
     }
 
@@ -123,7 +118,7 @@ impl StateRoot {
         let dir = self.dir(id);
         let make = |path: &Path, mode: u32| fs::DirBuilder::new().recursive(true).mode(mode).create(path);
         make(&self.path, 0o700).context(|| format!("make the state root {}", self.path.display()))?;
-        if !self.explicit && !nix::unistd::geteuid().is_root() {
+        if !self.explicit && self.path != Path::new(DEFAULT) {
             // Who tidies the user's runtime directory up leaves alone what has the sticky bit (XDG Base Directory
             // Specification). Containers live as long as they run, not as long as somebody looks at them.
             fs::set_permissions(&self.path, fs::Permissions::from_mode(0o1700))
@@ -218,6 +213,14 @@ impl StateRoot {
         }
         roots
     }
+}
+
+/// The caller's runtime directory, told or by custom. Who acts as root has none by custom.
+fn runtime_directory() -> Option<PathBuf> {
+    let told =
+        std::env::var_os("XDG_RUNTIME_DIR").filter(|directory| !directory.is_empty()).map(PathBuf::from);
+    let user = nix::unistd::geteuid();
+    told.or_else(|| (!user.is_root()).then(|| format!("/run/user/{user}").into()))
 }
 
 /// A name for a path that is too long to be one (Fowler–Noll–Vo, 64 bits).

@@ -189,7 +189,7 @@ impl UserNamespace {
     /// What init must know.
     pub(super) fn plan(&self) -> UserNamespacePlan {
         let (uid, gid) = self.setup;
-        UserNamespacePlan { setgroups_denied: self.setgroups_denied, uid, gid }
+        UserNamespacePlan { uid, gid }
     }
 
     /// Tells the kernel the ids of a new namespace, in which the process is the only one.
@@ -211,8 +211,6 @@ impl UserNamespace {
 /// What init must know of the user namespace that it is in.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(super) struct UserNamespacePlan {
-    /// Whether nobody in it may change his supplementary groups.
-    pub setgroups_denied: bool,
     /// Whom init is in it until it becomes the process's user.
     pub uid: u32,
     /// The same for groups.
@@ -311,7 +309,7 @@ mod tests {
         assert_eq!(host_id(&ids.uids, 10), Some(5009));
         assert_eq!(host_id(&ids.uids, 11), None);
         assert_eq!(text(&ids.uids), "1 5000 10\n0 7 1\n");
-        assert!(!ids.plan().setgroups_denied);
+        assert!(!ids.setgroups_denied);
     }
 
     #[test]

@@ -37,6 +37,7 @@ pub(super) fn run(plan: &InitPlan, channel: &InitSide) -> Result<Infallible> {
     if let (Some(namespace), Some(user)) = (user_namespace, plan.user_namespace) {
         join_user_namespace(&namespace, user)?;
     }
+    let setgroups_denied = setgroups_denied()?;
     if let Some(namespace) = mount_namespace {
         setns(namespace, CloneFlags::CLONE_NEWNS).context(|| "setns(CLONE_NEWNS)")?;
     }
@@ -58,7 +59,7 @@ pub(super) fn run(plan: &InitPlan, channel: &InitSide) -> Result<Infallible> {
     channel.ready()?;
     let process = &plan.process;
     program::enter_directory(&process.cwd)?;
-    become_user(process, plan.user_namespace)?;
+    become_user(process, setgroups_denied)?;
     let environment = program::environment(process);
     let path = program::find(&process.args[0], &environment)?;
     let Some(fifo) = fifo else { return execute(&path, &process.args, &environment) };
@@ -115,6 +116,13 @@ fn enter_namespaces(plan: &InitPlan) -> Result<()> {
     write_sysctls(&plan.sysctls)
 }
 
+/// Whether nobody in this user namespace may change his supplementary groups: one that was made without privilege, be it
+/// the container's or that of the runtime itself.
+fn setgroups_denied() -> Result<bool> {
+    const FILE: &str = "/proc/self/setgroups";
+    Ok(fs::read_to_string(FILE).context(|| format!("read {FILE}"))?.trim_end() == "deny")
+}
+
 /// Becomes the root of a user namespace, or who sets the container up in its place.
 fn join_user_namespace(namespace: &OwnedFd, user: UserNamespacePlan) -> Result<()> {
     setns(namespace, CloneFlags::CLONE_NEWUSER).context(|| "setns(CLONE_NEWUSER)")?;
@@ -144,12 +152,12 @@ fn write_sysctls(sysctls: &[(String, String)]) -> Result<()> {
 }
 
 /// From root with all capabilities to the process's user with its own. Irreversible.
-fn become_user(process: &ProcessPlan, user_namespace: Option<UserNamespacePlan>) -> Result<()> {
+fn become_user(process: &ProcessPlan, setgroups_denied: bool) -> Result<()> {
     nix::sys::stat::umask(Mode::from_bits_truncate(process.umask));
     program::own_stdio(process.uid)?;
     process.capabilities.drop_bounding()?;
     let groups: Vec<Gid> = process.additional_gids.iter().copied().map(Gid::from_raw).collect();
-    if !user_namespace.is_some_and(|user| user.setgroups_denied) {
+    if !(setgroups_denied && groups.is_empty()) {
         setgroups(&groups).context(|| format!("setgroups({:?})", process.additional_gids))?;
     }
     let (uid, gid) = (Uid::from_raw(process.uid), Gid::from_raw(process.gid));
