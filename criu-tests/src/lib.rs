@@ -36,5 +36,5 @@ pub use programs::{migrate, workload};
 pub use requirements::{Need, criu};
 pub use stage::Stage;
 pub use status::Status;
-pub use terminal::Terminal;
+pub use terminal::{Terminal, receive_descriptor};
 pub use wait::{PATIENCE, wait_until};

@@ -39,11 +39,8 @@ impl Terminal {
     /// When nothing arrives in time, or no master.
     #[track_caller]
     pub fn receive(listener: &UnixListener) -> Self {
-        let (stream, _) = listener.accept().expect("somebody connects to the console socket");
-        stream.set_read_timeout(Some(PATIENCE)).expect("set a timeout");
-        let mut fds = receive_descriptors(&stream);
-        assert_eq!(fds.len(), 1, "the console socket gets one descriptor");
-        Self { master: fds.remove(0).into(), shown: String::new() }
+        let (_, master) = receive_descriptor(listener);
+        Self { master: master.into(), shown: String::new() }
     }
 
     /// Types a text.
@@ -120,7 +117,20 @@ impl Terminal {
     }
 }
 
-fn receive_descriptors(stream: &UnixStream) -> Vec<OwnedFd> {
+/// What the next one who connects sends: a word and one descriptor.
+///
+/// # Panics
+/// When nothing arrives in time, or something else.
+#[track_caller]
+pub fn receive_descriptor(listener: &UnixListener) -> (String, OwnedFd) {
+    let (stream, _) = listener.accept().expect("somebody connects to the socket");
+    stream.set_read_timeout(Some(PATIENCE)).expect("set a timeout");
+    let (word, mut fds) = receive(&stream);
+    assert_eq!(fds.len(), 1, "the socket gets one descriptor");
+    (word, fds.remove(0))
+}
+
+fn receive(stream: &UnixStream) -> (String, Vec<OwnedFd>) {
     let mut name = [0; 256];
     let mut space = nix::cmsg_space!([RawFd; 4]);
     let mut parts = [IoSliceMut::new(&mut name)];
@@ -133,5 +143,6 @@ fn receive_descriptors(stream: &UnixStream) -> Vec<OwnedFd> {
             fds.extend(raw.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
         }
     }
-    fds
+    let length = got.bytes;
+    (String::from_utf8_lossy(&name[..length]).into_owned(), fds)
 }

@@ -42,6 +42,7 @@ pub(crate) fn run(options: &Options) -> Checked {
         "cgroups": text("/proc/self/cgroup")?.lines().collect::<Vec<_>>(),
         "fds": links("/proc/self/fd")?,
         "interfaces": interfaces()?,
+        "scheduling": scheduling()?,
         "read": tried(options, "read", |path| fs::read_to_string(path).map(|t| json!(t))),
         "write": tried(options, "write", |path| {
             fs::OpenOptions::new().write(true).create(true).truncate(false).open(path).map(|_| json!("done"))
@@ -113,6 +114,17 @@ pub(crate) fn links(dir: &str) -> Result<BTreeMap<String, String>, String> {
         !(dir.ends_with("/fd") && target.starts_with("/proc/") && target.ends_with("/fd"))
     });
     Ok(links)
+}
+
+fn scheduling() -> Result<Value, String> {
+    let [policy, nice, io_priority, personality, memory] = crate::sys::scheduling().during("scheduling")?;
+    Ok(json!({
+        "policy": policy,
+        "nice": nice,
+        "io_priority": io_priority,
+        "personality": personality,
+        "memory": memory,
+    }))
 }
 
 /// The names of the network interfaces, each with its flags in hexadecimal.

@@ -33,6 +33,26 @@ fn signal_set(signals: &[c_int]) -> libc::sigset_t {
     }
 }
 
+/// How the kernel schedules this thread: policy and nice value (sched_setattr(2)), I/O priority (ioprio_get(2)),
+/// execution domain (personality(2)), mode of the memory policy (get_mempolicy(2)).
+pub(crate) fn scheduling() -> io::Result<[i64; 5]> {
+    const IOPRIO_WHO_PROCESS: c_int = 1;
+    let long = |result: libc::c_long| if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) };
+    let mut mode: c_int = 0;
+    let none = std::ptr::null_mut::<libc::c_ulong>();
+    // SAFETY: integers, null pointers where the kernel takes them, and one that it writes an int to.
+    unsafe {
+        long(libc::syscall(libc::SYS_get_mempolicy, &raw mut mode, none, 0, 0, 0))?;
+        Ok([
+            i64::from(check(libc::sched_getscheduler(0))?),
+            i64::from(libc::getpriority(libc::PRIO_PROCESS, 0)),
+            long(libc::syscall(libc::SYS_ioprio_get, IOPRIO_WHO_PROCESS, 0))?,
+            i64::from(check(libc::personality(0xffff_ffff))?),
+            i64::from(mode),
+        ])
+    }
+}
+
 /// A signal taken from the queue: its number and the value that was queued with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Taken {

@@ -29,6 +29,7 @@ mod placement;
 mod remove;
 pub mod resources;
 mod state;
+mod sub;
 #[cfg(test)]
 mod tests;
 mod visible;
@@ -38,3 +39,4 @@ pub use freezer::FreezerState;
 pub use hierarchy::{Hierarchies, Hierarchy, Layout, ProcessCgroup, Version, self_cgroups};
 pub use mounts::{CgroupMount, CgroupMounts};
 pub use state::CgroupState;
+pub use sub::SubCgroups;

@@ -5,6 +5,7 @@
 
 mod commands;
 mod exit;
+mod inherited;
 mod logging;
 mod output;
 mod progress;
@@ -17,6 +18,7 @@ use clap::{Args, Parser};
 
 use crate::engine::{ContainerId, Rootless, StateRoot};
 use crate::{Error, ErrorKind, Result};
+use inherited::Inherited;
 use logging::LogFormat;
 
 /// Runs, checkpoints, restores and moves Linux containers.
@@ -54,6 +56,8 @@ struct Global {
     /// Log what is done
     #[arg(long)]
     debug: bool,
+    #[arg(skip)]
+    inherited: Inherited,
 }
 
 impl Global {
@@ -65,16 +69,17 @@ impl Global {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    let inherited = Inherited::now();
     // A caller may have it ignored. Children are waited for here, and how they ended matters.
     if let Err(error) = crate::sys::process::keep_ended_children() {
         output::error(&Error::new(ErrorKind::System, "sigaction(SIGCHLD, SIG_DFL)").with_source(error));
         return exit::FAILURE.into();
     }
-    run(std::env::args_os())
+    run(std::env::args_os(), inherited)
 }
 
-fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(args) {
+fn run(args: impl Iterator<Item = OsString>, inherited: Inherited) -> ExitCode {
+    let mut cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are no errors; everything else is exit code 1, as runc has it.
@@ -85,6 +90,7 @@ fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
             return code.into();
         }
     };
+    cli.global.inherited = inherited;
     let result = logging::init(&cli.global).and_then(|()| cli.command.run(&cli.global));
     match result {
         Ok(code) => code,

@@ -13,6 +13,7 @@ use nix::sched::CloneFlags;
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
 
+use super::attributes::Attributes;
 use super::console::Console;
 use super::container::EXEC_FIFO;
 use super::descriptors;
@@ -23,7 +24,7 @@ use super::init::parent::{Entry, Launch, Until, launch};
 use super::init::plan::InitPlan;
 use super::lock::lock;
 use super::namespaces::{Namespaces, sysctl_path};
-use super::process::{Process, ProcessPlan, ResolvedIo, limits};
+use super::process::{Process, ProcessPlan, ResolvedIo, limits, preserved};
 use super::remains::{kill_process, remove_unfinished};
 use super::rootfs::{CgroupBind, CgroupLayout, PlanContext, RootfsPlan};
 use super::state::{Creator, InitProcess, STATE, State, save_config};
@@ -39,12 +40,21 @@ pub struct ContainerBuilder {
     bundle: PathBuf,
     io: ProcessIo,
     no_pivot: bool,
+    preserve_fds: u32,
+    environment: Vec<String>,
 }
 
 impl ContainerBuilder {
     /// A container of this id from the bundle in this directory.
     pub fn from_bundle(id: ContainerId, bundle: &Path) -> Self {
-        Self { id, bundle: bundle.to_owned(), io: ProcessIo::default(), no_pivot: false }
+        Self {
+            id,
+            bundle: bundle.to_owned(),
+            io: ProcessIo::default(),
+            no_pivot: false,
+            preserve_fds: 0,
+            environment: Vec::new(),
+        }
     }
 
     /// What the container's init gets as stdin, stdout and stderr.
@@ -61,6 +71,21 @@ impl ContainerBuilder {
         self
     }
 
+    /// How many of the caller's descriptors init gets, from number 3 on and under their numbers. The caller had them
+    /// open before it opened anything else.
+    #[must_use]
+    pub fn preserve_fds(mut self, count: u32) -> Self {
+        self.preserve_fds = count;
+        self
+    }
+
+    /// Variables (`NAME=value`) on top of the configuration's.
+    #[must_use]
+    pub fn environment(mut self, variables: Vec<String>) -> Self {
+        self.environment = variables;
+        self
+    }
+
     /// Creates the container: its init is set up and waits for [`Container::start`].
     ///
     /// # Errors
@@ -68,12 +93,14 @@ impl ContainerBuilder {
     /// [`ErrorKind::NotFound`] and [`ErrorKind::PermissionDenied`] when the program cannot run; else the system call
     /// that failed. Nothing is left behind.
     pub fn create(self, root: &StateRoot) -> Result<Container> {
+        preserved(self.preserve_fds)?;
         let mut new = NewContainer::reserve(root, self.id)?;
+        new.preserve_fds = self.preserve_fds;
         let make = || {
             new.configure(&self.bundle, self.no_pivot)?;
             let io = self.io.resolve(new.has_terminal())?;
             new.create_cgroup()?;
-            new.start_init(&io)
+            new.start_init(&io, &self.environment)
         };
         match make() {
             Ok(()) => new.into_container(),
@@ -97,6 +124,8 @@ pub struct NewContainer {
     owns_cgroup: bool,
     /// What a failure removes outside of the directory.
     unfinished: Vec<PathBuf>,
+    /// How many of the caller's descriptors init gets.
+    preserve_fds: u32,
     /// Held until the container is there or gone.
     lock: Flock<File>,
     finished: bool,
@@ -148,6 +177,7 @@ impl NewContainer {
                 cgroup: None,
                 owns_cgroup: false,
                 unfinished: Vec::new(),
+                preserve_fds: 0,
                 lock,
                 finished: false,
             }),
@@ -301,12 +331,13 @@ impl NewContainer {
     }
 
     /// Starts init and sees it through to the fifo.
-    fn start_init(&mut self, io: &ResolvedIo) -> Result<()> {
+    fn start_init(&mut self, io: &ResolvedIo, environment: &[String]) -> Result<()> {
         self.owe_poststop()?;
         let spec = &self.config().spec;
-        let process = spec.process().clone().ok_or_else(|| {
+        let mut process = spec.process().clone().ok_or_else(|| {
             Error::new(ErrorKind::InvalidConfig, "invalid configuration: field `process` is required")
         })?;
+        process.env_mut().get_or_insert_default().extend_from_slice(environment);
         let fifo = self.make_fifo()?;
         if let Some(user) = &self.user {
             io.give_to(user.root()?)?;
@@ -333,16 +364,19 @@ impl NewContainer {
             new_network: namespaces.creates(CloneFlags::CLONE_NEWNET),
             fifo: Some(fifo.as_raw_fd()),
             mount_sources: sources.as_ref().map(|server| server.for_init().as_raw_fd()),
+            preserved: self.preserve_fds,
             console: io.console.as_ref().map(|console| console.plan(&process)).transpose()?,
             join_user_namespace: None,
             user_namespace: self.user.as_ref().map(UserNamespace::plan),
             hooks: InitHooks::new(spec, &self.state),
+            attributes: Attributes::new(&process, spec.linux().as_ref()),
             process: ProcessPlan::new(&Process::from_spec(process.clone()))?,
         };
         let mut inherit = vec![fifo.as_fd()];
         inherit.extend(mount_namespace.as_ref().map(AsFd::as_fd));
         inherit.extend(sources.as_ref().map(Server::for_init));
         inherit.extend(io.console.as_ref().map(Console::socket));
+        inherit.extend(preserved(self.preserve_fds)?);
         let entry = Entry::of(self.cgroup())?;
         let starting = launch(
             &plan,

@@ -48,12 +48,7 @@ impl Console {
     /// When nobody listens there.
     pub fn connect(path: &Path) -> Result<Self> {
         let attempt = || format!("connect to the console socket {}", path.display());
-        let stream = match UnixStream::connect(path) {
-            // Longer than an address may be: a short path leads to its directory.
-            Err(e) if e.kind() == io::ErrorKind::InvalidInput => connect_in_directory(path),
-            other => other,
-        };
-        let socket = above_stdio(stream.context(attempt)?.as_fd()).context(|| "dup")?;
+        let socket = above_stdio(connect(path).context(attempt)?.as_fd()).context(|| "dup")?;
         Ok(Self { socket, holder: Holder::Other })
     }
 
@@ -113,6 +108,15 @@ impl Console {
             tty::keep_newlines(master).context(|| "clear ONLCR of the container's terminal")?;
         }
         send_master(self.socket.as_fd(), master)
+    }
+}
+
+/// Connects to a unix stream socket, however long its path is.
+pub(super) fn connect(path: &Path) -> io::Result<UnixStream> {
+    match UnixStream::connect(path) {
+        // Longer than an address may be: a short path leads to its directory.
+        Err(e) if e.kind() == io::ErrorKind::InvalidInput => connect_in_directory(path),
+        other => other,
     }
 }
 
@@ -186,12 +190,17 @@ fn move_in(terminal: &OwnedFd) -> Result<()> {
 
 fn send_master(socket: BorrowedFd<'_>, master: BorrowedFd<'_>) -> Result<()> {
     let name = format!("/dev/pts/{}", tty::number(master).context(|| "ioctl(TIOCGPTN)")?);
-    let (bytes, fds) = ([IoSlice::new(name.as_bytes())], [master.as_raw_fd()]);
+    send_descriptor(socket, &name, master).context(|| "send the terminal's master to the console socket")
+}
+
+/// Sends one message: a word, and a descriptor.
+pub(super) fn send_descriptor(socket: BorrowedFd<'_>, word: &str, fd: BorrowedFd<'_>) -> io::Result<()> {
+    let (bytes, fds) = ([IoSlice::new(word.as_bytes())], [fd.as_raw_fd()]);
     let rights = [ControlMessage::ScmRights(&fds)];
     loop {
         match sendmsg::<UnixAddr>(socket.as_raw_fd(), &bytes, &rights, MsgFlags::MSG_NOSIGNAL, None) {
             Err(nix::errno::Errno::EINTR) => {}
-            other => return other.map(drop).context(|| "send the terminal's master to the console socket"),
+            other => return Ok(other.map(drop)?),
         }
     }
 }

@@ -8,15 +8,18 @@ use std::path::Path;
 use nix::sched::CloneFlags;
 use nix::unistd::geteuid;
 
+use super::attributes::{Attributes, BoundTo};
 use super::builder::set_limits;
 use super::console::Console;
 use super::hooks::InitHooks;
 use super::init::outside::FromOutside;
-use super::init::parent::{Entry, Launch, Until, launch};
+use super::init::parent::{Entry, Launch, Starting, Until, launch};
 use super::init::plan::InitPlan;
 use super::namespaces;
-use super::process::{Process, ProcessIo, ProcessPlan};
+use super::process::{Process, ProcessIo, ProcessPlan, preserved};
+use super::user::{self, UserId};
 use super::{Container, InitProcess, Status, UserNamespace};
+use crate::cgroup::{Cgroup, SubCgroups};
 use crate::sys::spawn::Spawned;
 use crate::{Context, Error, ErrorKind, Result};
 
@@ -37,6 +40,11 @@ pub struct ExecOptions {
     pub io: ProcessIo,
     /// Starts it in a paused container too, where it freezes at once.
     pub ignore_paused: bool,
+    /// Where beneath the container's cgroup it is.
+    pub cgroups: SubCgroups,
+    /// How many of the caller's descriptors it gets, from number 3 on and under their numbers. The caller had them
+    /// open before it opened anything else.
+    pub preserve_fds: u32,
 }
 
 impl Container {
@@ -50,7 +58,26 @@ impl Container {
         self.start_process(process, options).context(|| format!("exec in container {}", self.id()))
     }
 
+    /// A user of the container's: `USER[:GROUP]`, each a number or a name of its `/etc/passwd` and `/etc/group`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] for a name that is not there; [`ErrorKind::WrongStatus`] for a name in a container that
+    /// has stopped.
+    pub fn user(&self, text: &str) -> Result<UserId> {
+        let init = self.init().ok_or_else(Self::stopped)?;
+        let root = user::root_of(init.pid)?;
+        if !init.is_alive() {
+            return Err(Self::stopped());
+        }
+        user::resolve(text, root.as_fd())
+    }
+
+    fn stopped() -> Error {
+        Error::new(ErrorKind::WrongStatus, "cannot exec in a stopped container")
+    }
+
     fn start_process(&self, process: &Process, options: ExecOptions) -> Result<Spawned> {
+        let preserved = preserved(options.preserve_fds)?;
         match self.status()? {
             Status::Running | Status::Created => {}
             Status::Paused if options.ignore_paused => {}
@@ -58,10 +85,10 @@ impl Container {
                 return Err(Error::new(ErrorKind::WrongStatus, "cannot exec in a paused container")
                     .with_hint("resume it first, or pass --ignore-paused"));
             }
-            Status::Stopped | Status::Creating => {
-                return Err(Error::new(ErrorKind::WrongStatus, "cannot exec in a stopped container"));
-            }
+            Status::Stopped | Status::Creating => return Err(Self::stopped()),
         }
+        let config = self.config()?.spec;
+        let process = &process.completed_by(&config);
         crate::spec::validate_process(&process.spec, "process")?;
         if let Some(field) = crate::spec::unsupported_process(&process.spec, "process") {
             return Err(Error::new(ErrorKind::Unsupported, format!("field `{field}` is not supported yet")));
@@ -84,33 +111,56 @@ impl Container {
             new_network: false,
             fifo: None,
             mount_sources: None,
+            preserved: options.preserve_fds,
             console: io.console.as_ref().map(|console| console.plan(&process.spec)).transpose()?,
             user_namespace: user.as_ref().map(UserNamespace::plan),
             hooks: InitHooks::default(),
+            attributes: Attributes::of_joining(&process.spec, config.linux().as_ref()),
             process: ProcessPlan::new(process)?,
         };
-        let entry = Entry::of(&self.cgroup()?)?;
         let console = io.console.as_ref().map(Console::socket);
-        let starting = launch(
-            &plan,
-            &Launch {
-                stdio: io.stdio(),
-                inherit: joined.mount.iter().chain(&joined.user).map(AsFd::as_fd).chain(console).collect(),
-                join: &joined.others,
-                namespaces: CloneFlags::empty(),
-                cgroup: &entry,
-                unshare: CloneFlags::empty(),
-                outside: FromOutside {
-                    user: user.as_ref().filter(|_| joined.user.is_none()),
-                    oom_score_adj: process.spec.oom_score_adj(),
-                    ..FromOutside::default()
+        let inherit =
+            joined.mount.iter().chain(&joined.user).map(AsFd::as_fd).chain(console).chain(preserved);
+        let inherit: Vec<_> = inherit.collect();
+        let _bound = BoundTo::initial(&process.spec)?;
+        let start = |cgroup: &Cgroup| {
+            launch(
+                &plan,
+                &Launch {
+                    stdio: io.stdio(),
+                    inherit: inherit.clone(),
+                    join: &joined.others,
+                    namespaces: CloneFlags::empty(),
+                    cgroup: &Entry::of(cgroup)?,
+                    unshare: CloneFlags::empty(),
+                    outside: FromOutside {
+                        user: user.as_ref().filter(|_| joined.user.is_none()),
+                        oom_score_adj: process.spec.oom_score_adj(),
+                        ..FromOutside::default()
+                    },
+                    among_others: user.is_some() && joined.user.is_none(),
                 },
-                among_others: user.is_some() && joined.user.is_none(),
-            },
-        )?;
+            )
+        };
+        let starting = self.start_in_cgroup(&options.cgroups, start)?;
         starting.set_up(|_| Ok(()))?;
         set_limits(starting.pid(), &process.spec)?;
         starting.finish(Until::Running)
+    }
+
+    /// Starts in the container's cgroup or, where that may have no processes any more, in its first process's.
+    fn start_in_cgroup(
+        &self,
+        places: &SubCgroups,
+        start: impl Fn(&Cgroup) -> Result<Starting>,
+    ) -> Result<Starting> {
+        let cgroup = self.cgroup()?.beneath(places)?;
+        let error = match start(&cgroup) {
+            Err(error) if places.is_empty() && error.is_errno(libc::EBUSY) => error,
+            other => return other,
+        };
+        let moved = self.init().map(|init| cgroup.where_process_is(init.pid)).transpose()?.flatten();
+        moved.map_or(Err(error), |cgroup| start(&cgroup))
     }
 
     /// The namespaces that the container's configuration lists, from its living init.
@@ -129,7 +179,7 @@ impl Container {
         }
         // The pid in those paths is init's only if init has lived until now.
         if self.init().is_none() {
-            return Err(Error::new(ErrorKind::WrongStatus, "cannot exec in a stopped container"));
+            return Err(Self::stopped());
         }
         Ok(joined)
     }

@@ -9,6 +9,7 @@
 //! Everything is re-entrant from disk: a command may die at any instruction, and the next one derives the truth from
 //! the process (pid and start time), the freezer and the fifo. The engine does not know CRIU or archives.
 
+mod attributes;
 mod builder;
 mod capabilities;
 mod console;
@@ -21,6 +22,7 @@ mod id;
 mod init;
 mod lock;
 mod namespaces;
+mod pidfd_socket;
 mod process;
 mod program;
 mod remains;
@@ -31,6 +33,7 @@ mod state;
 mod state_root;
 mod status;
 mod time_offsets;
+mod user;
 mod user_namespace;
 
 pub use builder::{ContainerBuilder, NewContainer};
@@ -41,6 +44,7 @@ pub use foreground::{ExitCode, Foreground};
 pub use id::ContainerId;
 pub use init::init_if_requested;
 pub use namespaces::Namespaces;
+pub use pidfd_socket::{PidfdSocket, ProcessKind};
 pub(crate) use process::ResolvedIo;
 pub use process::{Process, ProcessIo};
 pub use rootless::Rootless;
@@ -48,4 +52,5 @@ pub use signal::parse_signal;
 pub use state::{InitProcess, State};
 pub use state_root::StateRoot;
 pub use status::Status;
+pub use user::UserId;
 pub use user_namespace::{IdMapping, UserNamespace};

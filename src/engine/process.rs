@@ -11,7 +11,7 @@ use super::capabilities::CapabilitySets;
 use super::console::Console;
 use crate::spec::oci::{self, PosixRlimitType};
 use crate::sys;
-use crate::{Context, Result};
+use crate::{Context, Error, ErrorKind, Result};
 
 /// The mask of file modes when the configuration gives none (runc's).
 const DEFAULT_UMASK: u32 = 0o022;
@@ -115,10 +115,68 @@ impl Process {
         &mut self.spec
     }
 
+    /// The same process, with what it leaves open taken from the container's configuration (as runc has it).
+    pub(super) fn completed_by(&self, config: &oci::Spec) -> Self {
+        let mut completed = self.clone();
+        let Some(own) = config.process() else { return completed };
+        let spec = &mut completed.spec;
+        let is_empty = |text: &Option<String>| text.as_deref().is_none_or(str::is_empty);
+        if spec.capabilities().is_none() {
+            spec.set_capabilities(own.capabilities().clone());
+        }
+        if spec.no_new_privileges().is_none() {
+            spec.set_no_new_privileges(own.no_new_privileges());
+        }
+        if is_empty(spec.apparmor_profile()) {
+            spec.set_apparmor_profile(own.apparmor_profile().clone());
+        }
+        if is_empty(spec.selinux_label()) {
+            spec.set_selinux_label(own.selinux_label().clone());
+        }
+        if spec.rlimits().as_ref().is_none_or(Vec::is_empty) {
+            spec.set_rlimits(own.rlimits().clone());
+        }
+        if spec.oom_score_adj().is_none() {
+            spec.set_oom_score_adj(own.oom_score_adj());
+        }
+        if spec.io_priority().is_none() {
+            spec.set_io_priority(*own.io_priority());
+        }
+        if spec.scheduler().is_none() {
+            spec.set_scheduler(own.scheduler().clone());
+        }
+        if spec.exec_cpu_affinity().is_none() {
+            spec.set_exec_cpu_affinity(own.exec_cpu_affinity().clone());
+        }
+        if spec.user().umask().is_none() {
+            let mut user = spec.user().clone();
+            user.set_umask(own.user().umask());
+            spec.set_user(user);
+        }
+        completed
+    }
+
     /// Capabilities on top of the configuration's: bounding, effective and permitted.
     pub fn add_capabilities(&mut self, names: impl IntoIterator<Item = String>) {
         self.added_capabilities.extend(names);
     }
+}
+
+/// The caller's descriptors from number 3 on that a process gets.
+///
+/// # Errors
+/// [`ErrorKind::InvalidInput`] with the first number that is not open.
+pub(super) fn preserved(count: u32) -> Result<Vec<BorrowedFd<'static>>> {
+    let open = |i: u32| {
+        let number = i32::try_from(i).ok().and_then(|i| i.checked_add(3)).unwrap_or(i32::MAX);
+        sys::fd::inherited(number).map_err(|e| {
+            let message = format!("unable to stat preserved-fd {i} (of {count})");
+            Error::new(ErrorKind::InvalidInput, message)
+                .with_source(e)
+                .with_hint(format!("descriptor {number} must be open when the command starts"))
+        })
+    };
+    (0..count).map(open).collect()
 }
 
 /// Everything init must know to become the process, decided before the clone.

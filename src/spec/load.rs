@@ -5,9 +5,10 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::oci::{Capability, Spec};
+use super::oci::{Capability, Process, Spec};
 use crate::{Context, Error, ErrorKind, Result};
 
 /// A `config.json` larger than this many bytes is refused.
@@ -60,23 +61,55 @@ impl Config {
     pub fn parse(bytes: Vec<u8>) -> Result<Self> {
         let mut value: Value = serde_json::from_slice(&bytes)
             .context_kind(ErrorKind::InvalidConfig, || "the configuration is not JSON")?;
-        drop_unknown_capabilities(&mut value);
-        let spec: Spec = serde_path_to_error::deserialize(value).map_err(|e| {
-            let field = e.path().to_string();
-            let message = if field == "." {
-                "invalid configuration".to_owned()
-            } else {
-                format!("invalid configuration: field `{field}`")
-            };
-            Error::new(ErrorKind::InvalidConfig, message).with_source(e.into_inner())
-        })?;
+        if let Some(process) = value.get_mut("process") {
+            adapt_process(process);
+        }
+        let spec: Spec = typed(value, "configuration")?;
         Ok(Self { spec, bytes })
     }
 }
 
+/// Parses a process that stands by itself (`exec --process`).
+///
+/// # Errors
+/// [`ErrorKind::InvalidConfig`]; the message names the field.
+pub fn parse_process(bytes: &[u8]) -> Result<Process> {
+    let mut value: Value =
+        serde_json::from_slice(bytes).context_kind(ErrorKind::InvalidConfig, || "the process is not JSON")?;
+    adapt_process(&mut value);
+    typed(value, "process")
+}
+
+fn typed<T: DeserializeOwned>(value: Value, what: &str) -> Result<T> {
+    serde_path_to_error::deserialize(value).map_err(|e| {
+        let field = e.path().to_string();
+        let message =
+            if field == "." { format!("invalid {what}") } else { format!("invalid {what}: field `{field}`") };
+        Error::new(ErrorKind::InvalidConfig, message).with_source(e.into_inner())
+    })
+}
+
+/// From what the specification writes to what its types read.
+fn adapt_process(process: &mut Value) {
+    drop_unknown_capabilities(process);
+    rename_scheduler_flags(process);
+}
+
+/// The types of the specification spell two flags in their own way.
+fn rename_scheduler_flags(process: &mut Value) {
+    let flags = process.pointer_mut("/scheduler/flags").and_then(Value::as_array_mut);
+    for flag in flags.into_iter().flatten() {
+        match flag.as_str() {
+            Some("SCHED_FLAG_RESET_ON_FORK") => *flag = "SCHED_RESET_ON_FORK".into(),
+            Some("SCHED_FLAG_DL_OVERRUN") => *flag = "SCHED_FLAG_D_L_OVERRUN".into(),
+            _ => {}
+        }
+    }
+}
+
 /// Capabilities newer than this program are no reason to refuse a container (runc warns too).
-fn drop_unknown_capabilities(config: &mut Value) {
-    let Some(sets) = config.pointer_mut("/process/capabilities").and_then(Value::as_object_mut) else {
+fn drop_unknown_capabilities(process: &mut Value) {
+    let Some(sets) = process.get_mut("capabilities").and_then(Value::as_object_mut) else {
         return;
     };
     for (set, names) in sets {

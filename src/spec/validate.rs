@@ -22,6 +22,7 @@ pub fn validate(spec: &Spec) -> Result<()> {
         validate_process(process, "process")?;
     }
     super::namespaces::validate(spec)?;
+    spec.linux().as_ref().map_or(Ok(()), super::process::validate_linux)?;
     sysctls(spec)?;
     hooks(spec)?;
     for (i, mount) in spec.mounts().iter().flatten().enumerate() {
@@ -55,7 +56,7 @@ pub fn validate_process(process: &Process, field: &str) -> Result<()> {
             return Err(invalid(&name, "has a soft limit above its hard limit"));
         }
     }
-    Ok(())
+    super::process::validate(process, field)
 }
 
 /// The first field that asks for something this version does not do, if any. Nothing is ignored in silence.
@@ -64,8 +65,6 @@ pub fn unsupported(spec: &Spec) -> Option<String> {
     let has = |present: bool, field: &str| present.then(|| field.to_owned());
     has(linux.is_some_and(|l| l.seccomp().is_some()), "linux.seccomp")
         .or_else(|| has(linux.is_some_and(|l| l.intel_rdt().is_some()), "linux.intelRdt"))
-        .or_else(|| has(linux.is_some_and(|l| l.memory_policy().is_some()), "linux.memoryPolicy"))
-        .or_else(|| has(linux.is_some_and(|l| l.personality().is_some()), "linux.personality"))
         .or_else(|| {
             has(
                 linux.and_then(|l| l.net_devices().as_ref()).is_some_and(|d| !d.is_empty()),
@@ -80,9 +79,6 @@ pub fn unsupported_process(process: &Process, field: &str) -> Option<String> {
     [
         (some_text(process.apparmor_profile().as_deref()), "apparmorProfile"),
         (some_text(process.selinux_label().as_deref()), "selinuxLabel"),
-        (process.scheduler().is_some(), "scheduler"),
-        (process.io_priority().is_some(), "ioPriority"),
-        (process.exec_cpu_affinity().is_some(), "execCPUAffinity"),
     ]
     .into_iter()
     .find(|(present, _)| *present)

@@ -64,6 +64,22 @@ pub fn stdio(number: usize) -> BorrowedFd<'static> {
     unsafe { BorrowedFd::borrow_raw(number as RawFd) }
 }
 
+/// A descriptor of 3 or more that this process was started with, borrowed.
+///
+/// # Errors
+/// `EBADF` when there is none of that number.
+pub fn inherited(number: RawFd) -> io::Result<BorrowedFd<'static>> {
+    if number < 3 {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
+    // SAFETY: F_GETFD takes integers.
+    if unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it is open, and what the process was started with is nobody's to close.
+    Ok(unsafe { BorrowedFd::borrow_raw(number) })
+}
+
 /// A sealed memory file with these contents, positioned at its start (memfd_create(2)).
 ///
 /// # Errors

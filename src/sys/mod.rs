@@ -19,6 +19,7 @@ pub mod pidfd;
 pub mod proc;
 pub mod process;
 pub mod procfs;
+pub mod scheduling;
 pub mod self_exe;
 pub mod selinux;
 pub mod seqpacket;

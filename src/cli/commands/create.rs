@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `migrate create`.
 
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use crate::cli::{Global, parse_id};
-use crate::engine::{Console, Container, ContainerBuilder, ContainerId, ProcessIo};
+use crate::engine::{Console, Container, ContainerBuilder, ContainerId, PidfdSocket, ProcessIo, ProcessKind};
+use crate::sys;
 use crate::{Context, Error, ErrorKind, Result};
 
 #[derive(Debug, clap::Args)]
@@ -37,6 +39,9 @@ pub(super) struct BundleArgs {
     /// Number of further descriptors to pass to the container
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     preserve_fds: u32,
+    /// Socket that receives a pidfd of the container's first process
+    #[arg(long, value_name = "SOCKET")]
+    pidfd_socket: Option<PathBuf>,
 }
 
 impl Args {
@@ -58,20 +63,30 @@ impl BundleArgs {
 
     /// Creates the container and writes the pid file. When that cannot be written, the container is removed again.
     pub(super) fn create(&self, global: &Global, id: &ContainerId, io: ProcessIo) -> Result<Container> {
-        if self.preserve_fds > 0 {
-            return Err(not_yet("--preserve-fds"));
-        }
+        let passed = global.inherited.pass(self.preserve_fds)?;
+        let pidfd_socket = self.pidfd_socket.as_deref().map(PidfdSocket::connect).transpose()?;
         let container = ContainerBuilder::from_bundle(id.clone(), &self.bundle)
             .no_pivot(self.no_pivot)
             .io(io)
+            .preserve_fds(passed.descriptors)
+            .environment(passed.environment)
             .create(&global.state_root()?)?;
-        let pid = container.init().map(|init| init.pid);
-        if let (Some(path), Some(pid)) = (&self.pid_file, pid)
-            && let Err(error) = write_pid_file(path, pid)
-        {
-            return Err(error.with_cleanup(container.delete(true).err()));
+        match self.tell(&container, pidfd_socket.as_ref()) {
+            Ok(()) => Ok(container),
+            Err(error) => Err(error.with_cleanup(container.delete(true).err())),
         }
-        Ok(container)
+    }
+
+    /// Tells who waits for the first process which one it is.
+    fn tell(&self, container: &Container, pidfd_socket: Option<&PidfdSocket>) -> Result<()> {
+        let init = container.init().ok_or_else(|| {
+            Error::new(ErrorKind::WrongStatus, format!("container {} ended at once", container.id()))
+        })?;
+        if let Some(socket) = pidfd_socket {
+            let pidfd = sys::pidfd::open(init.pid()).context(|| format!("pidfd_open({})", init.pid))?;
+            socket.send(ProcessKind::First, pidfd.as_fd())?;
+        }
+        self.pid_file.as_deref().map_or(Ok(()), |path| write_pid_file(path, init.pid))
     }
 }
 

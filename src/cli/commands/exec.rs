@@ -1,13 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `migrate exec`.
 
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::create::{detached_io, not_yet, refuse_console_socket, write_pid_file};
+use super::create::{detached_io, refuse_console_socket, write_pid_file};
+use crate::cgroup::SubCgroups;
 use crate::cli::{Global, exit, parse_id};
-use crate::engine::{Container, ContainerId, ExecOptions, Foreground, Process};
-use crate::spec::{Config, oci};
+use crate::engine::{
+    Container, ContainerId, ExecOptions, Foreground, PidfdSocket, Process, ProcessKind, UserId,
+};
+use crate::spec::{Config, oci, parse_process};
+use crate::sys::spawn::Spawned;
 use crate::{Context, Error, ErrorKind, Result};
 
 #[derive(Debug, clap::Args)]
@@ -27,9 +32,9 @@ pub(in crate::cli) struct Args {
     /// Allocate a terminal
     #[arg(short, long)]
     tty: bool,
-    /// User, as UID or UID:GID
-    #[arg(short, long, value_name = "UID[:GID]", value_parser = parse_user)]
-    user: Option<(u32, Option<u32>)>,
+    /// User, by number or by its name in the container
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    user: Option<String>,
     /// Further group id; may be repeated
     #[arg(short = 'g', long = "additional-gids", value_name = "GID")]
     additional_gids: Vec<u32>,
@@ -57,44 +62,62 @@ pub(in crate::cli) struct Args {
     /// Number of further descriptors to pass on
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     preserve_fds: u32,
+    /// Socket that receives a pidfd of the process
+    #[arg(long, value_name = "SOCKET")]
+    pidfd_socket: Option<PathBuf>,
+    /// Existing cgroup beneath the container's; may be repeated with controllers
+    #[arg(long, value_name = "[CONTROLLER:]CGROUP")]
+    cgroup: Vec<String>,
+    /// AppArmor profile of the process
+    #[arg(long, value_name = "PROFILE")]
+    apparmor: Option<String>,
+    /// SELinux label of the process
+    #[arg(long, value_name = "LABEL")]
+    process_label: Option<String>,
 }
 
 impl Args {
     pub(in crate::cli) fn run(&self, global: &Global) -> Result<ExitCode> {
-        if self.preserve_fds > 0 {
-            return Err(not_yet("--preserve-fds"));
-        }
+        let passed = global.inherited.pass(self.preserve_fds)?;
         let container = global.state_root()?.load(&self.id)?;
-        let process = self.process(&container)?;
-        let mut options = ExecOptions { ignore_paused: self.ignore_paused, ..ExecOptions::default() };
-        if self.detach {
+        let mut process = self.process(&container)?;
+        process.spec_mut().env_mut().get_or_insert_default().extend(passed.environment);
+        let pidfd_socket = self.pidfd_socket.as_deref().map(PidfdSocket::connect).transpose()?;
+        let mut options = ExecOptions {
+            ignore_paused: self.ignore_paused,
+            preserve_fds: passed.descriptors,
+            cgroups: SubCgroups::parse(&self.cgroup)?,
+            ..ExecOptions::default()
+        };
+        let foreground = if self.detach {
             options.io = detached_io(self.console_socket.as_deref())?;
-            let child = container.exec(&process, options)?;
-            self.write_pid(child.pid.as_raw())?;
-            return Ok(exit::SUCCESS.into());
-        }
-        refuse_console_socket(self.console_socket.as_deref())?;
-        let (foreground, io) = Foreground::new(true)?;
-        options.io = io;
+            None
+        } else {
+            refuse_console_socket(self.console_socket.as_deref())?;
+            let (foreground, io) = Foreground::new(true)?;
+            options.io = io;
+            Some(foreground)
+        };
         let child = container.exec(&process, options)?;
-        self.write_pid(child.pid.as_raw())?;
+        self.tell(&child, pidfd_socket.as_ref()).inspect_err(|_| child.kill())?;
+        let Some(foreground) = foreground else { return Ok(exit::SUCCESS.into()) };
         let code = foreground.wait(child.pid, &child.pidfd)?;
         Ok(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)))
     }
 
-    fn write_pid(&self, pid: i32) -> Result<()> {
-        self.pid_file.as_deref().map_or(Ok(()), |path| write_pid_file(path, pid))
+    /// Tells who waits for the process which one it is.
+    fn tell(&self, child: &Spawned, pidfd_socket: Option<&PidfdSocket>) -> Result<()> {
+        if let Some(socket) = pidfd_socket {
+            socket.send(ProcessKind::Further, child.pidfd.as_fd())?;
+        }
+        self.pid_file.as_deref().map_or(Ok(()), |path| write_pid_file(path, child.pid.as_raw()))
     }
 
     /// The process of `--process`, or that of the bundle's config.json as it is now, changed by the flags.
     fn process(&self, container: &Container) -> Result<Process> {
         if let Some(path) = &self.process {
             let bytes = std::fs::read(path).context(|| format!("read {}", path.display()))?;
-            let spec = serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_slice(&bytes))
-                .map_err(|e| {
-                    let message = format!("invalid process in {}: field `{}`", path.display(), e.path());
-                    Error::new(ErrorKind::InvalidConfig, message).with_source(e.into_inner())
-                })?;
+            let spec = parse_process(&bytes).context(|| format!("read {}", path.display()))?;
             return Ok(Process::from_spec(spec));
         }
         if self.command.is_empty() {
@@ -116,33 +139,28 @@ impl Args {
         if self.no_new_privs {
             spec.set_no_new_privileges(Some(true));
         }
-        self.set_user(&mut spec);
+        if self.apparmor.is_some() {
+            spec.set_apparmor_profile(self.apparmor.clone());
+        }
+        if self.process_label.is_some() {
+            spec.set_selinux_label(self.process_label.clone());
+        }
+        self.set_user(container, &mut spec)?;
         let mut process = Process::from_spec(spec);
         process.add_capabilities(self.cap.iter().cloned());
         Ok(process)
     }
 
-    fn set_user(&self, spec: &mut oci::Process) {
+    fn set_user(&self, container: &Container, spec: &mut oci::Process) -> Result<()> {
         let mut user = spec.user().clone();
-        if let Some((uid, gid)) = self.user {
+        if let Some(text) = &self.user {
+            let UserId { uid, gid, additional_gids } = container.user(text)?;
             user.set_uid(uid);
-            if let Some(gid) = gid {
-                user.set_gid(gid);
-            }
+            user.set_gid(gid.unwrap_or(user.gid()));
+            user.additional_gids_mut().get_or_insert_default().extend(additional_gids);
         }
-        if !self.additional_gids.is_empty() {
-            let mut gids = user.additional_gids().clone().unwrap_or_default();
-            gids.extend(&self.additional_gids);
-            user.set_additional_gids(Some(gids));
-        }
+        user.additional_gids_mut().get_or_insert_default().extend(&self.additional_gids);
         spec.set_user(user);
-    }
-}
-
-fn parse_user(text: &str) -> std::result::Result<(u32, Option<u32>), String> {
-    let number = |part: &str| part.parse::<u32>().map_err(|_| format!("`{part}` is not a number"));
-    match text.split_once(':') {
-        Some((uid, gid)) => Ok((number(uid)?, Some(number(gid)?))),
-        None => Ok((number(text)?, None)),
+        Ok(())
     }
 }

@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-use super::create::{BundleArgs, not_yet};
+use super::create::BundleArgs;
 use crate::cli::{Global, exit, parse_id};
 use crate::engine::{Container, ContainerId, Foreground};
 use crate::sys;
@@ -30,24 +30,22 @@ pub(in crate::cli) struct Args {
 impl Args {
     pub(in crate::cli) fn run(&self, global: &Global) -> Result<ExitCode> {
         if self.detach {
-            if self.keep {
-                return Err(not_yet("--keep with --detach"));
-            }
             let container = self.bundle.create(global, &self.id, self.bundle.detached_io()?)?;
-            start(container)?;
+            start(container, self.keep)?;
             return Ok(exit::SUCCESS.into());
         }
         self.bundle.refuse_console_socket()?;
         let (foreground, io) = Foreground::new(!self.no_subreaper)?;
-        let container = start(self.bundle.create(global, &self.id, io)?)?;
+        let container = start(self.bundle.create(global, &self.id, io)?, self.keep)?;
         stay(container, foreground, self.keep)
     }
 }
 
-/// Starts a container that was just created, or removes it.
-fn start(mut container: Container) -> Result<Container> {
+/// Starts a container that was just created, or removes it unless it is to be kept.
+fn start(mut container: Container, keep: bool) -> Result<Container> {
     match container.start() {
         Ok(()) => Ok(container),
+        Err(error) if keep => Err(error),
         Err(error) => Err(error.with_cleanup(container.delete(true).err())),
     }
 }

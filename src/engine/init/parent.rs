@@ -5,7 +5,6 @@ use std::ffi::CString;
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
-use std::time::Duration;
 
 use nix::sched::CloneFlags;
 use nix::unistd::Pid;
@@ -183,10 +182,8 @@ impl Starting {
 
 impl Drop for Starting {
     fn drop(&mut self) {
-        let Some(child) = self.child.take() else { return };
-        // It is our child: if it is gone already, the signal has nothing to do, and there is still a zombie to reap.
-        drop(sys::pidfd::send_signal(child.pidfd.as_fd(), libc::SIGKILL));
-        drop(sys::pidfd::wait_ended(&child.pidfd, Duration::from_secs(10)));
-        let _ = nix::sys::wait::waitpid(child.pid, Some(nix::sys::wait::WaitPidFlag::WNOHANG));
+        if let Some(child) = self.child.take() {
+            child.kill();
+        }
     }
 }

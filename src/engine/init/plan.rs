@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 
 use serde::{Deserialize, Serialize};
 
+use crate::engine::attributes::Attributes;
 use crate::engine::console::ConsolePlan;
 use crate::engine::hooks::InitHooks;
 use crate::engine::process::ProcessPlan;
@@ -30,6 +31,8 @@ pub(in crate::engine) struct InitPlan {
     pub fifo: Option<i32>,
     /// The socket on which the runtime opens sources of mounts.
     pub mount_sources: Option<i32>,
+    /// How many descriptors from number 3 on are the program's.
+    pub preserved: u32,
     /// The terminal to make for the process.
     pub console: Option<ConsolePlan>,
     /// The user namespace to join, if the process is not in it yet. Init was executed outside of it: nobody in it may
@@ -38,6 +41,7 @@ pub(in crate::engine) struct InitPlan {
     /// The user namespace that the process ends up in, if it is another than the runtime's.
     pub user_namespace: Option<UserNamespacePlan>,
     pub hooks: InitHooks,
+    pub attributes: Attributes,
     pub process: ProcessPlan,
 }
 

@@ -33,6 +33,7 @@ pub(super) fn run(plan: &InitPlan, channel: &InitSide) -> Result<Infallible> {
     let fifo = take(plan.fifo)?;
     let mount_namespace = take(plan.mount_namespace)?;
     let user_namespace = take(plan.join_user_namespace)?;
+    plan.attributes.set_affinity()?;
     enter_namespaces(plan)?;
     if let (Some(namespace), Some(user)) = (user_namespace, plan.user_namespace) {
         join_user_namespace(&namespace, user)?;
@@ -56,20 +57,21 @@ pub(super) fn run(plan: &InitPlan, channel: &InitSide) -> Result<Infallible> {
             set_up_console(plan.console.as_ref(), None, &own_fds)?;
         }
     }
+    plan.attributes.apply()?;
     channel.ready()?;
     let process = &plan.process;
     program::enter_directory(&process.cwd)?;
     become_user(process, setgroups_denied)?;
     let environment = program::environment(process);
     let path = program::find(&process.args[0], &environment)?;
-    let Some(fifo) = fifo else { return execute(&path, &process.args, &environment) };
+    let Some(fifo) = fifo else { return execute(&path, plan, &environment) };
     channel.waiting()?;
     // From here on `create` is not waited for: it is `start` that learns what happens.
     let start = wait_at_fifo(&own_fds, &fifo)?;
     drop((own_fds, fifo));
     let run = || {
         plan.hooks.start_container(&environment)?;
-        execute(&path, &process.args, &environment)
+        execute(&path, plan, &environment)
     };
     run().inspect_err(|error| tell_start(start, error))
 }
@@ -197,16 +199,18 @@ fn tell_start(mut start: File, error: &Error) {
     }
 }
 
-fn execute(path: &Path, args: &[String], environment: &[(String, String)]) -> Result<Infallible> {
+fn execute(path: &Path, plan: &InitPlan, environment: &[(String, String)]) -> Result<Infallible> {
     let c_string = |text: Vec<u8>| CString::new(text).context(|| "make a C string of an argument");
     let program = c_string(path.as_os_str().as_encoded_bytes().to_vec())?;
-    let argv = args.iter().map(|a| c_string(a.clone().into_bytes())).collect::<Result<Vec<_>>>()?;
+    let argv =
+        plan.process.args.iter().map(|a| c_string(a.clone().into_bytes())).collect::<Result<Vec<_>>>()?;
     let envp = environment
         .iter()
         .map(|(name, value)| c_string(format!("{name}={value}").into_bytes()))
         .collect::<Result<Vec<_>>>()?;
     // Nothing of the runtime may reach the program (CVE-2024-21626).
-    sys::fd::cloexec_from(3).context(|| "close_range(3, CLOEXEC)")?;
+    let first = plan.preserved.saturating_add(3) as i32;
+    sys::fd::cloexec_from(first).context(|| format!("close_range({first}, CLOEXEC)"))?;
     sys::process::reset_signals().context(|| "reset the signals")?;
     Err(sys::process::execute(&program, &argv, &envp)).context(|| format!("exec {path:?}"))
 }

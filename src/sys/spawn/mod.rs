@@ -22,8 +22,9 @@ use std::ffi::CString;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
+use std::time::Duration;
 
 use nix::sched::CloneFlags;
 use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
@@ -131,6 +132,16 @@ pub struct Spawned {
     pub pid: Pid,
     /// The same process by descriptor.
     pub pidfd: OwnedFd,
+}
+
+impl Spawned {
+    /// Ends a process that nobody will wait for, and waits for it.
+    pub fn kill(&self) {
+        // It is the caller's child: if it is gone already, there is nothing to kill, and still a zombie to reap.
+        drop(super::pidfd::send_signal(self.pidfd.as_fd(), libc::SIGKILL));
+        drop(super::pidfd::wait_ended(&self.pidfd, Duration::from_secs(10)));
+        let _ = nix::sys::wait::waitpid(self.pid, Some(nix::sys::wait::WaitPidFlag::WNOHANG));
+    }
 }
 
 /// Starts the process.
@@ -298,8 +309,6 @@ pub(in crate::sys) unsafe fn clone3(args: &libc::clone_args) -> libc::c_long {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd;
-
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
     use nix::sys::wait::{WaitStatus, waitpid};
 

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a container's first process is given beside its configuration's usual fields: how it is scheduled, where its
+//! memory is, descriptors, its pidfd for others.
+
+use std::fs;
+use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixListener;
+
+use criu_tests::{Bundle, Host, PATIENCE, Stage, migrate, receive_descriptor};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use serde_json::{Value, json};
+
+/// Runs `inspect` in the foreground, in a bundle changed by `edit`.
+fn inspect(stage: &Stage, host: &Host, name: &str, edit: impl FnOnce(&mut Value)) -> Value {
+    let bundle = Bundle::new(host, name, &["inspect"]).edit(edit);
+    let text = host.migrate(&["run", "-b", &bundle.path(), &stage.id(name)]).succeeded();
+    host.assert_no_trace();
+    serde_json::from_str(&text).unwrap_or_else(|e| panic!("not JSON: {e}\n{text}"))
+}
+
+/// The command line of `migrate` in a shell that has done something first.
+fn after(host: &Host, script: &str, args: &[&str]) -> criu_tests::Command {
+    let (program, root) = (migrate(), host.state_root());
+    let script = format!("{script}; exec \"$@\"");
+    let argv = [&["sh", "-c", &script, "sh", &program, "--root", &root], args].concat();
+    host.command(&argv)
+}
+
+#[test]
+fn scheduling_memory_and_personality_are_as_configured() {
+    let Some(stage) = Stage::set(&[]) else { return };
+    let host = stage.host("a");
+    let seen = inspect(&stage, &host, "set", |config| {
+        config["process"]["scheduler"] =
+            json!({"policy": "SCHED_BATCH", "nice": 19, "flags": ["SCHED_FLAG_RESET_ON_FORK"]});
+        config["process"]["ioPriority"] = json!({"class": "IOPRIO_CLASS_BE", "priority": 3});
+        config["linux"]["personality"] = json!({"domain": "LINUX32"});
+        config["linux"]["memoryPolicy"] = json!({"mode": "MPOL_BIND", "nodes": "0"});
+    });
+    let reset_on_fork = 0x4000_0000;
+    assert_eq!(
+        seen["scheduling"],
+        json!({"policy": 3 | reset_on_fork, "nice": 19, "io_priority": 2 << 13 | 3, "personality": 8, "memory": 2})
+    );
+    let seen = inspect(&stage, &host, "unset", |_| {});
+    assert_eq!(seen["scheduling"]["policy"], json!(0));
+    assert_eq!(seen["scheduling"]["personality"], json!(0));
+    assert_eq!(seen["scheduling"]["memory"], json!(0));
+}
+
+#[test]
+fn what_the_kernel_or_the_specification_refuses_names_its_field() {
+    let Some(stage) = Stage::set(&[]) else { return };
+    let host = stage.host("a");
+    for (name, edit, said) in [
+        ("scheduler", json!({"scheduler": {"policy": "SCHED_OTHER", "nice": 20}}), "process.scheduler.nice"),
+        (
+            "priority",
+            json!({"ioPriority": {"class": "IOPRIO_CLASS_BE", "priority": 9}}),
+            "process.ioPriority",
+        ),
+        ("class", json!({"ioPriority": {"class": "IOPRIO_CLASS_NO", "priority": 1}}), "process.ioPriority"),
+        // A deadline needs all processors of the system.
+        (
+            "deadline",
+            json!({"scheduler": {"policy": "SCHED_DEADLINE", "runtime": 42_000, "deadline": 1_000_000,
+                                 "period": 1_000_000}}),
+            "process scheduler can't be used together with AllowedCPUs",
+        ),
+    ] {
+        let bundle = Bundle::new(&host, name, &["exit"]).edit(|config| {
+            config["process"]
+                .as_object_mut()
+                .expect("an object")
+                .extend(edit.as_object().expect("one").clone());
+            config["linux"]["resources"] = json!({"cpu": {"cpus": "0"}});
+        });
+        host.migrate(&["run", "-b", &bundle.path(), &stage.id(name)]).failed(1, &[said]);
+        host.assert_no_trace();
+    }
+    let bundle = Bundle::new(&host, "nodes", &["exit"])
+        .edit(|config| config["linux"]["memoryPolicy"] = json!({"mode": "MPOL_BIND", "nodes": "1000"}));
+    host.migrate(&["run", "-b", &bundle.path(), &stage.id("nodes")]).failed(1, &["linux.memoryPolicy"]);
+    host.assert_no_trace();
+}
+
+#[test]
+fn the_runtimes_own_processors_are_not_the_containers() {
+    let Some(stage) = Stage::set(&[]) else { return };
+    let host = stage.host("a");
+    let all = inspect(&stage, &host, "all", |_| {})["status"]["Cpus_allowed_list"].clone();
+    let bundle = Bundle::new(&host, "bound", &["inspect"]);
+    let id = stage.id("bound");
+    let text = after(&host, "taskset -p -c 0 $$ >/dev/null", &["run", "-b", &bundle.path(), &id]).run();
+    let seen: Value = serde_json::from_str(&text.succeeded()).expect("JSON");
+    assert_eq!(seen["status"]["Cpus_allowed_list"], all);
+}
+
+#[test]
+fn preserved_descriptors_keep_their_numbers_after_those_of_the_service_manager() {
+    let Some(stage) = Stage::set(&[]) else { return };
+    let host = stage.host("a");
+    let bundle = Bundle::new(&host, "fds", &["inspect"]);
+    let names = ["one", "two", "three"].map(|name| host.path(name));
+    names.iter().for_each(|name| fs::write(name, "x").expect("write"));
+    let open = format!("exec 3<{} 4<{} 5<{}", names[0], names[1], names[2]);
+    let run = |script: &str, args: &[&str]| {
+        let (path, id) = (bundle.path(), stage.id("fds"));
+        after(&host, script, &[&["run"], args, &["-b", &path, &id]].concat()).run()
+    };
+    let parse = |text: String| serde_json::from_str::<Value>(&text).expect("JSON");
+    let numbers =
+        |seen: &Value| seen["fds"].as_object().expect("an object").keys().cloned().collect::<Vec<_>>();
+
+    let seen = parse(run(&open, &["--preserve-fds", "2"]).succeeded());
+    assert_eq!(numbers(&seen), ["0", "1", "2", "3", "4"]);
+    assert_eq!(seen["fds"]["4"], json!(names[1]));
+    assert_eq!(seen["env"]["LISTEN_FDS"], Value::Null);
+    assert_eq!(numbers(&parse(run(&open, &[]).succeeded())), ["0", "1", "2"], "none is asked for");
+
+    let listen = format!("{open}; export LISTEN_FDS=1 LISTEN_PID=$$");
+    let seen = parse(run(&listen, &["--preserve-fds", "1"]).succeeded());
+    assert_eq!(numbers(&seen), ["0", "1", "2", "3", "4"]);
+    assert_eq!(seen["fds"]["3"], json!(names[0]));
+    assert_eq!((&seen["env"]["LISTEN_FDS"], &seen["env"]["LISTEN_PID"]), (&json!("1"), &json!("1")));
+    let others = format!("{open}; export LISTEN_FDS=1 LISTEN_PID=1");
+    let seen = parse(run(&others, &[]).succeeded());
+    assert_eq!(numbers(&seen), ["0", "1", "2"], "they are another process's");
+
+    let log = host.path("log");
+    let said = "unable to stat preserved-fd 1 (of 2)";
+    let args = ["--log", &log, "run", "--preserve-fds", "2", "-b", &bundle.path(), &stage.id("fds")];
+    after(&host, &format!("exec 3<{}", names[0]), &args).run().failed(1, &[said]);
+    host.assert_no_trace();
+}
+
+#[test]
+fn who_asks_for_the_first_process_gets_its_descriptor() {
+    let Some(stage) = Stage::set(&[]) else { return };
+    let host = stage.host("a");
+    let path = host.path("pidfd.sock");
+    let listener = UnixListener::bind(&path).expect("bind");
+    let bundle = Bundle::of_workload(&host, "counter", &[]);
+    let id = stage.id("pidfd");
+    host.migrate_detached(&["create", "--pidfd-socket", &path, "-b", &bundle.path(), &id]);
+    let (word, pidfd) = receive_descriptor(&listener);
+    assert_eq!(word, "standard");
+    let ended = |timeout: PollTimeout| {
+        poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], timeout).expect("poll") > 0
+    };
+    assert!(!ended(PollTimeout::ZERO));
+    host.migrate(&["delete", "--force", &id]).succeeded();
+    assert!(ended(PollTimeout::try_from(PATIENCE).expect("a time")), "it is the container's first process");
+
+    let args = ["create", "--pidfd-socket", &host.path("nobody"), "-b", &bundle.path(), &id];
+    host.migrate(&args).failed(1, &["pidfd socket"]);
+    host.assert_no_trace();
+}
