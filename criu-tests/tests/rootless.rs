@@ -129,6 +129,8 @@ fn the_commands_work_without_root() {
     user.run(&["exec", "-g", "5", &id, "/workload", "inspect"])
         .failed(255, &["cannot set any additional groups"]);
     user.run(&["pause", &id]).failed(1, &["has no cgroup"]);
+    user.run(&["checkpoint", "--export", &format!("{}/web.tar", user.runtime_directory), &id])
+        .failed(1, &["checkpoint and restore need root"]);
     user.run(&["kill", &id, "TERM"]).succeeded();
     criu_tests::wait_until(criu_tests::PATIENCE, "the container stops", || {
         match parse(&user.run(&["state", &id]).succeeded())["status"].as_str() {

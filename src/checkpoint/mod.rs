@@ -12,6 +12,7 @@
 mod export;
 mod externals;
 mod journal;
+mod namespaces;
 mod options;
 mod stdio;
 
@@ -27,7 +28,9 @@ pub use journal::settle;
 pub use options::{CheckpointOptions, Export, LeaveRunning};
 
 use crate::archive::Progress;
-use crate::criu::{Criu, CriuClient, DumpStats, Kernel, Notify, SpawnOptions, Version, check_inet_sockets};
+use crate::criu::{
+    Criu, CriuClient, DumpStats, Kernel, Notify, SpawnOptions, Version, check_inet_sockets, require_root,
+};
 use crate::engine::{Container, InitProcess, Status, descriptors};
 use crate::spec::Config;
 use crate::sys::namespace::in_private_mount_namespace;
@@ -91,6 +94,8 @@ fn run(
     if !matches!(status, Status::Running | Status::Paused) {
         return Err(wrong_status(status));
     }
+    require_root()?;
+    namespaces::check(&container.config()?)?;
     let criu = Criu::find(options.criu.as_deref())?;
     let images = ImagesDir::choose(container, options, export.as_ref())?;
     let dumped = attempt(container, options, &criu, &images, export, status, progress);

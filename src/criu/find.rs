@@ -56,6 +56,21 @@ impl Criu {
     }
 }
 
+/// CRIU takes foreign processes apart, and makes mounts and namespaces on the way.
+///
+/// # Errors
+/// [`ErrorKind::PermissionDenied`] for a caller who is not root.
+pub fn require_root() -> Result<()> {
+    if nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::PermissionDenied,
+        "checkpoint and restore need root, whoever runs the container",
+    )
+    .with_hint("a container of another user's state root is found with --root"))
+}
+
 /// Everything that the search depends on.
 #[derive(Debug, Clone)]
 struct Search {

@@ -20,7 +20,7 @@ mod stats;
 mod version;
 
 pub use client::{CriuClient, Dumped, Features, Restored, Session, SpawnOptions, Stdio};
-pub use find::Criu;
+pub use find::{Criu, require_root};
 pub use log::{Job, LogError, first_error};
 pub use notify::{Notify, Silent};
 pub use request::{

@@ -22,7 +22,7 @@ use nix::unistd::Pid;
 pub use options::{RestoreOptions, Source};
 
 use crate::archive::Progress;
-use crate::criu::{Criu, CriuClient, Notify, SpawnOptions, Stdio};
+use crate::criu::{Criu, CriuClient, Notify, SpawnOptions, Stdio, require_root};
 use crate::engine::rootfs::prepare_mountpoints;
 use crate::engine::{
     Container, ContainerId, Namespaces, NewContainer, ProcessIo, ResolvedIo, StateRoot, descriptors,
@@ -57,6 +57,7 @@ pub fn restore(
         Source::Archive { name, .. } => format!("restore container {id} from {name}"),
         Source::Images(_) => format!("restore container {id}"),
     };
+    require_root().context(|| context.clone())?;
     let criu = Criu::find(options.criu.as_deref())?;
     let mut new = NewContainer::reserve(root, id)?;
     match run(&mut new, &criu, source, options, io, progress) {

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Namespaces that CRIU takes apart and could not put together again: said before anything is frozen.
+
+use nix::sched::CloneFlags;
+
+use crate::engine::Namespaces;
+use crate::spec::Config;
+use crate::{Error, ErrorKind, Result};
+
+/// Refuses a container that shares another's user namespace and, in it, namespaces that a restore would have to join.
+///
+/// CRIU restores the user namespace as one of the container's own, which has no rights over what the other one owns.
+///
+/// # Errors
+/// [`ErrorKind::Unsupported`], naming the namespaces.
+pub(super) fn check(config: &Config) -> Result<()> {
+    let namespaces = Namespaces::from_spec(&config.spec);
+    let Some(user) = namespaces.path(CloneFlags::CLONE_NEWUSER) else { return Ok(()) };
+    let external = namespaces.external();
+    let Some((name, _, path)) = external.first() else {
+        tracing::warn!(
+            path = %user.display(),
+            "the container shares this user namespace with others: a restored one gets its own, with the same ids"
+        );
+        return Ok(());
+    };
+    Err(Error::new(
+        ErrorKind::Unsupported,
+        format!(
+            "the container has joined the user namespace {} and the {name} namespace {}: it could not be restored, \
+             since criu gives it a new user namespace, which has no rights over that one",
+            user.display(),
+            path.display()
+        ),
+    )
+    .with_hint("give the container a user namespace of its own, or let it share no network and pid namespace"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_shared_user_namespace_and_one_that_it_owns_are_refused_together() {
+        let judge = |namespaces: serde_json::Value| {
+            let json = json!({"ociVersion": "1.0.2", "linux": {"namespaces": namespaces}});
+            check(&Config::parse(json.to_string().into_bytes()).expect("it parses"))
+        };
+        let (user, net) = (json!({"type": "user", "path": "/u"}), json!({"type": "network", "path": "/n"}));
+        judge(json!([user])).expect("it gets its own");
+        judge(json!([net, {"type": "user"}])).expect("its own joins the host's");
+        let error = judge(json!([net, user])).expect_err("it could not join");
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.to_string().contains("the user namespace /u and the net namespace /n"), "{error}");
+    }
+}
