@@ -188,6 +188,44 @@ fn without_pivot_root() {
 }
 
 #[test]
+fn without_a_mount_namespace_the_hosts_table_is_as_before_in_the_end() {
+    stage_and_host!(stage, host);
+    let without = |config: &mut Value| {
+        config["linux"]["namespaces"].as_array_mut().expect("a list").retain(|n| n["type"] != json!("mount"));
+        config["linux"]["maskedPaths"] = json!([]);
+        config["linux"]["readonlyPaths"] = json!([]);
+    };
+    host.command(&["mount", "--make-rshared", "/"]).run().succeeded();
+    let bundle = Bundle::of_workload(&host, "counter", &["--memory", "1048576"]).edit(without);
+    for mounted_by_user in [false, true] {
+        if mounted_by_user {
+            host.command(&["mount", "--bind", &bundle.rootfs(), &bundle.rootfs()]).run().succeeded();
+        }
+        let before = host.mountinfo();
+        let container = host.run_detached(&stage.id("host"), &bundle);
+        let own = host.command(&["readlink", "/proc/self/ns/mnt"]).run().succeeded();
+        let pid = container.state()["pid"].as_i64().expect("a pid");
+        assert_eq!(host.command(&["readlink", &format!("/proc/{pid}/ns/mnt")]).run().succeeded(), own);
+        for place in ["/proc", "/dev", "/dev/pts", "/sys"] {
+            let point = format!(" {}{place} ", bundle.rootfs());
+            assert!(host.mountinfo().contains(&point), "{place} is mounted on the host");
+        }
+        host.migrate(&["exec", container.id(), "/workload", "inspect"]).succeeded();
+        container.end();
+        assert_eq!(host.mountinfo(), before);
+    }
+    let before = host.mountinfo();
+    let refused = bundle.edit(|config| config["process"]["args"] = json!(["/no/such/program"]));
+    host.migrate(&["run", "-b", &refused.path(), &stage.id("refused")]).failed(1, &["/no/such/program"]);
+    assert_eq!(host.mountinfo(), before);
+    let masked = refused.edit(|config| config["linux"]["maskedPaths"] = json!(["/proc/keys"]));
+    host.migrate(&["run", "-b", &masked.path(), &stage.id("masked")]).failed(1, &["linux.maskedPaths"]);
+    assert_eq!(host.mountinfo(), before);
+    host.command(&["umount", &masked.rootfs()]).run().succeeded();
+    host.command(&["mount", "--make-rprivate", "/"]).run().succeeded();
+}
+
+#[test]
 fn cgroups_read_only_and_writable() {
     stage_and_host!(stage, host);
     for namespace in [false, true] {

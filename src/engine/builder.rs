@@ -25,8 +25,8 @@ use super::init::plan::InitPlan;
 use super::lock::lock;
 use super::namespaces::{Namespaces, sysctl_path};
 use super::process::{Process, ProcessPlan, ResolvedIo, limits, preserved};
-use super::remains::{kill_process, remove_unfinished};
-use super::rootfs::{CgroupBind, CgroupLayout, PlanContext, RootfsPlan};
+use super::remains::{kill_process, remove_host_mounts, remove_unfinished};
+use super::rootfs::{self, CgroupBind, CgroupLayout, PlanContext, RootfsPlan};
 use super::state::{Creator, InitProcess, STATE, State, save_config};
 use super::{Container, ContainerId, ProcessIo, StateRoot, UserNamespace, rootless, time_offsets};
 use crate::cgroup::{Cgroup, CgroupMounts, CgroupState, Hierarchies};
@@ -156,6 +156,7 @@ impl NewContainer {
                 rootfs: dir.join("bundle/rootfs"),
                 owns_bundle: false,
                 unfinished: Vec::new(),
+                mount_below: None,
                 cgroup: CgroupState::default(),
                 namespace_paths: BTreeMap::new(),
                 external_descriptors: Default::default(),
@@ -332,6 +333,7 @@ impl NewContainer {
 
     /// Starts init and sees it through to the fifo.
     fn start_init(&mut self, io: &ResolvedIo, environment: &[String]) -> Result<()> {
+        self.mount_on_host()?;
         self.owe_poststop()?;
         let spec = &self.config().spec;
         let mut process = spec.process().clone().ok_or_else(|| {
@@ -366,6 +368,7 @@ impl NewContainer {
             mount_sources: sources.as_ref().map(|server| server.for_init().as_raw_fd()),
             preserved: self.preserve_fds,
             console: io.console.as_ref().map(|console| console.plan(&process)).transpose()?,
+            root: None,
             join_user_namespace: None,
             user_namespace: self.user.as_ref().map(UserNamespace::plan),
             hooks: InitHooks::new(spec, &self.state),
@@ -439,6 +442,16 @@ impl NewContainer {
         self.run_runtime_hooks(pid)
     }
 
+    /// Makes the one mount below which a container without a mount namespace has its own.
+    fn mount_on_host(&mut self) -> Result<()> {
+        if self.rootfs_plan().entry != rootfs::Entry::Chroot {
+            return Ok(());
+        }
+        self.state.mount_below = Some(rootfs::host::mount_below(&self.state.rootfs)?);
+        self.state.save(&self.dir)?;
+        rootfs::host::bind(&self.state.rootfs)
+    }
+
     fn make_fifo(&self) -> Result<std::os::fd::OwnedFd> {
         let path = self.dir.join(EXEC_FIFO);
         mkfifo(&path, Mode::from_bits_truncate(0o622)).context(|| format!("mkfifo {}", path.display()))?;
@@ -504,6 +517,7 @@ impl NewContainer {
             failed.extend(cgroup.kill_all().err());
             failed.extend(cgroup.destroy().err());
         }
+        failed.extend(remove_host_mounts(&self.state).err());
         failed.extend(remove_unfinished(&self.unfinished));
         failed.extend(self.root.release(&self.dir, self.state.owns_bundle).err());
         if let (true, true, Some(config)) = (failed.is_empty(), self.state.poststop_due, &self.config) {

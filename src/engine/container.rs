@@ -17,7 +17,7 @@ use super::builder::plan_context;
 use super::hooks::{self, HookKind, HookState};
 use super::init::sync::Failure;
 use super::lock::lock;
-use super::remains::{kill_process, remove_unfinished};
+use super::remains::{kill_process, remove_host_mounts, remove_unfinished};
 use super::rootfs::RootfsPlan;
 use super::state::{load_config, replace_file};
 use super::{ContainerId, InitProcess, Namespaces, State, StateRoot, Status};
@@ -362,6 +362,7 @@ impl Container {
         }
         let mut failed = Vec::new();
         failed.extend(cgroup.destroy().err());
+        failed.extend(remove_host_mounts(&self.state).err());
         failed.extend(remove_unfinished(&self.state.unfinished));
         // What the hooks after the end are is written down in the directory that must go before them.
         let config = self.config();

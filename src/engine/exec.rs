@@ -2,7 +2,7 @@
 //! A further process in a running container.
 
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::Path;
 
 use nix::sched::CloneFlags;
@@ -29,7 +29,16 @@ struct Joined {
     mount: Option<File>,
     /// For init to join. A caller who is not root needs the rights that this one gives for joining the others.
     user: Option<File>,
+    /// The root directory of a container without a mount namespace.
+    root: Option<File>,
     others: Vec<(File, CloneFlags)>,
+}
+
+impl Joined {
+    /// What init inherits.
+    fn for_init(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        [&self.mount, &self.user, &self.root].into_iter().flatten().map(AsFd::as_fd)
+    }
 }
 
 /// How a further process is started.
@@ -104,6 +113,7 @@ impl Container {
         let plan = InitPlan {
             rootfs: None,
             mount_namespace: joined.mount.as_ref().map(AsRawFd::as_raw_fd),
+            root: joined.root.as_ref().map(AsRawFd::as_raw_fd),
             join_user_namespace: joined.user.as_ref().map(AsRawFd::as_raw_fd),
             hostname: None,
             domainname: None,
@@ -119,9 +129,7 @@ impl Container {
             process: ProcessPlan::new(process)?,
         };
         let console = io.console.as_ref().map(Console::socket);
-        let inherit =
-            joined.mount.iter().chain(&joined.user).map(AsFd::as_fd).chain(console).chain(preserved);
-        let inherit: Vec<_> = inherit.collect();
+        let inherit: Vec<_> = joined.for_init().chain(console).chain(preserved).collect();
         let _bound = BoundTo::initial(&process.spec)?;
         let start = |cgroup: &Cgroup| {
             launch(
@@ -176,6 +184,10 @@ impl Container {
             } else {
                 joined.others.push((file, flag));
             }
+        }
+        if let (None, Some(init)) = (&joined.mount, self.init()) {
+            let root = format!("/proc/{}/root", init.pid);
+            joined.root = Some(File::open(&root).context(|| format!("open {root}"))?);
         }
         // The pid in those paths is init's only if init has lived until now.
         if self.init().is_none() {

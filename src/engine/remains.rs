@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::InitProcess;
+use super::{InitProcess, State, rootfs};
 use crate::{Context, Error, ErrorKind, Result, sys};
 
 /// How long a killed process may take to go.
@@ -54,6 +54,16 @@ pub(super) fn remove_unfinished(paths: &[PathBuf]) -> Vec<Error> {
         Err(e) => Err(e).context(|| format!("stat {}", path.display())),
     };
     paths.iter().filter_map(|path| remove(path).err()).collect()
+}
+
+/// Unmounts what a container without a mount namespace has mounted in its root file system.
+pub(super) fn remove_host_mounts(state: &State) -> Result<()> {
+    match state.mount_below {
+        Some(below) => {
+            rootfs::host::unbind(&state.rootfs, below).context(|| "unmount the container's mounts")
+        }
+        None => Ok(()),
+    }
 }
 
 fn mounted_inside(mountpoint: &Path) -> Error {

@@ -21,6 +21,8 @@ pub(in crate::engine) struct InitPlan {
     pub rootfs: Option<RootfsPlan>,
     /// The mount namespace to join.
     pub mount_namespace: Option<i32>,
+    /// The root directory to enter: of a container without a mount namespace.
+    pub root: Option<i32>,
     pub hostname: Option<String>,
     pub domainname: Option<String>,
     /// Kernel parameters, as paths below `/proc/sys`.

@@ -42,6 +42,9 @@ pub(super) fn run(plan: &InitPlan, channel: &InitSide) -> Result<Infallible> {
     if let Some(namespace) = mount_namespace {
         setns(namespace, CloneFlags::CLONE_NEWNS).context(|| "setns(CLONE_NEWNS)")?;
     }
+    if let Some(root) = take(plan.root)? {
+        rootfs::enter_root(root.as_fd())?;
+    }
     match &plan.rootfs {
         Some(rootfs) => {
             let prepared = match take(plan.mount_sources)?.map(Requests) {

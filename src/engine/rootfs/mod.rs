@@ -25,6 +25,7 @@ mod destination;
 mod devices;
 mod external;
 mod filesystem;
+pub mod host;
 mod id_map;
 mod mountpoints;
 mod mounts;
@@ -79,12 +80,12 @@ pub struct Entered<'a> {
 /// # Errors
 /// What could not be mounted or made, naming the entry of `config.json`; the namespace is then unusable.
 pub fn prepare<'a>(plan: &'a RootfsPlan, sources: &dyn Sources) -> Result<Prepared<'a>> {
-    if plan.entry == Entry::Chroot {
-        let root = Root::open_host(&plan.rootfs)?;
-        return Ok(Prepared { plan, root, readonly_later: Vec::new() });
-    }
     let _umask = Umask::set(0);
-    let root = pivot::isolate(plan)?;
+    let root = match plan.entry {
+        // The runtime has bound it there: see [`host`].
+        Entry::Chroot => Root::open_host(&plan.rootfs)?,
+        Entry::PivotRoot | Entry::MoveMount => pivot::isolate(plan)?,
+    };
     let mut readonly_later = Vec::new();
     let builder = Builder { root: &root, sources, label: plan.mount_label.as_deref() };
     for mount in &plan.mounts {
@@ -110,14 +111,11 @@ impl<'a> Prepared<'a> {
         console::open_ptmx(&self.root)
     }
 
-    /// Binds the container's terminal on its `/dev/console`, if the container has mounts of its own.
+    /// Binds the container's terminal on its `/dev/console`.
     ///
     /// # Errors
     /// The system call that failed.
     pub fn bind_console(&self, terminal: BorrowedFd<'_>) -> Result<()> {
-        if self.plan.entry == Entry::Chroot {
-            return Ok(());
-        }
         let _umask = Umask::set(0);
         console::bind(&self.root, terminal)
     }
@@ -132,12 +130,10 @@ impl<'a> Prepared<'a> {
         match plan.entry {
             Entry::PivotRoot => pivot::pivot(&root)?,
             Entry::MoveMount => pivot::move_over(&root, &plan.rootfs)?,
-            Entry::Chroot => pivot::enter_by_chroot(&root)?,
+            Entry::Chroot => pivot::enter_by_chroot(root.fd())?,
         }
         // The others were set before; these two stand in the way of pivot_root(2) or of the bind mount of /.
-        if plan.entry != Entry::Chroot
-            && matches!(plan.propagation.kind, PropagationKind::Shared | PropagationKind::Unbindable)
-        {
+        if matches!(plan.propagation.kind, PropagationKind::Shared | PropagationKind::Unbindable) {
             mounts::set_propagation(root.fd(), plan.propagation)
                 .context(|| "set linux.rootfsPropagation on /")?;
         }
@@ -175,6 +171,14 @@ impl Entered<'_> {
 /// What is there instead, or the system call that failed.
 pub fn open_ptmx_here() -> Result<OwnedFd> {
     console::open_ptmx(&Root::open_host(Path::new("/"))?)
+}
+
+/// Makes a directory the root and working directory of this process (chroot(2)).
+///
+/// # Errors
+/// The system call that failed.
+pub fn enter_root(root: BorrowedFd<'_>) -> Result<()> {
+    pivot::enter_by_chroot(root)
 }
 
 /// The mount's other flags stay, the locked ones among them.

@@ -4,7 +4,7 @@
 //! Owns propagation towards the host: nothing that happens here may reach it. Must not know what is mounted in
 //! the root filesystem. Sources: pivot_root(2), mount_namespaces(7).
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -82,12 +82,12 @@ pub(super) fn move_over(root: &Root, rootfs: &Path) -> Result<()> {
     }
     fchdir(root.fd()).context(|| "chdir to the root filesystem")?;
     mount(Some("."), "/", NONE, MsFlags::MS_MOVE, NONE).context(|| "move the root filesystem to /")?;
-    enter_by_chroot(root)
+    enter_by_chroot(root.fd())
 }
 
 /// chroot(2) into the root filesystem.
-pub(super) fn enter_by_chroot(root: &Root) -> Result<()> {
-    fchdir(root.fd()).context(|| "chdir to the root filesystem")?;
+pub(super) fn enter_by_chroot(root: BorrowedFd<'_>) -> Result<()> {
+    fchdir(root).context(|| "chdir to the root filesystem")?;
     chroot(".").context(|| "chroot")?;
     chdir("/").context(|| "chdir to the new root")
 }

@@ -74,7 +74,7 @@ pub enum Entry {
     PivotRoot,
     /// The root filesystem is moved over `/`.
     MoveMount,
-    /// chroot(2) alone: there is no mount namespace, and nothing is mounted.
+    /// chroot(2) alone: there is no mount namespace, and what is mounted is mounted on the host.
     Chroot,
 }
 
@@ -200,7 +200,7 @@ impl RootfsPlan {
             .map(|(index, mount)| entries.plan(index, mount))
             .collect::<Result<Vec<_>>>()?;
         let configured = linux.and_then(|linux| linux.devices().as_deref()).unwrap_or_default();
-        let devices = if wants_devices(&mounts, entry) { Some(devices::plan(configured)?) } else { None };
+        let devices = if wants_devices(&mounts) { Some(devices::plan(configured)?) } else { None };
         let plan = Self {
             mount_label: mount_label(linux, context.selinux)?,
             rootfs: rootfs.clone(),
@@ -233,14 +233,12 @@ impl RootfsPlan {
         }
     }
 
-    /// Without a mount namespace every mount would be the host's: refused rather than done or left out.
+    /// Without a mount namespace a path would be hidden from the host as well.
     fn require_mount_namespace(&self) -> Result<()> {
         if self.entry != Entry::Chroot {
             return Ok(());
         }
         let wanted = [
-            ("mounts", !self.mounts.is_empty()),
-            ("root.readonly", self.readonly_root),
             ("linux.maskedPaths", !self.masked_paths.is_empty()),
             ("linux.readonlyPaths", !self.readonly_paths.is_empty()),
         ];
@@ -248,7 +246,7 @@ impl RootfsPlan {
             None => Ok(()),
             Some((field, _)) => Err(Error::new(
                 ErrorKind::InvalidConfig,
-                format!("{field} needs a mount namespace, which linux.namespaces does not name"),
+                format!("{field}: unable to restrict sys entries without a private MNT namespace"),
             )),
         }
     }
@@ -376,11 +374,11 @@ fn root_propagation(word: Option<&str>) -> Result<Propagation> {
 }
 
 /// Nodes go into the container's `/dev` unless that is somebody else's directory.
-fn wants_devices(mounts: &[MountPlan], entry: Entry) -> bool {
+fn wants_devices(mounts: &[MountPlan]) -> bool {
     let is_bound = |mount: &MountPlan| {
         mount.destination == Path::new("/dev") && matches!(mount.kind, MountKind::Bind { .. })
     };
-    entry != Entry::Chroot && !mounts.iter().any(is_bound)
+    !mounts.iter().any(is_bound)
 }
 
 fn paths(field: &str, listed: Option<&[String]>) -> Result<Vec<PathBuf>> {
@@ -526,11 +524,7 @@ mod tests {
             config["linux"][key] = value;
             config
         };
-        let no_mount_namespace = |mounts: Value| {
-            let mut config = linux("namespaces", json!([{"type": "pid"}]));
-            config["mounts"] = mounts;
-            config
-        };
+        let no_mount_namespace = || linux("namespaces", json!([{"type": "pid"}]));
         let device = |device: Value| linux("devices", json!([device]));
         let table = [
             (
@@ -580,12 +574,7 @@ mod tests {
                 InvalidConfig,
                 "linux.devices[0].major",
             ),
-            (
-                no_mount_namespace(json!([{"destination": "/proc", "type": "proc"}])),
-                InvalidConfig,
-                "mounts needs a mount namespace",
-            ),
-            (no_mount_namespace(json!([])), InvalidConfig, "root.readonly"),
+            (no_mount_namespace(), InvalidConfig, "linux.maskedPaths: unable to restrict"),
         ];
         for (config, kind, field) in table {
             let error = plan_of(&config).expect_err(field);

@@ -613,12 +613,51 @@ fn without_pivot_root_the_hosts_proc_is_out_of_reach() {
 }
 
 #[test]
-fn without_a_mount_namespace_it_is_chroot_alone() {
-    let mut bundle = Bundle::with_mounts(json!([]));
+fn without_a_mount_namespace_the_mounts_are_the_hosts_until_the_end() {
+    let mut bundle = Bundle::with_mounts(json!([
+        {"destination": "/proc", "type": "proc", "source": "proc"},
+        {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["ro"]},
+    ]));
     bundle.config["linux"]["namespaces"] = json!([{"type": "pid"}]);
+    bundle.config["root"]["readonly"] = json!(true);
     bundle.write("rootfs/here", "");
-    bundle.inside(|| {
-        assert!(Path::new("/here").exists() && !Path::new("/dev").exists());
+    let (plan, rootfs) = (bundle.plan(), bundle.host("rootfs"));
+    in_namespace(|| {
+        let shared = MsFlags::MS_SHARED | MsFlags::MS_REC;
+        mount(None::<&str>, "/", None::<&str>, shared, None::<&str>).expect("make / shared");
+        // As a user has mounted it, with a peer elsewhere.
+        let bind = |to: &Path| {
+            mount(Some(&rootfs), to, None::<&str>, MsFlags::MS_BIND, None::<&str>).expect("bind");
+        };
+        bind(&rootfs);
+        bind(&bundle.mkdir("peer"));
+        let table = || mountinfo::read().expect("mountinfo is readable");
+        let before = table();
+        let below = host::mount_below(&rootfs).expect("a mount");
+        host::unbind(&rootfs, below).expect("nothing to do");
+        assert_eq!(table(), before);
+        host::bind(&rootfs).expect("bind");
+        thread::scope(|scope| {
+            let inside = || {
+                unshare(CloneFlags::CLONE_FS).expect("unshare");
+                let built = prepare(&plan, &OwnSources).and_then(Prepared::enter).and_then(Entered::protect);
+                built.unwrap_or_else(|error| panic!("{}", error.chain()));
+                assert!(Path::new("/here").exists() && Path::new("/dev/null").exists());
+                let error = fs::write("/x", "").expect_err("/ is read-only");
+                assert_eq!(error.raw_os_error(), Some(libc::EROFS));
+            };
+            scope.spawn(inside).join().unwrap_or_else(|panic| resume_unwind(panic));
+        });
+        let is_new = |m: &MountInfo| !before.iter().any(|old| old.id == m.id);
+        let points: Vec<PathBuf> = table().into_iter().filter(is_new).map(|m| m.mount_point).collect();
+        // The bind itself shows at each peer, what is mounted in it does not.
+        let inside: Vec<&PathBuf> =
+            points.iter().filter(|p| **p != rootfs && **p != bundle.host("peer")).collect();
+        assert_eq!(inside, [&rootfs.join("proc"), &rootfs.join("dev")], "{points:?}");
+        assert!(points.contains(&rootfs));
+        host::unbind(&rootfs, below).expect("unmount");
+        assert_eq!(table(), before, "the user's mounts stay as they were");
+        host::unbind(&bundle.host("gone"), below).expect("nothing there");
     });
 }
 
