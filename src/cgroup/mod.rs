@@ -19,6 +19,7 @@
 #[expect(clippy::module_inception, reason = "a file is named after its type")]
 mod cgroup;
 mod create;
+mod delegate;
 mod directory;
 mod freezer;
 mod hierarchy;

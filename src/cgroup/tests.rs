@@ -413,3 +413,17 @@ fn v2_threaded_subtrees_take_no_container() {
         assert!(error.hint().is_some());
     }
 }
+
+#[test]
+fn a_delegated_cgroup_belongs_to_its_user_but_for_its_limits() {
+    use std::os::unix::fs::MetadataExt as _;
+    let guard = planned("delegated");
+    guard.0.create().expect("created");
+    let Some(directory) = guard.0.path_of("") else { return };
+    guard.0.delegate(54_321).expect("given away");
+    let owner = |name: &str| std::fs::metadata(directory.join(name)).expect("stat").uid();
+    for name in ["", "cgroup.procs", "cgroup.subtree_control"] {
+        assert_eq!(owner(name), 54_321, "{name}");
+    }
+    assert_eq!(owner("cgroup.max.depth"), 0);
+}

@@ -309,7 +309,14 @@ impl NewContainer {
             }
         }
         let devices = resources.and_then(|r| r.devices().as_deref()).unwrap_or_default();
-        cgroup.restrict_devices(devices)
+        cgroup.restrict_devices(devices)?;
+        let is_own = || Namespaces::from_spec(&self.config().spec).creates(CloneFlags::CLONE_NEWCGROUP);
+        match &self.user {
+            Some(user) if self.rootfs_plan().has_writable_cgroup() && is_own() => {
+                self.cgroup().delegate(user.root()?.0)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Makes those cgroups that this caller may make, and leaves the others out.

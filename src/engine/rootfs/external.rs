@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Which mounts of cgroups a restore must get from outside. Must not know CRIU.
+//! What a container's mounts of cgroups mean for others: what a restore must get from outside, and who must own the
+//! cgroup. Must not know CRIU.
 
 use std::path::{Path, PathBuf};
 
@@ -27,5 +28,55 @@ impl RootfsPlan {
             }
             _ => Vec::new(),
         }
+    }
+    /// Whether the container's root is meant to manage its cgroup of the unified hierarchy: it has it mounted for
+    /// writing, in a user namespace and a cgroup namespace (runc's rule).
+    pub fn has_writable_cgroup(&self) -> bool {
+        let is_writable = |mount: &MountPlan| {
+            let is_own =
+                matches!(&mount.kind, MountKind::Cgroup { layout: CgroupLayout::V2 { .. }, namespace: true });
+            is_own
+                && mount.destination == Path::new("/sys/fs/cgroup")
+                && mount.options.set & libc::MS_RDONLY == 0
+        };
+        self.bind_devices && self.mounts.iter().any(is_writable)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::plan::PlanContext;
+    use super::*;
+
+    fn plan(kinds: &[&str], option: &str) -> RootfsPlan {
+        let namespaces: Vec<_> = kinds.iter().map(|kind| json!({"type": kind})).collect();
+        let spec = json!({"ociVersion": "1.0.2", "root": {"path": "rootfs"}, "linux": {"namespaces": namespaces},
+            "mounts": [{"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": [option]}]});
+        let layout =
+            CgroupLayout::V2 { host_mount: "/sys/fs/cgroup".into(), host_path: "/sys/fs/cgroup/a".into() };
+        let context = PlanContext { cgroups: layout, ..PlanContext::default() };
+        let spec = serde_json::from_value(spec).expect("valid");
+        RootfsPlan::from_spec(&spec, Path::new("/b"), Path::new("/b/rootfs"), &context).expect("a plan")
+    }
+
+    #[test]
+    fn a_cgroup_is_given_away_only_where_it_is_the_containers_own_and_writable() {
+        assert!(plan(&["mount", "user", "cgroup"], "rw").has_writable_cgroup());
+        assert!(!plan(&["mount", "user", "cgroup"], "ro").has_writable_cgroup());
+        assert!(!plan(&["mount", "user"], "rw").has_writable_cgroup());
+        assert!(!plan(&["mount", "cgroup"], "rw").has_writable_cgroup());
+    }
+
+    #[test]
+    fn in_a_user_namespace_cgroups_come_from_outside() {
+        let external = |kinds: &[&str]| {
+            let plan = plan(kinds, "ro");
+            plan.external_cgroups(&plan.mounts[0]).first().map(|(_, host)| host.to_path_buf())
+        };
+        assert_eq!(external(&["mount", "user", "cgroup"]).as_deref(), Some(Path::new("/sys/fs/cgroup/a")));
+        assert_eq!(external(&["mount", "user"]).as_deref(), Some(Path::new("/sys/fs/cgroup")));
+        assert_eq!(external(&["mount", "cgroup"]), None);
     }
 }
