@@ -4,9 +4,9 @@
 
 use std::fs;
 use std::os::fd::AsFd as _;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixDatagram, UnixListener};
 
-use criu_tests::{Bundle, Host, PATIENCE, Stage, migrate, receive_descriptor};
+use criu_tests::{Bundle, Host, PATIENCE, Stage, migrate, receive_descriptor, wait_until};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::{Value, json};
 
@@ -155,4 +155,122 @@ fn who_asks_for_the_first_process_gets_its_descriptor() {
     let args = ["create", "--pidfd-socket", &host.path("nobody"), "-b", &bundle.path(), &id];
     host.migrate(&args).failed(1, &["pidfd socket"]);
     host.assert_no_trace();
+}
+
+/// A service manager: what it is told.
+struct Manager(UnixDatagram);
+
+impl Manager {
+    fn at(path: &str) -> Self {
+        let socket = UnixDatagram::bind(path).expect("bind");
+        socket.set_read_timeout(Some(PATIENCE)).expect("set a timeout");
+        Self(socket)
+    }
+
+    fn hears(&self) -> String {
+        let mut message = [0; 1000];
+        // A descriptor that comes with it is closed at once: that is how a barrier is confirmed.
+        let length = self.0.recv(&mut message).expect("something is told in time");
+        String::from_utf8_lossy(&message[..length]).into_owned()
+    }
+}
+
+#[test]
+fn a_service_manager_hears_that_the_program_is_ready_and_nothing_else() {
+    let Some(stage) = Stage::set(&[]) else { return };
+    let host = stage.host("a");
+    let path = host.path("manager.sock");
+    let manager = Manager::at(&path);
+    let variables = [("NOTIFY_SOCKET", path.as_str())];
+    let bundle = Bundle::new(&host, "notify", &["notify", "--when", "/state/when"]);
+    let when = format!("{}/state/when", bundle.rootfs());
+    let container = host.container(&stage.id("notify"), &bundle.rootfs());
+    let id = container.id();
+    let command = |args: &[&str]| host.migrate_command(args).environment(&variables).without_stdio();
+    let path = bundle.path();
+
+    for args in [&["start", id][..], &["run", "-d", "-b", &path, id]] {
+        if args[0] == "start" {
+            assert_eq!(command(&["create", "-b", &path, id]).run().code, 0);
+        }
+        let running = command(args).start();
+        wait_until(PATIENCE, "the program runs", || match host.container_ids().len() {
+            1 if host.processes().iter().any(|(_, line)| line.starts_with("/workload notify")) => Ok(()),
+            _ => Err(host.processes()),
+        });
+        assert!(!running.has_ended(), "it waits until the program is ready");
+        fs::write(&when, "").expect("write");
+        assert_eq!(manager.hears(), "READY=1\n");
+        assert_eq!(manager.hears(), format!("MAINPID={}\n", container.state()["pid"]));
+        assert_eq!(manager.hears(), "BARRIER=1");
+        assert_eq!(running.wait().code, 0);
+        container.kill("TERM");
+        container.stops();
+        host.migrate(&["delete", id]).succeeded();
+        host.assert_no_trace();
+        fs::remove_file(&when).expect("remove");
+    }
+
+    // In the foreground the main process is the runtime.
+    let running = command(&["run", "-b", &path, id]).start();
+    fs::write(&when, "").expect("write");
+    assert_eq!(manager.hears(), "READY=1\n");
+    assert_eq!(manager.hears(), format!("MAINPID={}\n", pid_of(&host, "run")));
+    assert!(!running.has_ended());
+    container.kill("TERM");
+    assert_eq!(running.wait().code, 0);
+    host.assert_no_trace();
+}
+
+/// The pid, in its own host, of the one `migrate` that runs this command there.
+fn pid_of(host: &Host, command: &str) -> i32 {
+    let wanted = format!(" {command} ");
+    let running = host.processes();
+    let found: Vec<&(i32, String)> =
+        running.iter().filter(|(_, line)| line.contains("/migrate ") && line.contains(&wanted)).collect();
+    assert_eq!(found.len(), 1, "{running:?}");
+    found[0].0
+}
+
+#[test]
+fn a_program_that_ends_before_it_is_ready_is_waited_for_no_longer() {
+    let Some(stage) = Stage::set(&[]) else { return };
+    let host = stage.host("a");
+    let path = host.path("manager.sock");
+    let _manager = Manager::at(&path);
+    let bundle = Bundle::new(&host, "ends", &["exit"]);
+    let args = ["run", "-d", "-b", &bundle.path(), &stage.id("ends")];
+    let output = host.migrate_command(&args).environment(&[("NOTIFY_SOCKET", &path)]).without_stdio().run();
+    assert_eq!(output.code, 0);
+    let gone = [("NOTIFY_SOCKET", "/nonexistent/socket")];
+    let args = ["run", "-b", &bundle.path(), &stage.id("nobody")];
+    host.migrate_command(&args).environment(&gone).run().failed(1, &["NOTIFY_SOCKET /nonexistent/socket"]);
+    host.migrate(&["delete", &stage.id("ends")]).succeeded();
+    host.assert_no_trace();
+}
+
+#[test]
+fn a_memory_limit_that_is_too_low_is_named_as_the_cause() {
+    let Some(stage) = Stage::set(&[]) else { return };
+    let host = stage.host("a");
+    let bundle = Bundle::new(&host, "oom", &["exit"])
+        .edit(|config| config["linux"]["resources"] = json!({"memory": {"limit": 20_480}}));
+    let output = host.migrate(&["run", "-b", &bundle.path(), &stage.id("oom")]);
+    output.failed(1, &["container init was OOM-killed (memory limit too low?)"]);
+    host.assert_no_trace();
+}
+
+#[test]
+fn a_container_is_kept_when_that_is_asked_for() {
+    let Some(stage) = Stage::set(&[]) else { return };
+    let host = stage.host("a");
+    let bundle = Bundle::new(&host, "kept", &["exit", "--code", "4"]);
+    for (flags, code) in [(&["--keep"][..], 4), (&["--keep", "-d"], 0)] {
+        let (path, id) = (bundle.path(), stage.id("kept"));
+        let args = [&["run"], flags, &["-b", &path, &id]].concat();
+        assert_eq!(host.migrate_command(&args).without_stdio().run().code, code);
+        host.container(&id, &bundle.rootfs()).stops();
+        host.migrate(&["delete", &id]).succeeded();
+        host.assert_no_trace();
+    }
 }

@@ -3,7 +3,7 @@
 //!
 //! A workload (`counter`, `files`, `pipes`, `threads`, `timers`, `tree`) verifies everything it holds on every tick and
 //! tells so in the file given with `--status`. The other subcommands are the tests' tools: `inspect` prints what a
-//! process sees, `hook` writes down what a hook sees, `exit` ends with a code, `host-init` is the first process of a test's host, `fake-criu` answers like a
+//! process sees, `hook` writes down what a hook sees, `notify` tells a service manager that it is ready, `exit` ends with a code, `host-init` is the first process of a test's host, `fake-criu` answers like a
 //! CRIU that is too old or that refuses.
 
 mod counter;
@@ -13,6 +13,7 @@ mod hook;
 mod host_init;
 mod inspect;
 mod lifecycle;
+mod notify;
 mod options;
 mod pipes;
 mod report;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
             _ => failed(&name, "--code takes a number from 0 to 255"),
         },
         "hook" => outcome(&name, hook::run(&options)),
+        "notify" => outcome(&name, notify::run(&options)),
         "host-init" => outcome(&name, host_init::run(&options)),
         "fake-criu" => outcome(&name, fake_criu::run(&options)),
         _ => failed(&name, "no such workload"),

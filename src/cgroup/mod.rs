@@ -26,6 +26,7 @@ mod hierarchy;
 mod kill;
 mod limits;
 mod mounts;
+mod oom;
 mod placement;
 mod remove;
 pub mod resources;

@@ -27,6 +27,7 @@ use super::namespaces::{Namespaces, sysctl_path};
 use super::process::{Process, ProcessPlan, ResolvedIo, limits, preserved};
 use super::remains::{kill_process, remove_host_mounts, remove_unfinished};
 use super::rootfs::{self, CgroupBind, CgroupLayout, PlanContext, RootfsPlan};
+use super::sd_notify;
 use super::state::{Creator, InitProcess, STATE, State, save_config};
 use super::{Container, ContainerId, ProcessIo, StateRoot, UserNamespace, rootless, time_offsets};
 use crate::cgroup::{Cgroup, CgroupMounts, CgroupState, Hierarchies};
@@ -42,6 +43,7 @@ pub struct ContainerBuilder {
     no_pivot: bool,
     preserve_fds: u32,
     environment: Vec<String>,
+    notify_socket: bool,
 }
 
 impl ContainerBuilder {
@@ -54,6 +56,7 @@ impl ContainerBuilder {
             no_pivot: false,
             preserve_fds: 0,
             environment: Vec::new(),
+            notify_socket: false,
         }
     }
 
@@ -86,6 +89,13 @@ impl ContainerBuilder {
         self
     }
 
+    /// Gives the program a socket to tell that it is ready, for [`Container::notify_proxy`].
+    #[must_use]
+    pub fn notify_socket(mut self, wanted: bool) -> Self {
+        self.notify_socket = wanted;
+        self
+    }
+
     /// Creates the container: its init is set up and waits for [`Container::start`].
     ///
     /// # Errors
@@ -96,6 +106,7 @@ impl ContainerBuilder {
         preserved(self.preserve_fds)?;
         let mut new = NewContainer::reserve(root, self.id)?;
         new.preserve_fds = self.preserve_fds;
+        new.notify_socket = self.notify_socket;
         let make = || {
             new.configure(&self.bundle, self.no_pivot)?;
             let io = self.io.resolve(new.has_terminal())?;
@@ -104,7 +115,10 @@ impl ContainerBuilder {
         };
         match make() {
             Ok(()) => new.into_container(),
-            Err(error) => Err(new.roll_back(error)),
+            Err(error) => {
+                let error = new.blame_memory(error);
+                Err(new.roll_back(error))
+            }
         }
     }
 }
@@ -126,6 +140,8 @@ pub struct NewContainer {
     unfinished: Vec<PathBuf>,
     /// How many of the caller's descriptors init gets.
     preserve_fds: u32,
+    /// Whether the program shall find a socket to tell that it is ready.
+    notify_socket: bool,
     /// Held until the container is there or gone.
     lock: Flock<File>,
     finished: bool,
@@ -179,6 +195,7 @@ impl NewContainer {
                 owns_cgroup: false,
                 unfinished: Vec::new(),
                 preserve_fds: 0,
+                notify_socket: false,
                 lock,
                 finished: false,
             }),
@@ -224,7 +241,10 @@ impl NewContainer {
     pub fn configure(&mut self, bundle: &Path, no_pivot: bool) -> Result<()> {
         let bundle =
             std::path::absolute(bundle).context(|| format!("resolve the bundle {}", bundle.display()))?;
-        let config = Config::load(&bundle)?;
+        let mut config = Config::load(&bundle)?;
+        if self.notify_socket {
+            config = config.changed(|value| sd_notify::prepare(&self.dir, value))?;
+        }
         spec::validate(&config.spec)?;
         if let Some(field) = spec::unsupported(&config.spec) {
             return Err(Error::new(ErrorKind::Unsupported, format!("field `{field}` is not supported yet"))
@@ -513,6 +533,14 @@ impl NewContainer {
         cause.with_cleanup(self.undo())
     }
 
+    /// The error, or what is behind it: a limit of memory so low that init was killed.
+    fn blame_memory(&self, error: Error) -> Error {
+        match &self.cgroup {
+            Some(cgroup) if self.owns_cgroup => blame_memory(cgroup, error),
+            _ => error,
+        }
+    }
+
     fn undo(&mut self) -> Vec<Error> {
         let mut failed = Vec::new();
         if let Some(init) = self.state.init.filter(InitProcess::is_alive)
@@ -543,6 +571,16 @@ impl Drop for NewContainer {
         }
         // The lock goes last, with the file.
         let _ = &self.lock;
+    }
+}
+
+/// The error of a container's first process, or what is behind it: the kernel killed it for want of memory.
+pub(super) fn blame_memory(cgroup: &Cgroup, error: Error) -> Error {
+    match cgroup.oom_kills() {
+        Ok(1..) => Error::new(error.kind(), "container init was OOM-killed (memory limit too low?)")
+            .with_source(error)
+            .with_hint("raise linux.resources.memory.limit in config.json"),
+        _ => error,
     }
 }
 

@@ -2,6 +2,7 @@
 //! An existing container: what it is, what it does, and the way it ends.
 
 use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::AsFd;
@@ -13,14 +14,14 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::CloneFlags;
 use nix::unistd::{Pid, Uid, User};
 
-use super::builder::plan_context;
+use super::builder::{blame_memory, plan_context};
 use super::hooks::{self, HookKind, HookState};
 use super::init::sync::Failure;
 use super::lock::lock;
 use super::remains::{kill_process, remove_host_mounts, remove_unfinished};
 use super::rootfs::RootfsPlan;
 use super::state::{load_config, replace_file};
-use super::{ContainerId, InitProcess, Namespaces, State, StateRoot, Status};
+use super::{ContainerId, InitProcess, Namespaces, NotifyProxy, State, StateRoot, Status};
 use crate::cgroup::{Cgroup, FreezerState, Hierarchies};
 use crate::spec::Config;
 use crate::{Context, Error, ErrorKind, Result, sys};
@@ -220,11 +221,23 @@ impl Container {
             .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW | libc::O_CLOEXEC)
             .open(&path)
             .context(|| format!("open {}", path.display()))?;
-        wait_for_program(&fifo, &pidfd)?;
+        wait_for_program(&fifo, &pidfd).map_err(|error| match self.cgroup() {
+            Ok(cgroup) if !init.is_alive() => blame_memory(&cgroup, error),
+            _ => error,
+        })?;
         fs::remove_file(&path).context(|| format!("remove {}", path.display()))?;
         // Hooks may look at the container, and more.
         drop(lock);
         self.run_poststart(init)
+    }
+
+    /// What passes the readiness of its program on, to the address in `NOTIFY_SOCKET`; `None` when it was not created
+    /// for this. To be made before it is started.
+    ///
+    /// # Errors
+    /// When nobody is at that address.
+    pub fn notify_proxy(&self, address: &OsStr) -> Result<Option<NotifyProxy>> {
+        NotifyProxy::listen(&self.dir, address)
     }
 
     /// Runs the hooks that follow the start of the program. When one fails the container is ended.

@@ -21,9 +21,12 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, isatty, pipe2};
 
-use super::{Console, ProcessIo};
+use super::{Console, NotifyProxy, ProcessIo};
 use crate::sys::tty::{self, RawMode, Size};
 use crate::{Context, Error, ErrorKind, Result, sys};
+
+/// The place of the notify socket after those of the three copiers.
+const NOTIFY: usize = 3;
 
 /// How many bytes are copied at a time.
 const CHUNK: usize = 64 * 1024;
@@ -46,6 +49,7 @@ pub struct Foreground {
     /// Where the master of the process's terminal arrives, if it has one.
     console: Option<OwnedFd>,
     terminal: Option<Terminal>,
+    notify: Option<NotifyProxy>,
 }
 
 /// The terminal of the process, which shows on the caller's.
@@ -107,6 +111,7 @@ impl Foreground {
             stderr: Some(Copier::new(err_read, own(2)?)),
             console: Some(console),
             terminal: None,
+            notify: None,
         };
         let sends_master = sys::fd::above_stdio(sends_master.as_fd()).context(|| "dup")?;
         let io = ProcessIo {
@@ -117,6 +122,11 @@ impl Foreground {
             own_pipes: true,
         };
         Ok((foreground, io))
+    }
+
+    /// Passes the readiness of the container's program on, too. The service manager is to watch this process.
+    pub fn notify(&mut self, proxy: Option<NotifyProxy>) {
+        self.notify = proxy;
     }
 
     /// Takes the terminal over, if the process has one: the caller's, if it is one, becomes raw until the end.
@@ -163,6 +173,18 @@ impl Foreground {
         Ok(code.unwrap_or_default())
     }
 
+    /// Once: a program is ready or not.
+    fn pass_readiness_on(&mut self) {
+        match self.notify.as_ref().map(|notify| notify.pass_on(std::process::id() as i32)) {
+            Some(Ok(false)) => {}
+            Some(Ok(true)) | None => self.notify = None,
+            Some(Err(error)) => {
+                tracing::warn!(error = error.chain(), "readiness not passed on");
+                self.notify = None;
+            }
+        }
+    }
+
     /// Waits for something to happen and deals with it.
     fn turn(&mut self, pidfd: &OwnedFd) -> Result<()> {
         let ready = {
@@ -176,6 +198,10 @@ impl Foreground {
                     whose.push(i);
                     fds.push(copier.interest());
                 }
+            }
+            if let Some(notify) = &self.notify {
+                whose.push(NOTIFY);
+                fds.push(PollFd::new(notify.as_fd(), PollFlags::POLLIN));
             }
             match poll(&mut fds, PollTimeout::NONE) {
                 Err(nix::errno::Errno::EINTR) => return Ok(()),
@@ -193,6 +219,10 @@ impl Foreground {
                 .collect::<Vec<_>>()
         };
         for i in ready {
+            if i == NOTIFY {
+                self.pass_readiness_on();
+                continue;
+            }
             let slot = [&mut self.stdin, &mut self.stdout, &mut self.stderr]
                 .into_iter()
                 .nth(i)

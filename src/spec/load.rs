@@ -54,6 +54,17 @@ impl Config {
         Self::parse(bytes).context(|| format!("read {}", path.display()))
     }
 
+    /// The same configuration with a change, which is in its bytes too.
+    ///
+    /// # Errors
+    /// That of `change`, or as [`Config::parse`].
+    pub fn changed(&self, change: impl FnOnce(&mut Value) -> Result<()>) -> Result<Self> {
+        let mut value: Value = serde_json::from_slice(&self.bytes)
+            .context_kind(ErrorKind::InvalidConfig, || "the configuration is not JSON")?;
+        change(&mut value)?;
+        Self::parse(value.to_string().into_bytes())
+    }
+
     /// Parses the bytes of a `config.json`.
     ///
     /// # Errors

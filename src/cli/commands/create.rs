@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `migrate create`.
 
+use std::ffi::OsString;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
@@ -70,6 +71,7 @@ impl BundleArgs {
             .io(io)
             .preserve_fds(passed.descriptors)
             .environment(passed.environment)
+            .notify_socket(notify_address().is_some())
             .create(&global.state_root()?)?;
         match self.tell(&container, pidfd_socket.as_ref()) {
             Ok(()) => Ok(container),
@@ -88,6 +90,11 @@ impl BundleArgs {
         }
         self.pid_file.as_deref().map_or(Ok(()), |path| write_pid_file(path, init.pid))
     }
+}
+
+/// Where the service manager wants to hear that the container is ready, if it does.
+pub(super) fn notify_address() -> Option<OsString> {
+    std::env::var_os("NOTIFY_SOCKET").filter(|address| !address.is_empty())
 }
 
 /// The caller's stdio or, for a terminal, whoever listens on the console socket.

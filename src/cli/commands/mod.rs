@@ -67,6 +67,12 @@ impl OneContainer {
     }
 }
 
+fn start(mut container: Container) -> Result<()> {
+    let notify = run::start_with_proxy(&mut container)?;
+    run::wait_until_ready(&container, notify);
+    Ok(())
+}
+
 impl Command {
     pub(super) fn run(&self, global: &Global) -> Result<ExitCode> {
         let done = |result: Result<()>| result.map(|()| ExitCode::from(exit::SUCCESS));
@@ -83,7 +89,7 @@ impl Command {
             Self::Resume(args) => done(args.load(global).and_then(|mut c| c.resume())),
             Self::Run(args) => args.run(global),
             Self::Spec(args) => done(args.run()),
-            Self::Start(args) => done(args.load(global).and_then(|mut c| c.start())),
+            Self::Start(args) => done(args.load(global).and_then(start)),
             Self::State(args) => done(args.load(global).and_then(|c| state::print(&c))),
         }
     }

@@ -3,9 +3,9 @@
 
 use std::process::ExitCode;
 
-use super::create::BundleArgs;
+use super::create::{BundleArgs, notify_address};
 use crate::cli::{Global, exit, parse_id};
-use crate::engine::{Container, ContainerId, Foreground};
+use crate::engine::{Container, ContainerId, Foreground, NotifyProxy};
 use crate::sys;
 use crate::{Context, Error, ErrorKind, Result};
 
@@ -31,22 +31,40 @@ impl Args {
     pub(in crate::cli) fn run(&self, global: &Global) -> Result<ExitCode> {
         if self.detach {
             let container = self.bundle.create(global, &self.id, self.bundle.detached_io()?)?;
-            start(container, self.keep)?;
+            let (container, notify) = start(container, self.keep)?;
+            wait_until_ready(&container, notify);
             return Ok(exit::SUCCESS.into());
         }
         self.bundle.refuse_console_socket()?;
-        let (foreground, io) = Foreground::new(!self.no_subreaper)?;
-        let container = start(self.bundle.create(global, &self.id, io)?, self.keep)?;
+        let (mut foreground, io) = Foreground::new(!self.no_subreaper)?;
+        let (container, notify) = start(self.bundle.create(global, &self.id, io)?, self.keep)?;
+        foreground.notify(notify);
         stay(container, foreground, self.keep)
     }
 }
 
 /// Starts a container that was just created, or removes it unless it is to be kept.
-fn start(mut container: Container, keep: bool) -> Result<Container> {
-    match container.start() {
-        Ok(()) => Ok(container),
+fn start(mut container: Container, keep: bool) -> Result<(Container, Option<NotifyProxy>)> {
+    match start_with_proxy(&mut container) {
+        Ok(notify) => Ok((container, notify)),
         Err(error) if keep => Err(error),
         Err(error) => Err(error.with_cleanup(container.delete(true).err())),
+    }
+}
+
+/// Starts a container and listens for its program's being ready, if a service manager wants to hear of it.
+pub(super) fn start_with_proxy(container: &mut Container) -> Result<Option<NotifyProxy>> {
+    let notify = notify_address().map(|address| container.notify_proxy(&address)).transpose()?.flatten();
+    container.start()?;
+    Ok(notify)
+}
+
+/// Returns when the program is ready, or has ended. The container runs in any case.
+pub(super) fn wait_until_ready(container: &Container, notify: Option<NotifyProxy>) {
+    if let (Some(notify), Some(init)) = (notify, container.init())
+        && let Err(error) = notify.wait(init)
+    {
+        tracing::warn!(error = error.chain(), "readiness not passed on");
     }
 }
 

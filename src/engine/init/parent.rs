@@ -176,7 +176,6 @@ impl Starting {
 
     fn died(&self) -> Error {
         Error::new(ErrorKind::System, "the container's init died while it was set up")
-            .with_hint("a memory limit that is too small kills it; see the kernel's log")
     }
 }
 
