@@ -187,12 +187,23 @@ fn a_long_console_socket_path_is_no_obstacle_and_exec_has_terminals_too() {
 fn a_terminal_moves_with_its_container() {
     let Some(stage) = Stage::set(&[Need::Criu]) else { return };
     let host = stage.host("a");
-    let (bundle, id) = (Bundle::of_shell(&host, "spec"), stage.id("moved"));
-    let (console, images, archive) = (Console::listen(&host), host.path("images"), host.path("archive"));
-    let mut terminal = console.terminal_of(&host, &["run", "-d", "-b", &bundle.path(), &id]);
+    move_with_terminal(&stage, &host, &Bundle::of_shell(&host, "spec"));
+}
+
+#[test]
+fn a_terminal_moves_with_its_user_namespace() {
+    let Some(stage) = Stage::set(&[Need::Criu]) else { return };
+    let host = stage.host("a");
+    move_with_terminal(&stage, &host, &Bundle::of_shell(&host, "spec").in_user_namespace(100_000, 65_536));
+}
+
+fn move_with_terminal(stage: &Stage, host: &Host, bundle: &Bundle) {
+    let id = stage.id("moved");
+    let (console, images, archive) = (Console::listen(host), host.path("images"), host.path("archive"));
+    let mut terminal = console.terminal_of(host, &["run", "-d", "-b", &bundle.path(), &id]);
     assert_eq!(terminal.asks("cd /tmp; X=kept; stty rows 50; tty"), "/dev/pts/0");
     // A session beside it, whose terminal nobody holds afterwards.
-    let mut session = console.terminal_of(&host, &["exec", "-d", "-t", &id, "sh"]);
+    let mut session = console.terminal_of(host, &["exec", "-d", "-t", &id, "sh"]);
     assert_eq!(session.asks("tty"), "/dev/pts/1");
 
     host.migrate(&["checkpoint", "--image-path", &images, &id]).succeeded();
@@ -201,16 +212,16 @@ fn a_terminal_moves_with_its_container() {
         .failed(1, &[WITHOUT_SOCKET]);
     host.assert_no_trace();
     let mut terminal =
-        console.terminal_of(&host, &["restore", "-d", "--image-path", &images, "-b", &bundle.path(), &id]);
+        console.terminal_of(host, &["restore", "-d", "--image-path", &images, "-b", &bundle.path(), &id]);
     assert_eq!(terminal.asks("echo $X; tty; stty size"), "kept\r\n/dev/pts/0\r\n50 0");
     assert_eq!(terminal.asks("stty size < /dev/console"), "50 0");
-    interrupt_sleep(&host, &mut terminal);
+    interrupt_sleep(host, &mut terminal);
 
     // A second time, through a file, and into the foreground.
     host.migrate(&["checkpoint", "--export", &archive, &id]).succeeded();
-    let (running, mut terminal, inner) = on_terminal(&host, &["restore", "--import", &archive, &id]);
+    let (running, mut terminal, inner) = on_terminal(host, &["restore", "--import", &archive, &id]);
     assert_eq!(terminal.asks("echo $X; stty size"), "kept\r\n30 101");
-    let mut exec = console.terminal_of(&host, &["exec", "-d", "-t", &id, "sh"]);
+    let mut exec = console.terminal_of(host, &["exec", "-d", "-t", &id, "sh"]);
     exec.asks("tty");
     exec.types("exit\n");
     exec.ends();

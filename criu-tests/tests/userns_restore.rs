@@ -115,3 +115,41 @@ fn a_foreground_restore_gives_its_pipes_to_the_container() {
     assert_eq!(restore.wait().code, 0);
     host.assert_no_trace();
 }
+
+/// Ten days, in seconds: more than the machine has been up.
+const TEN_DAYS: f64 = 864_000.0;
+
+#[test]
+fn the_clocks_of_a_time_namespace_go_on() {
+    let Some(stage) = Stage::set(&[Need::Criu]) else { return };
+    let host = stage.host("a");
+    for with_user in [false, true] {
+        let bundle = Bundle::of_workload(&host, "counter", &[]).edit(|config| {
+            config["linux"]["namespaces"].as_array_mut().expect("a list").push(json!({ "type": "time" }));
+            config["linux"]["timeOffsets"] =
+                json!({ "boottime": { "secs": TEN_DAYS as i64 }, "monotonic": { "secs": TEN_DAYS as i64 } });
+        });
+        let bundle = if with_user { bundle.in_user_namespace(FIRST, SIZE) } else { bundle };
+        let container = host.run_detached(&stage.id("clocks"), &bundle);
+        let uptime = || {
+            let read = ["exec", container.id(), "/workload", "inspect", "--read", "/proc/uptime"];
+            let seen: Value = serde_json::from_str(&host.migrate(&read).succeeded()).expect("JSON");
+            let text =
+                seen["read"]["/proc/uptime"]["ok"].as_str().and_then(|t| t.split(' ').next()?.parse().ok());
+            text.unwrap_or_else(|| panic!("no uptime: {seen}"))
+        };
+        let (report, before): (_, f64) = (container.reports(), uptime());
+        assert!(before > TEN_DAYS, "{before}");
+        let archive = stage.path("clocks.tar");
+        container.checkpoint(&["--export", &archive]);
+        host.migrate_detached(&["restore", "-d", "--import", &archive, container.id()]);
+        let restored = host.imported(container.id());
+        restored.goes_on(&report);
+        let after = uptime();
+        assert!(after > before && after < before + 60.0, "{before}, then {after}");
+        restored.end();
+        host.assert_no_trace();
+        fs::remove_file(archive).expect("remove the archive");
+        bundle.remove();
+    }
+}
