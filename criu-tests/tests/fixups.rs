@@ -116,6 +116,29 @@ fn mounts_of_every_kind_are_there_again() {
     host.assert_no_trace();
 }
 
+/// As systemd leaves the mounts of a machine: the container's root is a slave of the host's.
+#[test]
+fn a_host_with_shared_mounts() {
+    let Some(stage) = Stage::set(&[Need::Criu]) else { return };
+    let host = stage.host("a");
+    host.command(&["mount", "--make-rshared", "/"]).run().succeeded();
+    let bundle = Bundle::of_workload(&host, "counter", &["--memory", "1048576"]);
+    let container = host.run_detached(&stage.id("first"), &bundle);
+    let before = look(&host, container.id(), &[]);
+    let root = |seen: &Value| {
+        let mounts = seen["mounts"].as_array().expect("a list");
+        mounts.iter().find(|m| m["destination"] == json!("/")).expect("a root")["propagation"].to_string()
+    };
+    assert!(root(&before).contains("master:"), "{}", root(&before));
+    let report = container.reports();
+    let container = restored(&stage, &host, &container, &bundle);
+    container.goes_on(&report);
+    assert_eq!(mounts(&look(&host, container.id(), &[])), mounts(&before));
+    container.end();
+    host.assert_no_trace();
+    host.command(&["mount", "--make-rprivate", "/"]).run().succeeded();
+}
+
 #[test]
 fn mapped_owners_and_copied_content_stay() {
     let Some(stage) = Stage::set(&[Need::Criu]) else { return };

@@ -218,7 +218,10 @@ fn without_a_mount_namespace_the_hosts_table_is_as_before_in_the_end() {
     let refused = bundle.edit(|config| config["process"]["args"] = json!(["/no/such/program"]));
     host.migrate(&["run", "-b", &refused.path(), &stage.id("refused")]).failed(1, &["/no/such/program"]);
     assert_eq!(host.mountinfo(), before);
-    let masked = refused.edit(|config| config["linux"]["maskedPaths"] = json!(["/proc/keys"]));
+    let spread = refused.edit(|config| config["linux"]["rootfsPropagation"] = json!("rslave"));
+    host.migrate(&["run", "-b", &spread.path(), &stage.id("spread")])
+        .failed(1, &["unable to set rootfs propagation without a private MNT namespace"]);
+    let masked = spread.edit(|config| config["linux"]["maskedPaths"] = json!(["/proc/keys"]));
     host.migrate(&["run", "-b", &masked.path(), &stage.id("masked")]).failed(1, &["linux.maskedPaths"]);
     assert_eq!(host.mountinfo(), before);
     host.command(&["umount", &masked.rootfs()]).run().succeeded();

@@ -5,7 +5,7 @@
 //! the root filesystem. Sources: pivot_root(2), mount_namespaces(7).
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
@@ -16,8 +16,8 @@ use nix::unistd::{chdir, chroot, fchdir, pivot_root};
 use super::options::{Propagation, PropagationKind};
 use super::plan::RootfsPlan;
 use super::resolve::Root;
-use crate::sys::mount::{Extent, attach, clone_tree};
-use crate::sys::mountinfo;
+use crate::sys::mount::{Extent, attach, clone_tree, mount_id};
+use crate::sys::mountinfo::{self, MountInfo};
 use crate::{Context, Result};
 
 const NONE: Option<&str> = None;
@@ -42,16 +42,21 @@ pub(super) fn isolate(plan: &RootfsPlan) -> Result<Root> {
     Root::from_fd(tree)
 }
 
-/// Makes the mount that the root filesystem lies on private: else the bind mount would show on the host, and
-/// pivot_root(2) refuses a shared parent. Only the root of a mount can be changed: the path is tried upwards.
+/// Makes the mount that the root filesystem lies on private if it is shared: else the bind mount would show on the
+/// host, and pivot_root(2) refuses a shared parent. A slave stays one, and so does the bind mount, the container's root.
 fn make_parent_private(rootfs: &Path) -> Result<()> {
-    for directory in rootfs.ancestors() {
-        match mount(NONE, directory, NONE, MsFlags::MS_PRIVATE, NONE) {
-            Err(Errno::EINVAL) => {}
-            done => return done.context(|| format!("make the mount {} private", directory.display())),
-        }
-    }
-    Ok(())
+    let directory = Root::open_host(rootfs)?;
+    let id = mount_id(directory.fd()).context(|| format!("statx the mount of {}", rootfs.display()))?;
+    let mounts = mountinfo::read().context(|| "read the mount table")?;
+    let parent = mounts.iter().find(|mount| mount.id == id);
+    let Some(parent) =
+        parent.filter(|mount| mount.propagation.iter().any(|mark| mark.starts_with("shared:")))
+    else {
+        return Ok(());
+    };
+    let path = &parent.mount_point;
+    mount(NONE, path, NONE, MsFlags::MS_PRIVATE, NONE)
+        .context(|| format!("make the mount {} private", path.display()))
 }
 
 fn propagate(path: &str, change: Propagation) -> std::result::Result<(), Errno> {
@@ -77,12 +82,29 @@ pub(super) fn pivot(root: &Root) -> Result<()> {
 /// Moves the root filesystem over `/`, where pivot_root(2) cannot work (initramfs). The host's mounts stay below
 /// it, so its proc and sysfs, which a process could otherwise reach unmasked through a mount of its own, go first.
 pub(super) fn move_over(root: &Root, rootfs: &Path) -> Result<()> {
-    for path in unmasked_kernel_mounts(rootfs)? {
-        unmount_or_cover(&path).context(|| format!("hide the host's {}", path.display()))?;
+    let mut mounts = mountinfo::read().context(|| "read the mount table")?;
+    mounts.retain(|mount| !mount.mount_point.starts_with(rootfs));
+    for mount in &mounts {
+        leave_peers(&mount.mount_point)?;
+    }
+    let is_full = |mount: &&MountInfo| mount.root == Path::new("/");
+    for mount in mounts.iter().filter(is_full).filter(|m| m.fstype == "proc" || m.fstype == "sysfs") {
+        let path = &mount.mount_point;
+        unmount_or_cover(path).context(|| format!("hide the host's {}", path.display()))?;
     }
     fchdir(root.fd()).context(|| "chdir to the root filesystem")?;
     mount(Some("."), "/", NONE, MsFlags::MS_MOVE, NONE).context(|| "move the root filesystem to /")?;
     enter_by_chroot(root.fd())
+}
+
+/// With `rootfsPropagation` shared, what is unmounted from or moved over a mount of the host's would be so for
+/// everybody.
+fn leave_peers(path: &Path) -> Result<()> {
+    match mount(NONE, path, NONE, MsFlags::MS_SLAVE, NONE) {
+        // Another mount covers it or its way: nothing of ours happens on it.
+        Err(Errno::EINVAL | Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES) => Ok(()),
+        done => done.context(|| format!("make the mount {} a slave", path.display())),
+    }
 }
 
 /// chroot(2) into the root filesystem.
@@ -92,28 +114,15 @@ pub(super) fn enter_by_chroot(root: BorrowedFd<'_>) -> Result<()> {
     chdir("/").context(|| "chdir to the new root")
 }
 
-fn unmasked_kernel_mounts(rootfs: &Path) -> Result<Vec<PathBuf>> {
-    let mounts = mountinfo::read().context(|| "read the mount table")?;
-    Ok(mounts
-        .into_iter()
-        .filter(|mount| mount.fstype == "proc" || mount.fstype == "sysfs")
-        .filter(|mount| mount.root == Path::new("/") && !mount.mount_point.starts_with(rootfs))
-        .map(|mount| mount.mount_point)
-        .collect())
-}
-
 fn unmount_or_cover(path: &Path) -> Result<()> {
-    match mount(NONE, path, NONE, MsFlags::MS_SLAVE | MsFlags::MS_REC, NONE) {
-        // It went with one above it.
-        Err(Errno::ENOENT) => return Ok(()),
-        done => done.context(|| "make it a slave")?,
-    }
     match umount2(path, MntFlags::MNT_DETACH) {
         // A mount that a user namespace's owner may not remove.
         Err(Errno::EINVAL | Errno::EPERM) => {
             mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::MS_RDONLY, NONE)
                 .context(|| "mount a tmpfs on it")
         }
+        // It went with one above it.
+        Err(Errno::ENOENT) => Ok(()),
         done => done.context(|| "unmount it"),
     }
 }

@@ -201,11 +201,18 @@ impl RootfsPlan {
             .collect::<Result<Vec<_>>>()?;
         let configured = linux.and_then(|linux| linux.devices().as_deref()).unwrap_or_default();
         let devices = if wants_devices(&mounts) { Some(devices::plan(configured)?) } else { None };
+        let propagation = linux.and_then(|linux| linux.rootfs_propagation().as_deref());
+        if entry == Entry::Chroot && propagation.is_some_and(|word| !word.is_empty()) {
+            return Err(Error::new(
+                ErrorKind::InvalidConfig,
+                "linux.rootfsPropagation: unable to set rootfs propagation without a private MNT namespace",
+            ));
+        }
         let plan = Self {
             mount_label: mount_label(linux, context.selinux)?,
             rootfs: rootfs.clone(),
             entry,
-            propagation: root_propagation(linux.and_then(|linux| linux.rootfs_propagation().as_deref()))?,
+            propagation: root_propagation(propagation)?,
             readonly_root: spec.root().as_ref().and_then(Root::readonly).unwrap_or(false),
             mounts,
             devices,

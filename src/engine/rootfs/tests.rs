@@ -678,13 +678,21 @@ fn nothing_of_a_container_shows_on_the_host() {
 /// A host whose mounts are shared, as systemd leaves them.
 #[test]
 fn nothing_propagates_to_a_host_with_shared_mounts() {
-    for word in ["", "rslave", "slave", "rprivate", "private", "shared", "rshared", "unbindable"] {
+    let words = ["", "rslave", "slave", "rprivate", "private", "shared", "rshared", "unbindable"];
+    for (word, no_pivot) in words.into_iter().flat_map(|word| [(word, false), (word, true)]) {
         let mut bundle = Bundle::new();
         bundle.config["linux"]["rootfsPropagation"] = json!(word);
+        bundle.context.no_pivot = no_pivot;
         let plan = bundle.plan();
         in_namespace(|| {
+            let none = None::<&str>;
             let shared = MsFlags::MS_SHARED | MsFlags::MS_REC;
-            mount(None::<&str>, "/", None::<&str>, shared, None::<&str>).expect("make / shared");
+            mount(none, "/", none, shared, none).expect("make / shared");
+            // Some engines mount the root filesystem themselves.
+            if no_pivot {
+                let rootfs = bundle.host("rootfs");
+                mount(Some(&rootfs), &rootfs, none, MsFlags::MS_BIND, none).expect("bind");
+            }
             let before = mountinfo::read().expect("mountinfo is readable");
             let build = || {
                 unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS).expect("unshare");
@@ -694,8 +702,12 @@ fn nothing_propagates_to_a_host_with_shared_mounts() {
             };
             let propagation =
                 thread::scope(|scope| scope.spawn(build).join().unwrap_or_else(|panic| resume_unwind(panic)));
-            let is_shared = propagation.iter().any(|mark| mark.starts_with("shared:"));
-            assert_eq!(is_shared, word.ends_with("shared"), "{word}: {propagation:?}");
+            let is = |kind: &str| propagation.iter().any(|mark| mark.starts_with(kind));
+            assert_eq!(is("shared:"), word.ends_with("shared"), "{word}: {propagation:?}");
+            // What the host mounts in the root filesystem still arrives.
+            // `slave` alone does not reach a root filesystem that is a mount of its own.
+            let receives = matches!(word, "" | "rslave") || (word == "slave" && !no_pivot);
+            assert_eq!(is("master:"), receives, "{word}: {propagation:?}");
             assert_eq!(mountinfo::read().expect("mountinfo is readable"), before, "{word}");
         });
     }
