@@ -1,19 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Containers in a user namespace, in a time namespace, and in namespaces of others: what their processes see, and what
-//! the commands do with them.
+//! Containers in a user namespace: what their processes see, and what the commands do with them.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 
-use criu_tests::{Bundle, Host, PATIENCE, Stage, wait_until};
+use criu_tests::{Bundle, Host, Stage};
 use serde_json::{Value, json};
 
 /// The first of the ids on the host that the containers here have.
 const FIRST: u32 = 100_000;
 const SIZE: u32 = 65_536;
-
-/// Ten days, in seconds: more than the machine has been up.
-const TEN_DAYS: i64 = 864_000;
 
 macro_rules! stage_and_host {
     ($stage:ident, $host:ident) => {
@@ -179,78 +175,6 @@ fn create_start_exec_kill_delete() {
     host.assert_no_trace();
 }
 
-#[test]
-fn clocks_with_offsets() {
-    stage_and_host!(stage, host);
-    let id = stage.id("clocks");
-    let bundle = Bundle::of_workload(&host, "counter", &[]).edit(|config| {
-        namespaces(config).push(json!({ "type": "time" }));
-        config["linux"]["timeOffsets"] =
-            json!({ "boottime": { "secs": TEN_DAYS }, "monotonic": { "secs": TEN_DAYS, "nanosecs": 1 } });
-    });
-    let container = host.run_detached(&id, &bundle);
-    let pid = container.state()["pid"].to_string();
-    let outside = host.command(&["cat", &format!("/proc/{pid}/timens_offsets")]).run().succeeded();
-    let words: Vec<Vec<&str>> = outside.lines().map(|line| line.split_whitespace().collect()).collect();
-    assert_eq!(words, [["monotonic", "864000", "1"], ["boottime", "864000", "0"]]);
-    let seen = exec(&host, &id, &[], &["--read", "/proc/uptime"]);
-    let uptime: f64 = seen["read"]["/proc/uptime"]["ok"]
-        .as_str()
-        .and_then(|text| text.split_whitespace().next()?.parse().ok())
-        .expect("seconds");
-    let up = fs::read_to_string("/proc/uptime").expect("read");
-    let up: f64 = up.split_whitespace().next().and_then(|text| text.parse().ok()).expect("seconds");
-    assert!(uptime > TEN_DAYS as f64 && uptime <= up + TEN_DAYS as f64 + 1.0, "{uptime} beside {up}");
-    assert_eq!(seen["namespaces"]["time"], own_namespace(&host, &pid, "time"));
-    assert_ne!(seen["namespaces"]["time"], own_namespace(&host, "1", "time"));
-    container.end();
-    host.assert_no_trace();
-}
-
-#[test]
-fn every_namespace_by_path_of_another_container() {
-    stage_and_host!(stage, host);
-    let id = stage.id("first");
-    let bundle = Bundle::of_workload(&host, "counter", &[]).in_user_namespace(FIRST, SIZE).edit(|config| {
-        namespaces(config).extend([json!({ "type": "time" }), json!({ "type": "cgroup" })]);
-    });
-    let container = host.run_detached(&id, &bundle);
-    let pid = container.state()["pid"].to_string();
-    let all = ["user", "pid", "ipc", "uts", "net", "cgroup", "time"];
-    // Only some of them, then all; the order of the list must not matter.
-    for joined in [
-        &all[..1],
-        &all[1..3],
-        &["net", "user"],
-        &all,
-        &["time", "cgroup", "net", "uts", "ipc", "pid", "user"],
-    ] {
-        let second = Bundle::new(&host, "second", &["inspect"]).edit(|config| {
-            let kind = |name: &str| if name == "net" { "network".to_owned() } else { name.to_owned() };
-            let path = |name: &str| json!({ "type": kind(name), "path": format!("/proc/{pid}/ns/{name}") });
-            let names = joined.iter().map(|name| kind(name)).collect::<Vec<_>>();
-            namespaces(config).retain(|n| !names.iter().any(|name| n["type"] == json!(name)));
-            namespaces(config).extend(joined.iter().map(|name| path(name)));
-            config["hostname"] = json!("");
-            // The maps of another's user namespace may be told again.
-            if joined.contains(&"user") {
-                let map = json!([{ "containerID": 0, "hostID": FIRST, "size": SIZE }]);
-                config["linux"]["uidMappings"] = map.clone();
-                config["linux"]["gidMappings"] = map;
-            }
-        });
-        let second = second.give_to(if joined.contains(&"user") { FIRST } else { 0 });
-        let seen = parse(&host.migrate(&["run", "-b", &second.path(), &stage.id("second")]).succeeded());
-        for name in all.into_iter().chain(["mnt"]) {
-            let same = seen["namespaces"][name] == own_namespace(&host, &pid, name);
-            assert_eq!(same, joined.contains(&name), "{name} of {joined:?}: {}", seen["namespaces"]);
-        }
-        second.remove();
-    }
-    container.end();
-    host.assert_no_trace();
-}
-
 /// Only one id exists inside, and it is not 0: who sets the container up is its process's user from the beginning.
 #[test]
 fn a_user_namespace_without_a_root() {
@@ -403,36 +327,6 @@ fn wrong_configurations_name_the_field() {
     for (edit, fragments) in table {
         let bundle = inspect_bundle(&host, &[]).edit(edit);
         host.migrate(&["run", "-b", &bundle.path(), &stage.id("wrong")]).failed(1, fragments);
-        host.assert_no_trace();
-        bundle.remove();
-    }
-}
-
-/// Without a pid namespace of its own nothing ends with a container's first process but by us.
-#[test]
-fn shared_pids_are_killed_together() {
-    stage_and_host!(stage, host);
-    for with_path in [false, true] {
-        let id = stage.id("shared");
-        let bundle = Bundle::of_workload(&host, "tree", &[]).edit(|config| {
-            namespaces(config).retain(|n| n["type"] != json!("pid"));
-            if with_path {
-                namespaces(config).push(json!({ "type": "pid", "path": "/proc/1/ns/pid" }));
-            }
-        });
-        let count = || host.processes().iter().filter(|(_, line)| line.contains("tree")).count();
-        let container = host.run_detached(&id, &bundle);
-        assert!(count() > 1, "{:?}", host.processes());
-        container.kill("KILL");
-        wait_until(PATIENCE, "all processes of the container end", || match count() {
-            0 => Ok(()),
-            left => Err(left),
-        });
-        container.stops();
-        host.migrate(&["delete", &id]).succeeded();
-        let container = host.run_detached(&id, &bundle);
-        host.migrate(&["delete", "--force", container.id()]).succeeded();
-        assert_eq!(count(), 0, "{:?}", host.processes());
         host.assert_no_trace();
         bundle.remove();
     }
