@@ -2,6 +2,7 @@
 //! `exec`: each of its flags, looked at from inside, and what it refuses.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
 
 use criu_tests::{Bundle, Container, Host, Stage, receive_descriptor};
@@ -81,7 +82,12 @@ fn the_process_is_the_bundles_as_it_is_now_and_flags_go_before_it() {
         host.migrate(&args).failed(255, &[said]);
     };
     fails(&["--env", "NOVALUE"], "must have the form NAME=value");
-    fails(&["--cwd", "/nonexistent"], "/nonexistent");
+    fails(&["--cwd", "/nonexistent"], "chdir to cwd (\"/nonexistent\") set in config.json failed");
+    let script = format!("{}/run.sh", bundle.rootfs());
+    fs::write(&script, "#!/mmnnttbb foo bar\n").expect("write");
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("chmod");
+    host.migrate(&["exec", container.id(), "/run.sh"])
+        .failed(255, &["exec /run.sh: no such file or directory"]);
     fails(&["--process", &host.path("none")], "No such file");
     drop(bundle);
     container.end();

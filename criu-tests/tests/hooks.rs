@@ -3,7 +3,8 @@
 
 use std::fs;
 
-use criu_tests::{Bundle, Host, Need, Stage, workload};
+use criu_tests::{Bundle, Host, Need, PATIENCE, Stage, wait_until, workload};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 const KINDS: [&str; 6] =
@@ -211,6 +212,35 @@ fn a_failed_hook_after_the_end_is_an_error_of_delete_and_not_of_run() {
     host.migrate(&["delete", &id]).failed(1, &["error running poststop hook #0"]);
     host.assert_no_trace();
     assert_eq!(names(&bundle), ["one", "two", "one", "two"], "one that fails keeps no other from running");
+}
+
+#[test]
+fn what_a_create_leaves_that_was_killed_in_a_hook_is_removed_with_the_hooks_of_the_end() {
+    let Some(stage) = Stage::set(&[]) else { return };
+    let host = stage.host("a");
+    let (id, go) = (stage.id("killed"), host.path("go"));
+    let bundle = Bundle::new(&host, "killed", &["exit"]);
+    let first = hook(&bundle, "createRuntime", "first", &[]);
+    let waits =
+        json!({"path": "/bin/sh", "args": ["sh", "-c", format!("until [ -e {go} ]; do sleep 0.01; done")]});
+    let stop = hook(&bundle, "poststop", "stop", &[]);
+    let bundle = bundle.edit(|config| {
+        config["hooks"] = json!({"createRuntime": [first, waits], "poststop": [stop]});
+    });
+    let creating = host.migrate_command(&["create", "-b", &bundle.path(), &id]).without_stdio().start();
+    wait_until(PATIENCE, "the hook waits", || {
+        let running = host.processes();
+        let waits = running.iter().any(|(_, line)| line.starts_with("sh -c until"));
+        if waits { Ok(()) } else { Err(running) }
+    });
+    assert_eq!(host.state(&id)["status"], json!("creating"));
+    creating.signal(Signal::SIGKILL);
+    creating.wait();
+    fs::write(&go, "").expect("write");
+    assert_eq!(host.state(&id)["status"], json!("stopped"));
+    host.migrate(&["delete", &id]).succeeded();
+    assert_eq!(names(&bundle), ["first", "stop"]);
+    host.assert_no_trace();
 }
 
 #[test]

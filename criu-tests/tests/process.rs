@@ -6,7 +6,7 @@ use std::fs;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::{UnixDatagram, UnixListener};
 
-use criu_tests::{Bundle, Host, PATIENCE, Stage, migrate, receive_descriptor, wait_until};
+use criu_tests::{Bundle, Host, Need, PATIENCE, Stage, migrate, receive_descriptor, wait_until};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::{Value, json};
 
@@ -230,6 +230,31 @@ fn pid_of(host: &Host, command: &str) -> i32 {
         running.iter().filter(|(_, line)| line.contains("/migrate ") && line.contains(&wanted)).collect();
     assert_eq!(found.len(), 1, "{running:?}");
     found[0].0
+}
+
+#[test]
+fn a_container_that_told_a_service_manager_can_be_moved() {
+    let Some(stage) = Stage::set(&[Need::Criu]) else { return };
+    let host = stage.host("a");
+    let path = host.path("manager.sock");
+    let manager = Manager::at(&path);
+    let bundle = Bundle::new(&host, "moves", &["notify", "--when", "/state/when"]);
+    fs::write(format!("{}/state/when", bundle.rootfs()), "").expect("write");
+    let (archive, id) = (host.path("archive"), stage.id("moves"));
+    let run = host.migrate_command(&["run", "-d", "-b", &bundle.path(), &id]);
+    let running = run.environment(&[("NOTIFY_SOCKET", &path)]).without_stdio().start();
+    while manager.hears() != "BARRIER=1" {}
+    assert_eq!(running.wait().code, 0);
+    host.migrate(&["checkpoint", "--export", &archive, &id]).succeeded();
+    host.assert_no_trace();
+    let moved = stage.id("moved");
+    host.migrate_detached(&["restore", "-d", "--import", &archive, &moved]);
+    let container = host.imported(&moved);
+    assert_eq!(container.state_status(), "running");
+    container.kill("TERM");
+    container.stops();
+    host.migrate(&["delete", &moved]).succeeded();
+    host.assert_no_trace();
 }
 
 #[test]

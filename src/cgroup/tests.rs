@@ -427,3 +427,30 @@ fn a_delegated_cgroup_belongs_to_its_user_but_for_its_limits() {
     }
     assert_eq!(owner("cgroup.max.depth"), 0);
 }
+
+#[test]
+fn a_process_that_moved_down_is_found_and_a_place_beneath_must_exist() {
+    let hierarchies = host();
+    let name = unique("moved");
+    let cgroup = Cgroup::plan(&hierarchies, Some(Path::new(&format!("/{name}"))), &name).expect("a plan");
+    let guard = Guard::new(cgroup);
+    let cgroup = &guard.0;
+    cgroup.create().expect("create");
+    let process = Waiter::spawn();
+    cgroup.apply(process.pid()).expect("apply");
+    assert_eq!(cgroup.where_process_is(process.pid()).expect("it lives"), None);
+    if let Some(unified) = cgroup.clone_into_fd().expect("it exists").and_then(|_| cgroup.path_of("")) {
+        std::fs::create_dir(unified.join("inner")).expect("mkdir");
+        std::fs::write(unified.join("inner/cgroup.procs"), process.pid().to_string()).expect("move");
+        let moved = cgroup.where_process_is(process.pid()).expect("it lives").expect("elsewhere");
+        assert_eq!(moved.path_of(""), Some(unified.join("inner")));
+    }
+    let places = SubCgroups::parse(&["pids:none".to_owned()]).expect("a place");
+    let error = cgroup.beneath(&places).expect_err("there is none");
+    assert!(
+        error.chain().contains(" adding pid ") || error.chain().contains("unknown controller"),
+        "{}",
+        error.chain()
+    );
+    assert_eq!(cgroup.beneath(&SubCgroups::default()).expect("its own place"), *cgroup);
+}

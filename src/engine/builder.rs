@@ -242,7 +242,7 @@ impl NewContainer {
         let bundle =
             std::path::absolute(bundle).context(|| format!("resolve the bundle {}", bundle.display()))?;
         let mut config = Config::load(&bundle)?;
-        if self.notify_socket {
+        if self.notify_socket || sd_notify::is_prepared(&config.spec) {
             config = config.changed(|value| sd_notify::prepare(&self.dir, value))?;
         }
         spec::validate(&config.spec)?;

@@ -164,7 +164,7 @@ impl Container {
     ) -> Result<Starting> {
         let cgroup = self.cgroup()?.beneath(places)?;
         let error = match start(&cgroup) {
-            Err(error) if places.is_empty() && error.is_errno(libc::EBUSY) => error,
+            Err(error) if places.is_empty() && may_not_enter(&error) => error,
             other => return other,
         };
         let moved = self.init().map(|init| cgroup.where_process_is(init.pid)).transpose()?.flatten();
@@ -195,4 +195,10 @@ impl Container {
         }
         Ok(joined)
     }
+}
+
+/// cgroups(7): a cgroup that divides its resources among those beneath it, or with a threaded one there, may have no
+/// processes.
+fn may_not_enter(error: &Error) -> bool {
+    error.is_errno(libc::EBUSY) || error.is_errno(libc::EOPNOTSUPP)
 }

@@ -20,7 +20,7 @@ pub(super) fn enter_directory(cwd: &Path) -> Result<()> {
     match std::env::set_current_dir(cwd) {
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(()),
         other => {
-            other.context(|| format!("chdir to process.cwd {}", cwd.display()))?;
+            other.context(|| cannot_enter(cwd))?;
             verify_directory(cwd)
         }
     }
@@ -31,8 +31,13 @@ pub(super) fn retry_directory(cwd: &Path) -> Result<()> {
     if std::env::current_dir().is_ok_and(|now| now == cwd) {
         return Ok(());
     }
-    std::env::set_current_dir(cwd).context(|| format!("chdir to process.cwd {}", cwd.display()))?;
+    std::env::set_current_dir(cwd).context(|| cannot_enter(cwd))?;
     verify_directory(cwd)
+}
+
+/// The words are runc's.
+fn cannot_enter(cwd: &Path) -> String {
+    format!("chdir to cwd ({cwd:?}) set in config.json failed")
 }
 
 /// A working directory outside the container's root would be a way out of it (CVE-2024-21626).
@@ -137,6 +142,24 @@ pub(super) fn find(name: &str, environment: &[(String, String)]) -> Result<PathB
     })
 }
 
+/// Why the kernel does not execute a program that was found, in the words that engines recognise.
+pub(super) fn cannot_execute(path: &Path, error: &io::Error) -> Error {
+    let mut why = nix::errno::Errno::from_raw(error.raw_os_error().unwrap_or_default()).desc().to_owned();
+    if let Some(first) = why.get_mut(..1) {
+        first.make_ascii_lowercase();
+    }
+    let described = Error::new(kind(error), format!("exec {}: {why}", path.display()));
+    match error.raw_os_error() {
+        Some(libc::ENOENT) => {
+            described.with_hint("its interpreter (#! line, or loader) is not in the root filesystem")
+        }
+        Some(libc::ENOEXEC) => {
+            described.with_hint("it is a program for another processor, or a script without #! line")
+        }
+        _ => described,
+    }
+}
+
 fn executable(path: &Path) -> io::Result<()> {
     let status = fs::metadata(path)?;
     let file = status.file_type();
@@ -193,5 +216,9 @@ mod tests {
         assert_eq!(text("/nosuch"), "exec: \"/nosuch\": stat /nosuch: no such file or directory");
         assert_eq!(text("/etc/passwd"), "exec: \"/etc/passwd\": permission denied");
         assert_eq!(text("/etc"), "exec: \"/etc\": permission denied");
+        let error = io::Error::from_raw_os_error(libc::ENOENT);
+        let error = cannot_execute(Path::new("/run.sh"), &error);
+        assert_eq!(error.chain(), "exec /run.sh: no such file or directory");
+        assert_eq!(error.kind(), ErrorKind::NotFound);
     }
 }

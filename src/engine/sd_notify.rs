@@ -26,6 +26,7 @@ use nix::unistd::pipe2;
 use serde_json::{Value, json};
 
 use super::InitProcess;
+use crate::spec::oci::{Mount, Spec};
 use crate::sys::fd::proc_path;
 use crate::{Context, Result, sys};
 
@@ -42,12 +43,26 @@ const BARRIER: Duration = Duration::from_secs(30);
 /// Messages are shorter, in bytes.
 const LONGEST: usize = 4096;
 
+/// Whether a configuration comes from a container that was prepared for this.
+pub(super) fn is_prepared(config: &Spec) -> bool {
+    let ours = |mount: &Mount| {
+        let source = mount.source().as_deref();
+        mount.destination() == Path::new(INSIDE) && source.is_some_and(|source| source.ends_with(DIRECTORY))
+    };
+    config.mounts().iter().flatten().any(ours)
+}
+
 /// Makes the directory in the container's, and changes the configuration so that the program finds it.
 pub(super) fn prepare(dir: &Path, config: &mut Value) -> Result<()> {
     let directory = dir.join(DIRECTORY);
     fs::create_dir(&directory)
         .and_then(|()| fs::set_permissions(&directory, Permissions::from_mode(0o755)))
         .context(|| format!("make {}", directory.display()))?;
+    if let Some(mount) = config["mounts"].as_array_mut().into_iter().flatten().find(|mount| is_ours(mount)) {
+        // It was another container's, which this one goes on as: the program has the path already.
+        mount["source"] = json!(directory);
+        return Ok(());
+    }
     let mount = json!({
         "destination": INSIDE,
         "source": directory,
@@ -56,6 +71,12 @@ pub(super) fn prepare(dir: &Path, config: &mut Value) -> Result<()> {
     append(&mut config["mounts"], mount);
     append(&mut config["process"]["env"], format!("NOTIFY_SOCKET={INSIDE}/{SOCKET}").into());
     Ok(())
+}
+
+/// Nobody else binds a directory of this name to this place.
+fn is_ours(mount: &Value) -> bool {
+    let source = mount["source"].as_str().map(Path::new);
+    mount["destination"] == INSIDE && source.is_some_and(|source| source.ends_with(DIRECTORY))
 }
 
 fn append(list: &mut Value, item: Value) {
@@ -195,6 +216,11 @@ mod tests {
         prepare(dir.path(), &mut config).expect("prepare");
         assert_eq!(config["mounts"][0]["destination"], json!("/run/notify"));
         assert_eq!(config["process"]["env"], json!(["A=1", "NOTIFY_SOCKET=/run/notify/notify.sock"]));
+        let other = tempfile::tempdir().expect("tempdir");
+        let mut moved = config.clone();
+        prepare(other.path(), &mut moved).expect("prepare");
+        assert_eq!(moved["mounts"][0]["source"], json!(other.path().join("notify")));
+        assert_eq!(moved["process"], config["process"]);
         for _ in ["first", "after one that was killed"] {
             let proxy =
                 NotifyProxy::listen(dir.path(), path.as_os_str()).expect("listen").expect("it is there");

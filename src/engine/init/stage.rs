@@ -215,5 +215,6 @@ fn execute(path: &Path, plan: &InitPlan, environment: &[(String, String)]) -> Re
     let first = plan.preserved.saturating_add(3) as i32;
     sys::fd::cloexec_from(first).context(|| format!("close_range({first}, CLOEXEC)"))?;
     sys::process::reset_signals().context(|| "reset the signals")?;
-    Err(sys::process::execute(&program, &argv, &envp)).context(|| format!("exec {path:?}"))
+    let error = sys::process::execute(&program, &argv, &envp);
+    Err(program::cannot_execute(path, &error))
 }
