@@ -90,12 +90,17 @@ fn mappings_that_cannot_be() {
     refused(&stage, &host, &["id-mapped mounts are only supported for bind-mounts"], |config| {
         add(config, json!({ "destination": "/a", "type": "tmpfs", "source": "t", "options": ["idmap"] }));
     });
-    refused(&stage, &host, &["mount /proc on /a (mounts[", "MOUNT_ATTR_IDMAP"], |config| {
-        let mut mount = bind("/proc", "/a", &["bind"]);
-        mount["uidMappings"] = range(0, 1, 1);
-        mount["gidMappings"] = range(0, 1, 1);
-        add(config, mount);
-    });
+    refused(
+        &stage,
+        &host,
+        &["error mounting \"/proc\" to rootfs at \"/a\" (mounts[", "MOUNT_ATTR_IDMAP"],
+        |config| {
+            let mut mount = bind("/proc", "/a", &["bind"]);
+            mount["uidMappings"] = range(0, 1, 1);
+            mount["gidMappings"] = range(0, 1, 1);
+            add(config, mount);
+        },
+    );
 }
 
 #[test]

@@ -49,7 +49,9 @@ impl Server {
     /// One for this root filesystem, if it takes one. `user_namespace` tells whether init is in one of its own.
     pub(in crate::engine) fn for_plan(plan: &RootfsPlan, user_namespace: bool) -> Result<Option<Self>> {
         let is_bind = |mount: &MountPlan| matches!(mount.kind, MountKind::Bind { .. });
-        let is_needed = |mount: &MountPlan| mount.is_id_mapped() || (user_namespace && is_bind(mount));
+        // A runtime that is not root reaches no more than init.
+        let helps = user_namespace && nix::unistd::geteuid().is_root();
+        let is_needed = |mount: &MountPlan| mount.is_id_mapped() || (helps && is_bind(mount));
         if !plan.mounts.iter().any(is_needed) {
             return Ok(None);
         }

@@ -46,7 +46,11 @@ pub(super) fn mount_cgroups(
                 match new.detached() {
                     // In a user namespace that does not own the cgroup namespace.
                     Err(error) if error.is_errno(libc::EPERM) || error.is_errno(libc::EBUSY) => {
-                        bind_v2(plan, host_path)
+                        match bind_v2(plan, host_path) {
+                            // The caller could not make one: nothing of the host's is shown in its place.
+                            Err(error) if error.is_errno(libc::ENOENT) => nothing(label),
+                            done => done,
+                        }
                     }
                     done => done,
                 }
@@ -58,6 +62,18 @@ pub(super) fn mount_cgroups(
             put(root, plan, &mounted, &target, Links::Follow)
         }
     }
+}
+
+/// An empty directory that stays empty.
+fn nothing(label: Option<&str>) -> Result<OwnedFd> {
+    let new = NewFilesystem {
+        fstype: "tmpfs",
+        source: "tmpfs",
+        flags: USUAL | libc::MS_RDONLY,
+        data: &["nr_blocks=1,nr_inodes=1"],
+        label: Label::of("tmpfs", label),
+    };
+    new.detached()
 }
 
 fn bind_v2(plan: &MountPlan, source: &Path) -> Result<OwnedFd> {

@@ -51,7 +51,9 @@ impl Builder<'_> {
                 MountKind::Filesystem { fstype, .. } => fstype.clone(),
                 MountKind::Cgroup { .. } => "cgroup".to_owned(),
             };
-            format!("mount {what} on {} (mounts[{}])", plan.destination.display(), plan.index)
+            // The beginning is what clients look for.
+            let (destination, index) = (plan.destination.display().to_string(), plan.index);
+            format!("error mounting {what:?} to rootfs at {destination:?} (mounts[{index}])")
         })
     }
 
@@ -195,8 +197,10 @@ pub(super) fn put(
 /// The kernel says `EINVAL` for much; the commonest reason is a file on a directory or the reverse.
 fn explain_attach(mounted: BorrowedFd<'_>, target: BorrowedFd<'_>, errno: Errno) -> Error {
     let (message, errno) = match (is_directory(mounted), is_directory(target)) {
-        (Ok(true), Ok(false)) => ("the destination is not a directory, the source is", Errno::ENOTDIR),
-        (Ok(false), Ok(true)) => ("the destination is a directory, the source is not", Errno::EISDIR),
+        (Ok(true), Ok(false)) => {
+            ("not a directory: the destination, while the source is one", Errno::ENOTDIR)
+        }
+        (Ok(false), Ok(true)) => ("not a directory: the source, while the destination is one", Errno::EISDIR),
         _ => ("move_mount to the destination", errno),
     };
     let Err(error) = Err::<Infallible, _>(errno).context(|| message);

@@ -718,7 +718,7 @@ fn errors_name_the_entry_and_the_cause() {
     let table = [
         (
             json!({"destination": "/a", "type": "bind", "source": "/no/such/source", "options": ["bind"]}),
-            "mount /no/such/source on /a (mounts[0])",
+            "error mounting \"/no/such/source\" to rootfs at \"/a\" (mounts[0])",
             libc::ENOENT,
         ),
         (
@@ -729,12 +729,12 @@ fn errors_name_the_entry_and_the_cause() {
         (json!({"destination": "/file/x", "type": "tmpfs", "source": "t"}), "(mounts[0])", libc::ENOTDIR),
         (
             json!({"destination": "/file", "type": "tmpfs", "source": "t"}),
-            "the destination is not a directory, the source is",
+            "not a directory: the destination, while the source is one",
             libc::ENOTDIR,
         ),
         (
             json!({"destination": "/directory", "type": "bind", "source": "rootfs/file", "options": ["bind"]}),
-            "the destination is a directory, the source is not",
+            "not a directory: the source, while the destination is one",
             libc::EISDIR,
         ),
     ];
