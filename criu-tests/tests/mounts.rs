@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::path::Path;
 
 use criu_tests::{Bundle, Host, Inspection, Stage};
 use serde_json::{Value, json};
@@ -165,6 +166,38 @@ fn device_nodes() {
     assert_eq!(seen["stat"]["/dev/disk"]["ok"]["device"], json!([7, 0]));
     assert_eq!(mode("/dev/null"), json!("20666"));
     assert_eq!(seen["stat"]["/dev/ptmx"]["ok"]["device"], json!([5, 2]));
+}
+
+#[test]
+fn device_nodes_that_are_there_already() {
+    stage_and_host!(stage, host);
+    let rootfs = host.path("bundles/inspect/rootfs");
+    let node = |config: &mut Value, path: &str| {
+        config["linux"]["devices"] = json!([{ "path": path, "type": "c", "major": 1, "minor": 3 }]);
+    };
+    let make = |name: &str, minor: u64| {
+        let mode = nix::sys::stat::Mode::from_bits_truncate(0o600);
+        let device = nix::sys::stat::makedev(1, minor);
+        nix::sys::stat::mknod(Path::new(name), nix::sys::stat::SFlag::S_IFCHR, mode, device).expect("mknod");
+    };
+    let seen = Inspection::of(&stage, &host, &["--stat", "/data/null"], |config| {
+        fs::create_dir(format!("{rootfs}/data")).expect("mkdir");
+        make(&format!("{rootfs}/data/null"), 3);
+        node(config, "/data/null");
+    });
+    assert_eq!(seen["stat"]["/data/null"]["ok"]["device"], json!([1, 3]));
+    let data = host.path("bundles/refused/rootfs/data");
+    refused(&stage, &host, &["/data/file has incorrect ftype"], |config| {
+        fs::create_dir(&data).expect("mkdir");
+        fs::write(format!("{data}/file"), "").expect("write");
+        node(config, "/data/file");
+    });
+    let words = "/data/zero has incorrect major:minor: 1:5 doesn't match expected 1:3";
+    refused(&stage, &host, &[words], |config| {
+        fs::create_dir(&data).expect("mkdir");
+        make(&format!("{data}/zero"), 5);
+        node(config, "/data/zero");
+    });
 }
 
 #[test]

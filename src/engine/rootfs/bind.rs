@@ -44,7 +44,8 @@ pub(super) fn set_bind_attributes(tree: BorrowedFd<'_>, options: &MountOptions) 
     let present = present_flags(tree).context(|| "statfs the source")?;
     match keeping_locked(options, present) {
         Some(kept) => set_attributes(tree, &kept, Extent::Mount).context(attempt(&kept)),
-        None => Err(Errno::EPERM).context(|| "change flags that are locked on the source's mount"),
+        None => Err(Errno::EPERM)
+            .context(|| "operation not permitted: the source's mount has flags that are locked"),
     }
 }
 

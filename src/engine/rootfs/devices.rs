@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use crate::spec::oci::{LinuxDevice, LinuxDeviceType};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat};
-use nix::sys::stat::{FileStat, Mode, SFlag, fstat, makedev, mknodat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, major, makedev, minor, mknodat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, symlinkat, unlinkat};
 use serde::{Deserialize, Serialize};
 
@@ -206,7 +206,7 @@ fn create_one(device: &DevicePlan, parent: BorrowedFd<'_>, by_bind: bool) -> Res
     }
     let node = open_node(parent, name)?;
     let stat = fstat(&node).context(|| "stat")?;
-    require(device.kind, &stat, "the file there")?;
+    require(device.kind, &stat, &device.path)?;
     if stat.st_uid != device.uid || stat.st_gid != device.gid {
         let (uid, gid) = (Uid::from_raw(device.uid), Gid::from_raw(device.gid));
         fchownat(&node, "", Some(uid), Some(gid), AtFlags::AT_EMPTY_PATH)
@@ -231,18 +231,26 @@ fn open_node(parent: BorrowedFd<'_>, name: &OsStr) -> Result<OwnedFd> {
         .context(|| "open without following links")
 }
 
-fn require(kind: DeviceKind, stat: &FileStat, what: &str) -> Result<()> {
-    if kind.matches(stat) {
+/// In the words that clients know.
+fn require(kind: DeviceKind, stat: &FileStat, path: &Path) -> Result<()> {
+    let path = path.display();
+    let message = if kind.matches(stat) {
         return Ok(());
-    }
-    let message = format!("{what} is no {kind}");
+    } else if stat.st_mode & SFlag::S_IFMT.bits() == kind.file_type().bits() {
+        let numbers = |device| format!("{}:{}", major(device), minor(device));
+        let (found, expected) = (numbers(stat.st_rdev), numbers(kind.number()));
+        format!("{path} has incorrect major:minor: {found} doesn't match expected {expected}")
+    } else {
+        format!("{path} has incorrect ftype: it is no {kind}")
+    };
     Err(Error::new(ErrorKind::System, message).with_hint("remove the file from the root filesystem"))
 }
 
 fn bind_host_device(device: &DevicePlan, parent: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
     let source = open(&device.path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
         .context(|| "open the host's node of the same path")?;
-    require(device.kind, &fstat(&source).context(|| "stat the host's node")?, "the host's node")?;
+    let stat = fstat(&source).context(|| "stat the host's node")?;
+    require(device.kind, &stat, &device.path).context(|| "use the host's node of the same path")?;
     match mknodat(parent, name, SFlag::S_IFREG, Mode::empty(), 0) {
         Ok(()) | Err(Errno::EEXIST) => {}
         Err(error) => return Err(error).context(|| "create the file to bind the host's node on"),
@@ -279,7 +287,7 @@ pub(super) fn open_null(root: &Root) -> Result<OwnedFd> {
     let path = Path::new("/dev/null");
     let open = || {
         let null = root.open(path, Links::Refuse).context(|| "open without following links")?;
-        require(NULL, &fstat(&null).context(|| "stat")?, "the file there")?;
+        require(NULL, &fstat(&null).context(|| "stat")?, path)?;
         Ok::<_, Error>(null)
     };
     open().context(|| "use /dev/null of the container")
