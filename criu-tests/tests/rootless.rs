@@ -193,6 +193,30 @@ fn root_of_a_user_namespace_runs_containers_with_and_without_another_one() {
     host.assert_no_trace();
 }
 
+#[test]
+fn a_machine_without_user_namespaces_is_named() {
+    let Some(stage) = Stage::set(&[]) else { return };
+    let host = stage.host("a");
+    let user = User::on(&host);
+    let bundle = user.bundle("none", &["inspect"]).edit(|config| {
+        for map in ["uidMappings", "gidMappings"] {
+            config["linux"][map][0]["hostID"] = json!(0);
+        }
+    });
+    // The limit of a user namespace of our own, beneath which there is none then.
+    let script = format!(
+        "echo 0 > /proc/sys/user/max_user_namespaces && exec {} --root {} run -b {} {}",
+        user.program,
+        host.state_root(),
+        bundle.path(),
+        stage.id("none")
+    );
+    let output = host.command(&["unshare", "--map-root-user", "--mount", "sh", "-c", &script]).run();
+    let said = output.failed(1, &["unshare(CLONE_NEWUSER)", "No space left"]);
+    assert!(said.contains("user.max_user_namespaces"), "{said}");
+    host.assert_no_trace();
+}
+
 /// `/etc/subuid` and `/etc/subgid` give the caller ids besides its own, which newuidmap(1) and newgidmap(1) map for it.
 #[test]
 fn further_ids_are_mapped_by_those_who_may() {

@@ -251,6 +251,7 @@ impl NewContainer {
                 .with_hint("remove the field from config.json, or run this container with another runtime"));
         }
         rootless::check(&config.spec)?;
+        Namespaces::from_spec(&config.spec).require_kernel()?;
         let user = UserNamespace::from_spec(&config.spec)?;
         if let (Some(user), Some(process)) = (&user, config.spec.process()) {
             user.check_user(process.user())?;

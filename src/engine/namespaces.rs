@@ -53,6 +53,20 @@ impl Namespaces {
         self.0.iter().find(|(flag, _, _)| *flag == kind).and_then(|(_, _, path)| path.as_deref())
     }
 
+    /// Makes sure that the kernel knows all the kinds: the call that makes one would only say `EINVAL`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`], naming the kind.
+    pub(super) fn require_kernel(&self) -> Result<()> {
+        for (_, name, _) in &self.0 {
+            if !Path::new("/proc/self/ns").join(name).exists() {
+                let message = format!("{name} namespaces aren't enabled in the kernel");
+                return Err(Error::new(ErrorKind::Unsupported, message));
+            }
+        }
+        Ok(())
+    }
+
     /// Where the user namespace is, if there is one: `Some(None)` for a new one.
     pub(super) fn user(&self) -> Option<Option<PathBuf>> {
         let is_user = |(flag, _, _): &&(CloneFlags, _, _)| *flag == CloneFlags::CLONE_NEWUSER;

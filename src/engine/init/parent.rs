@@ -97,10 +97,30 @@ pub(in crate::engine) fn launch(plan: &InitPlan, launch: &Launch<'_>) -> Result<
         signals: Signals::Blocked,
         enter: launch.cgroup.tasks.iter().map(AsFd::as_fd).collect(),
     };
-    let child = sys::spawn::spawn(&spawn).context(|| "start the container's process")?;
+    let child = sys::spawn::spawn(&spawn)
+        .map_err(|error| explain(error, launch.namespaces))
+        .context(|| "start the container's process")?;
     let starting = Starting { child: Some(child), channel };
     verify_joined(starting.pid(), launch.join)?;
     Ok(starting)
+}
+
+/// What administrators and distributions set against namespaces, which the kernel tells by a number alone.
+fn explain(error: Error, namespaces: CloneFlags) -> Error {
+    match error.errno() {
+        // The number means a full disk elsewhere.
+        Some(libc::ENOSPC | libc::EUSERS) if !namespaces.is_empty() => {
+            Error::new(ErrorKind::Unsupported, "make new namespaces").with_source(error).with_hint(
+                "this machine allows no more of them: see the limits of `sysctl user`, such as user.max_user_namespaces",
+            )
+        }
+        Some(libc::EPERM) if namespaces.contains(CloneFlags::CLONE_NEWUSER) && error.hint().is_none() => error
+            .with_hint(
+                "callers who are not root may not make user namespaces where kernel.unprivileged_userns_clone is 0 or \
+                 kernel.apparmor_restrict_unprivileged_userns is 1 (sysctl), and nobody may in a chroot",
+            ),
+        _ => error,
+    }
 }
 
 /// Makes sure that the process is where it was sent: the steps on the way are many, and a container in a namespace of
