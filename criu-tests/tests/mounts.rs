@@ -249,6 +249,13 @@ fn without_a_mount_namespace_the_hosts_table_is_as_before_in_the_end() {
             assert!(host.mountinfo().contains(&point), "{place} is mounted on the host");
         }
         host.migrate(&["exec", container.id(), "/workload", "inspect"]).succeeded();
+        let images = host.path("images");
+        let checkpoint = ["checkpoint", "--image-path", &images, container.id()];
+        container.runs_on_beside(
+            &checkpoint,
+            1,
+            &["a container without a mount namespace cannot be checkpointed"],
+        );
         container.end();
         assert_eq!(host.mountinfo(), before);
     }

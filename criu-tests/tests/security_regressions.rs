@@ -129,7 +129,23 @@ fn cve_2025_52565_a_terminal_or_console_that_is_swapped() {
         || host.migrate(&["create", "--console-socket", &socket, "-b", &bundle.path(), &stage.id("console")]);
     symlink(&victim, format!("{dev}/console")).expect("symlink");
     create().failed(1, &["/dev/console", "symbolic link"]);
-    fs::remove_file(format!("{dev}/console")).expect("unlink");
+    // Nobody need take the terminals: they wait in the socket's queue.
+    fs::write(format!("{dev}/other"), "").expect("write");
+    let before = host.mountinfo();
+    while_exchanged(&format!("{dev}/console"), &format!("{dev}/other"), || {
+        for _ in 0..ROUNDS {
+            let output = create();
+            if output.code == 0 {
+                host.migrate(&["delete", "--force", &stage.id("console")]).succeeded();
+            } else {
+                assert!(output.stderr.contains("/dev/console"), "{}", output.stderr);
+            }
+            assert_eq!(host.mountinfo(), before, "the terminal is on a file of the host");
+        }
+    });
+    for name in ["console", "other"] {
+        fs::remove_file(format!("{dev}/{name}")).expect("unlink");
+    }
     // A multiplexer of another kind than a devpts' own would hand out terminals of the host.
     let bundle = bundle.edit(|config| {
         let mounts = config["mounts"].as_array_mut().expect("a list");

@@ -95,7 +95,9 @@ fn run(
         return Err(wrong_status(status));
     }
     require_root()?;
-    namespaces::check(&container.config()?)?;
+    let config = container.config()?;
+    namespaces::check(&config)?;
+    namespaces::require_own_mounts(&config)?;
     let criu = Criu::find(options.criu.as_deref())?;
     let images = ImagesDir::choose(container, options, export.as_ref())?;
     let dumped = attempt(container, options, &criu, &images, export, status, progress);

@@ -36,6 +36,19 @@ pub(super) fn check(config: &Config) -> Result<()> {
     .with_hint("give the container a user namespace of its own, or let it share no network and pid namespace"))
 }
 
+/// Refuses a container without a mount namespace: CRIU takes the whole mount table of a process, which is the host's.
+///
+/// # Errors
+/// [`ErrorKind::Unsupported`].
+pub(super) fn require_own_mounts(config: &Config) -> Result<()> {
+    if Namespaces::from_spec(&config.spec).types().contains(&"mnt") {
+        return Ok(());
+    }
+    let message = "a container without a mount namespace cannot be checkpointed: its mounts are the host's";
+    Err(Error::new(ErrorKind::Unsupported, message)
+        .with_hint("add {\"type\": \"mount\"} to linux.namespaces"))
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -54,5 +67,16 @@ mod tests {
         let error = judge(json!([net, user])).expect_err("it could not join");
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         assert!(error.to_string().contains("the user namespace /u and the net namespace /n"), "{error}");
+    }
+
+    #[test]
+    fn a_container_has_mounts_of_its_own() {
+        let judge = |namespaces: serde_json::Value| {
+            let json = json!({"ociVersion": "1.0.2", "linux": {"namespaces": namespaces}});
+            require_own_mounts(&Config::parse(json.to_string().into_bytes()).expect("it parses"))
+        };
+        judge(json!([{"type": "mount"}])).expect("they are its own");
+        let error = judge(json!([{"type": "pid"}])).expect_err("they are the host's");
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
     }
 }

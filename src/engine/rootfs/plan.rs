@@ -374,7 +374,7 @@ fn root_propagation(word: Option<&str>) -> Result<Propagation> {
     match word {
         None | Some("") => Ok(Propagation { kind: PropagationKind::Slave, recursive: true }),
         Some(word) => Propagation::from_word(word).ok_or_else(|| {
-            let message = format!("linux.rootfsPropagation: {word:?} is no propagation type");
+            let message = format!("linux.rootfsPropagation: rootfsPropagation={word} is not supported");
             Error::new(ErrorKind::InvalidConfig, message)
         }),
     }
