@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
 
-use criu_tests::{Bundle, Container, Host, Stage, receive_descriptor};
+use criu_tests::{Bundle, Container, Host, Stage, migrate, receive_descriptor};
 use nix::sys::stat::Mode;
 use serde_json::{Value, json};
 
@@ -233,6 +233,30 @@ fn pid_file_and_pidfd_are_there_when_the_command_returns() {
     container.stops();
     host.migrate(&["delete", container.id()]).succeeded();
     host.assert_no_trace();
+}
+
+#[test]
+fn preserved_descriptors_and_those_of_a_service_manager() {
+    let Some(stage) = Stage::set(&[]) else { return };
+    let host = stage.host("a");
+    let (_bundle, container) = running(&stage, &host, |_| {});
+    let file = host.path("file");
+    fs::write(&file, "hello").expect("write");
+    let (program, root) = (migrate(), host.state_root());
+    let exec = |script: &str, flags: &[&str]| {
+        let script = format!("{script}; exec \"$@\"");
+        let before = ["sh", "-c", &script, "sh", &program, "--root", &root, "exec"];
+        let text = host.command(&[&before, flags, &[container.id(), "/workload", "inspect"]].concat()).run();
+        serde_json::from_str::<Value>(&text.succeeded()).expect("JSON")
+    };
+    let seen = exec(&format!("exec 3</dev/null 4<{file} 5<{file}"), &["--preserve-fds=2"]);
+    let numbers: Vec<&String> = seen["fds"].as_object().expect("an object").keys().collect();
+    assert_eq!(numbers, ["0", "1", "2", "3", "4"]);
+    assert_eq!(seen["fds"]["4"], json!(file));
+    let seen = exec(&format!("exec 3<{file}; export LISTEN_FDS=1 LISTEN_PID=$$"), &[]);
+    assert_eq!(seen["fds"]["3"], json!(file));
+    assert_eq!((&seen["env"]["LISTEN_FDS"], &seen["env"]["LISTEN_PID"]), (&json!("1"), &json!("1")));
+    container.end();
 }
 
 #[test]

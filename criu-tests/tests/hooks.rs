@@ -2,6 +2,7 @@
 //! Hooks: when they run, what they see, and what their failure means.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 
 use criu_tests::{Bundle, Host, Need, PATIENCE, Stage, wait_until, workload};
 use nix::sys::signal::Signal;
@@ -212,6 +213,30 @@ fn a_failed_hook_after_the_end_is_an_error_of_delete_and_not_of_run() {
     host.migrate(&["delete", &id]).failed(1, &["error running poststop hook #0"]);
     host.assert_no_trace();
     assert_eq!(names(&bundle), ["one", "two", "one", "two"], "one that fails keeps no other from running");
+}
+
+#[test]
+fn in_a_user_namespace_the_hooks_of_init_are_its_roots() {
+    let Some(stage) = Stage::set(&[]) else { return };
+    let host = stage.host("a");
+    let bundle = with_all_hooks(&host, "user", &["exit"]).in_user_namespace(100_000, 65_536);
+    let log = host.path("createContainer");
+    for log in [&log, &log_of(&bundle)] {
+        fs::write(log, "").expect("write");
+        fs::set_permissions(log, fs::Permissions::from_mode(0o666)).expect("chmod");
+    }
+    let bundle = bundle.edit(|config| {
+        let args = config["hooks"]["createContainer"][0]["args"].as_array_mut().expect("a list");
+        let path = args.iter_mut().find(|a| a.as_str().is_some_and(|a| a.ends_with(LOG))).expect("the log");
+        *path = json!(log);
+    });
+    host.migrate(&["run", "-b", &bundle.path(), &stage.id("user")]).succeeded();
+    assert_eq!(names(&bundle), ["prestart", "createRuntime", "startContainer", "poststart", "poststop"]);
+    let text = fs::read_to_string(&log).expect("it was written");
+    let line: Value = serde_json::from_str(text.trim()).expect("JSON");
+    assert_eq!((&line["name"], &line["uid"]), (&json!("createContainer"), &json!(0)));
+    assert_ne!(line["namespaces"]["user"], own_namespace(&host, "user"));
+    host.assert_no_trace();
 }
 
 #[test]

@@ -139,13 +139,18 @@ impl InitHooks {
         self.state.clone().map(|state| HookState { status: status.to_owned(), pid, ..state })
     }
 
-    /// In init, in the container's namespaces and still among the host's files.
+    /// Whether there are any for [`InitHooks::create_container`].
+    pub(super) fn has_create_container(&self) -> bool {
+        !self.create_container.is_empty()
+    }
+
+    /// In init, in the container's namespaces and still among the host's files, in the present directory.
     ///
     /// # Errors
     /// The first hook that failed.
-    pub(super) fn create_container(&self, rootfs: Option<&Path>) -> Result<()> {
+    pub(super) fn create_container(&self) -> Result<()> {
         let Some(state) = self.state("creating") else { return Ok(()) };
-        let place = Place { directory: rootfs, environment: Environment::Only(&[]) };
+        let place = Place { directory: None, environment: Environment::Only(&[]) };
         run_all(HookKind::CreateContainer, &self.create_container, &state, &place)
     }
 

@@ -6,13 +6,13 @@ use std::convert::Infallible;
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::fcntl::{OFlag, open, openat};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::stat::Mode;
-use nix::unistd::{Gid, Uid, setgroups, sethostname, setresgid, setresuid};
+use nix::unistd::{Gid, Uid, fchdir, setgroups, sethostname, setresgid, setresuid};
 
 use super::mount_sources::Requests;
 use super::plan::InitPlan;
@@ -51,12 +51,12 @@ pub(super) fn run(plan: &InitPlan, channel: &InitSide) -> Result<Infallible> {
                 Some(sources) => rootfs::prepare(rootfs, &sources)?,
                 None => rootfs::prepare(rootfs, &OwnSources)?,
             };
-            run_early_hooks(plan, channel)?;
+            run_early_hooks(plan, channel, Some(prepared.root()))?;
             set_up_console(plan.console.as_ref(), Some(&prepared), &own_fds)?;
             prepared.enter()?.protect()?;
         }
         None => {
-            run_early_hooks(plan, channel)?;
+            run_early_hooks(plan, channel, None)?;
             set_up_console(plan.console.as_ref(), None, &own_fds)?;
         }
     }
@@ -80,11 +80,17 @@ pub(super) fn run(plan: &InitPlan, channel: &InitSide) -> Result<Infallible> {
 }
 
 /// The hooks that run when the root file system is there and the host's files still are.
-fn run_early_hooks(plan: &InitPlan, channel: &InitSide) -> Result<()> {
+fn run_early_hooks(plan: &InitPlan, channel: &InitSide, root: Option<BorrowedFd<'_>>) -> Result<()> {
     if plan.hooks.runtime {
         channel.rootfs_ready()?;
     }
-    plan.hooks.create_container(plan.rootfs.as_ref().map(|rootfs| rootfs.rootfs.as_path()))
+    if !plan.hooks.has_create_container() {
+        return Ok(());
+    }
+    if let Some(root) = root {
+        fchdir(root).context(|| "chdir to the root file system")?;
+    }
+    plan.hooks.create_container()
 }
 
 fn set_up_console(
