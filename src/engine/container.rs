@@ -14,10 +14,11 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::CloneFlags;
 use nix::unistd::{Pid, Uid, User};
 
-use super::builder::{blame_memory, plan_context};
+use super::first_process::blame_memory;
 use super::hooks::{self, HookKind, HookState};
 use super::init::sync::Failure;
 use super::lock::lock;
+use super::new_container::plan_context;
 use super::remains::{kill_process, remove_host_mounts, remove_unfinished};
 use super::rootfs::RootfsPlan;
 use super::state::{load_config, replace_file};

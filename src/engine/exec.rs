@@ -9,8 +9,8 @@ use nix::sched::CloneFlags;
 use nix::unistd::geteuid;
 
 use super::attributes::{Attributes, BoundTo};
-use super::builder::set_limits;
 use super::console::Console;
+use super::first_process::set_limits;
 use super::hooks::InitHooks;
 use super::init::outside::FromOutside;
 use super::init::parent::{Entry, Launch, Starting, Until, launch};

@@ -1,0 +1,371 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A container that is coming to be: what `create` and `restore` have in common, from an id to a record, and back to
+//! nothing when it does not.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use nix::fcntl::Flock;
+use nix::sched::CloneFlags;
+use nix::unistd::Pid;
+
+use super::hooks;
+use super::lock::lock;
+use super::namespaces::Namespaces;
+use super::remains::{kill_process, remove_host_mounts, remove_unfinished};
+use super::rootfs::{CgroupBind, CgroupLayout, PlanContext, RootfsPlan};
+use super::sd_notify;
+use super::state::{Creator, InitProcess, STATE, State, save_config};
+use super::{Container, ContainerId, StateRoot, UserNamespace, rootless};
+use crate::cgroup::{Cgroup, CgroupMounts, CgroupState, Hierarchies};
+use crate::spec::{self, Config};
+use crate::{Context, Error, ErrorKind, Result, sys};
+
+/// A container that is coming to be: it has an id, a directory and a lock, and is undone unless it is finished.
+#[derive(Debug)]
+pub struct NewContainer {
+    pub(super) root: StateRoot,
+    pub(super) id: ContainerId,
+    pub(super) dir: PathBuf,
+    pub(super) state: State,
+    pub(super) config: Option<Config>,
+    pub(super) rootfs_plan: Option<RootfsPlan>,
+    pub(super) user: Option<UserNamespace>,
+    pub(super) cgroup: Option<Cgroup>,
+    /// Whether the cgroup was free and is ours: another container's must not be emptied.
+    pub(super) owns_cgroup: bool,
+    /// What a failure removes outside of the directory.
+    pub(super) unfinished: Vec<PathBuf>,
+    /// How many of the caller's descriptors init gets.
+    pub(super) preserve_fds: u32,
+    /// Whether the program shall find a socket to tell that it is ready.
+    pub(super) notify_socket: bool,
+    /// Held until the container is there or gone.
+    pub(super) lock: Flock<File>,
+    pub(super) finished: bool,
+}
+
+impl NewContainer {
+    /// Takes an id. From here on the directory exists, and `delete` can remove it if this process dies; what is in it is
+    /// written down before it is made.
+    ///
+    /// # Errors
+    /// [`ErrorKind::AlreadyExists`], or the error of making the directory.
+    pub fn reserve(root: &StateRoot, id: ContainerId) -> Result<Self> {
+        let dir = root.reserve(&id)?;
+        // Until it is locked and written to, a `delete` may take the empty directory away, and another `create` may
+        // make it again: then it is not ours to remove.
+        let lock = lock(&dir)?;
+        if dir.join(STATE).exists() {
+            return Err(StateRoot::already_exists(&id));
+        }
+        let prepare = || {
+            let state = State {
+                schema: State::schema(),
+                id: id.to_string(),
+                init: None,
+                creator: Creator::this()?,
+                created: sys::clock::rfc3339_utc(SystemTime::now()),
+                bundle: dir.join("bundle"),
+                rootfs: dir.join("bundle/rootfs"),
+                owns_bundle: false,
+                unfinished: Vec::new(),
+                mount_below: None,
+                cgroup: CgroupState::default(),
+                namespace_paths: BTreeMap::new(),
+                external_descriptors: Default::default(),
+                poststop_due: false,
+                annotations: BTreeMap::new(),
+            };
+            state.save(&dir)?;
+            Ok(state)
+        };
+        match prepare() {
+            Ok(state) => Ok(Self {
+                root: root.clone(),
+                id,
+                dir,
+                state,
+                config: None,
+                rootfs_plan: None,
+                user: None,
+                cgroup: None,
+                owns_cgroup: false,
+                unfinished: Vec::new(),
+                preserve_fds: 0,
+                notify_socket: false,
+                lock,
+                finished: false,
+            }),
+            Err(error) => Err(Error::with_cleanup(error, root.release(&dir, false).err())),
+        }
+    }
+
+    /// Its id.
+    pub fn id(&self) -> &ContainerId {
+        &self.id
+    }
+
+    /// Its directory under the state root.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Declares that the bundle lives in the container's directory and goes with it; returns where it must be made.
+    ///
+    /// # Errors
+    /// When the record cannot be written.
+    pub fn own_bundle(&mut self) -> Result<PathBuf> {
+        self.state.owns_bundle = true;
+        self.state.save(&self.dir)?;
+        Ok(self.dir.join("bundle"))
+    }
+
+    /// Declares what is about to be made outside of the container's directory: it is removed again if the container
+    /// does not come to be, also by `delete` after this process was killed. An empty list declares it complete.
+    ///
+    /// # Errors
+    /// When the record cannot be written.
+    pub fn set_unfinished(&mut self, paths: Vec<PathBuf>) -> Result<()> {
+        self.state.unfinished.clone_from(&paths);
+        self.unfinished = paths;
+        self.state.save(&self.dir)
+    }
+
+    /// Reads and judges the bundle's configuration and decides on everything that follows from it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidConfig`] and [`ErrorKind::Unsupported`] name the field.
+    pub fn configure(&mut self, bundle: &Path, no_pivot: bool) -> Result<()> {
+        let bundle =
+            std::path::absolute(bundle).context(|| format!("resolve the bundle {}", bundle.display()))?;
+        let mut config = Config::load(&bundle)?;
+        if self.notify_socket || sd_notify::is_prepared(&config.spec) {
+            config = config.changed(|value| sd_notify::prepare(&self.dir, value))?;
+        }
+        spec::validate(&config.spec)?;
+        if let Some(field) = spec::unsupported(&config.spec) {
+            return Err(Error::new(ErrorKind::Unsupported, format!("field `{field}` is not supported yet"))
+                .with_hint("remove the field from config.json, or run this container with another runtime"));
+        }
+        rootless::check(&config.spec)?;
+        Namespaces::from_spec(&config.spec).require_kernel()?;
+        let user = UserNamespace::from_spec(&config.spec)?;
+        if let (Some(user), Some(process)) = (&user, config.spec.process()) {
+            user.check_user(process.user())?;
+        }
+        let rootfs = root_path(&config, &bundle)?;
+        let linux = config.spec.linux().as_ref();
+        let hierarchies = Hierarchies::detect()?;
+        let cgroups_path = linux.and_then(|l| l.cgroups_path().as_deref());
+        let cgroup = Cgroup::plan(&hierarchies, cgroups_path, self.id.as_str())?;
+        let plan = RootfsPlan::from_spec(&config.spec, &bundle, &rootfs, &plan_context(&cgroup, no_pivot)?)?;
+        save_config(&self.dir, &config.bytes)?;
+        self.state.annotations =
+            config.spec.annotations().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
+        self.state.bundle = bundle;
+        self.state.rootfs = rootfs;
+        self.state.save(&self.dir)?;
+        self.config = Some(config);
+        self.user = user;
+        self.rootfs_plan = Some(plan);
+        self.cgroup = Some(cgroup);
+        Ok(())
+    }
+
+    /// The configuration, once [`NewContainer::configure`] has read it.
+    pub fn config(&self) -> &Config {
+        self.config.as_ref().expect("configure() comes before whatever asks for the configuration")
+    }
+
+    /// Whether the container's process has a terminal.
+    pub fn has_terminal(&self) -> bool {
+        self.config().spec.process().as_ref().is_some_and(|process| process.terminal() == Some(true))
+    }
+
+    /// What is decided about the root file system.
+    pub fn rootfs_plan(&self) -> &RootfsPlan {
+        self.rootfs_plan.as_ref().expect("configure() comes before whatever asks for the plan")
+    }
+
+    /// The root file system's directory on the host.
+    pub fn rootfs(&self) -> &Path {
+        &self.state.rootfs
+    }
+
+    /// Its user namespace, unless it shares ours.
+    pub fn user_namespace(&self) -> Option<&UserNamespace> {
+        self.user.as_ref()
+    }
+
+    /// The container's cgroup.
+    pub fn cgroup(&self) -> &Cgroup {
+        self.cgroup.as_ref().expect("configure() comes before whatever asks for the cgroup")
+    }
+
+    /// Makes the cgroups and sets their limits.
+    ///
+    /// # Errors
+    /// The cgroup that could not be made, or the field of the limit that could not be set.
+    pub fn create_cgroup(&mut self) -> Result<()> {
+        let cgroup = self.cgroup.as_ref().expect("configure() has planned the cgroup");
+        // Who undoes this kills what is in the cgroup: it is written down once nobody else is there, and before it is
+        // made.
+        cgroup.require_unused()?;
+        self.owns_cgroup = true;
+        self.state.cgroup = cgroup.state();
+        self.state.save(&self.dir)?;
+        if self.root.cgroups_are_optional() && !rootless::needs_cgroup(&self.config().spec) {
+            return self.create_permitted_cgroups();
+        }
+        cgroup.create()?;
+        let resources =
+            self.config.as_ref().and_then(|c| c.spec.linux().as_ref()).and_then(|l| l.resources().as_ref());
+        if let Some(resources) = resources {
+            cgroup.set(resources)?;
+            for field in cgroup.unenforced(resources)? {
+                tracing::warn!(field, "limit not enforced on cgroup v2");
+            }
+        }
+        let devices = resources.and_then(|r| r.devices().as_deref()).unwrap_or_default();
+        cgroup.restrict_devices(devices)?;
+        let is_own = || Namespaces::from_spec(&self.config().spec).creates(CloneFlags::CLONE_NEWCGROUP);
+        match &self.user {
+            Some(user) if self.rootfs_plan().has_writable_cgroup() && is_own() => {
+                self.cgroup().delegate(user.root()?.0)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes those cgroups that this caller may make, and leaves the others out.
+    fn create_permitted_cgroups(&mut self) -> Result<()> {
+        let made = self.cgroup().create_where_permitted()?;
+        if let Some(plan) = &mut self.rootfs_plan {
+            plan.set_cgroups(&cgroup_layout(&made));
+        }
+        self.state.cgroup = made.state();
+        self.state.save(&self.dir)?;
+        let resources = self.config().spec.linux().as_ref().and_then(|l| l.resources().as_ref());
+        let devices = resources.and_then(|r| r.devices().as_deref()).unwrap_or_default();
+        let restricted = made.restrict_devices(devices);
+        self.cgroup = Some(made);
+        match restricted {
+            // Who may not make rules may not make devices either.
+            Err(e) if matches!(e.errno(), Some(libc::EPERM | libc::EACCES | libc::EROFS)) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Writes down the container's first process, with the namespaces (by `/proc/PID/ns` name) that belong to it.
+    ///
+    /// # Errors
+    /// When the process is gone or the record cannot be written.
+    pub fn record(&mut self, pid: Pid, descriptors: [String; 3], namespaces: &[&str]) -> Result<()> {
+        self.state.init = Some(InitProcess::of(pid)?);
+        // Whoever comes after us meets a container. Only this process may still find that it did not come to be.
+        self.state.unfinished.clear();
+        self.state.created = sys::clock::rfc3339_utc(SystemTime::now());
+        self.state.external_descriptors = descriptors;
+        self.state.namespace_paths = namespaces
+            .iter()
+            .map(|name| ((*name).to_owned(), PathBuf::from(format!("/proc/{pid}/ns/{name}"))))
+            .collect();
+        self.state.save(&self.dir)
+    }
+
+    /// The finished container.
+    ///
+    /// # Errors
+    /// When the record cannot be read back.
+    pub fn into_container(mut self) -> Result<Container> {
+        self.finished = true;
+        Container::load(self.root.clone(), &self.id)
+    }
+
+    /// Undoes everything and returns the cause, with what could not be undone.
+    pub fn roll_back(mut self, cause: Error) -> Error {
+        self.finished = true;
+        cause.with_cleanup(self.undo())
+    }
+
+    fn undo(&mut self) -> Vec<Error> {
+        let mut failed = Vec::new();
+        if let Some(init) = self.state.init.filter(InitProcess::is_alive)
+            && let Err(e) = kill_process(init)
+        {
+            failed.push(e);
+        }
+        if let (true, Some(cgroup)) = (self.owns_cgroup, &self.cgroup) {
+            failed.extend(cgroup.kill_all().err());
+            failed.extend(cgroup.destroy().err());
+        }
+        failed.extend(remove_host_mounts(&self.state).err());
+        failed.extend(remove_unfinished(&self.unfinished));
+        failed.extend(self.root.release(&self.dir, self.state.owns_bundle).err());
+        if let (true, true, Some(config)) = (failed.is_empty(), self.state.poststop_due, &self.config) {
+            failed.extend(hooks::run_poststop(&config.spec, &self.state).err());
+        }
+        failed
+    }
+}
+
+impl Drop for NewContainer {
+    fn drop(&mut self) {
+        if !self.finished {
+            for error in self.undo() {
+                tracing::warn!(id = %self.id, error = error.chain(), "clean-up after a failed create");
+            }
+        }
+        // The lock goes last, with the file.
+        let _ = &self.lock;
+    }
+}
+
+fn root_path(config: &Config, bundle: &Path) -> Result<PathBuf> {
+    let root = config.spec.root().as_ref().expect("validate() demands a root");
+    let path = bundle.join(root.path());
+    let resolved = fs::canonicalize(&path).map_err(|e| {
+        Error::new(ErrorKind::InvalidConfig, format!("field `root.path` leads to {}", path.display()))
+            .with_source(e)
+    })?;
+    if !resolved.is_dir() {
+        return Err(Error::new(
+            ErrorKind::InvalidConfig,
+            format!("field `root.path` leads to {}, which is not a directory", resolved.display()),
+        ));
+    }
+    Ok(resolved)
+}
+
+/// What the plan of a root filesystem depends on besides the configuration.
+pub(super) fn plan_context(cgroup: &Cgroup, no_pivot: bool) -> Result<PlanContext> {
+    Ok(PlanContext {
+        cgroups: cgroup_layout(cgroup),
+        no_pivot,
+        selinux: sys::selinux::is_enabled().context(|| "find out whether SELinux is enabled")?,
+        rootless: !nix::unistd::geteuid().is_root(),
+    })
+}
+
+/// The container's cgroups, as a mount of type `cgroup` needs to know them.
+fn cgroup_layout(cgroup: &Cgroup) -> CgroupLayout {
+    match cgroup.container_mounts() {
+        CgroupMounts::PerHierarchy(mounts) => CgroupLayout::V1(
+            mounts
+                .into_iter()
+                .map(|m| CgroupBind {
+                    name: m.name,
+                    host_path: m.host_path,
+                    fs_data: m.data,
+                    symlinks: m.links,
+                })
+                .collect(),
+        ),
+        CgroupMounts::Unified(mount) => {
+            CgroupLayout::V2 { host_mount: mount.host_mountpoint, host_path: mount.host_path }
+        }
+    }
+}
