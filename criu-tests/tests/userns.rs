@@ -79,12 +79,14 @@ fn root_inside_is_another_user_outside() {
         "/proc/keys",
         "--read",
         "/proc/sys/kernel/domainname",
+        "--read",
+        "/proc/sys/user/max_uts_namespaces",
     ];
     let bundle = inspect_bundle(&host, &probes).edit(|config| {
         config["hostname"] = json!("inner");
         config["domainname"] = json!("domain");
         config["process"]["oomScoreAdj"] = json!(7);
-        config["linux"]["sysctl"] = json!({ "net.ipv4.ip_forward": "1", "kernel.shm_rmid_forced": "1" });
+        config["linux"]["sysctl"] = json!({ "net.ipv4.ip_forward": "1", "kernel.shm_rmid_forced": "1", "user.max_uts_namespaces": "7" });
     });
     let seen = run(&stage, &host, &bundle);
     let map: Vec<&str> =
@@ -109,6 +111,7 @@ fn root_inside_is_another_user_outside() {
     assert_eq!(seen["read"]["/proc/keys"]["ok"], json!(""), "masked");
     assert_eq!(seen["write"]["/sys/fs/cgroup/made"]["errno"], json!(libc::EROFS));
     assert_eq!(seen["read"]["/proc/sys/kernel/domainname"]["ok"], json!("domain\n"));
+    assert_eq!(seen["read"]["/proc/sys/user/max_uts_namespaces"]["ok"], json!("7\n"));
     let made = fs::metadata(format!("{}/root/made", bundle.rootfs())).expect("the container has made it");
     assert_eq!((made.uid(), made.gid()), (FIRST, FIRST));
     for name in ["user", "pid", "mnt", "ipc", "uts", "net"] {

@@ -226,13 +226,17 @@ mod tests {
     #[test]
     fn each_rule_names_its_field() {
         type Edit = fn(&mut Value);
-        let table: [(Edit, &str); 14] = [
+        let table: [(Edit, &str); 15] = [
             (|v| v["ociVersion"] = json!("0.9"), "ociVersion"),
             (|v| v["root"] = Value::Null, "root"),
             (|v| v["process"]["args"] = json!([]), "process.args"),
             (|v| v["process"]["cwd"] = json!("tmp"), "process.cwd"),
             (|v| v["process"]["env"] = json!(["A=1", "novalue"]), "process.env[1]"),
             (|v| v["process"]["rlimits"][0]["soft"] = json!(9999), "process.rlimits[0]"),
+            (
+                |v| v["linux"]["sysctl"] = json!({"user.max_user_namespaces": "1"}),
+                "linux.sysctl[user.max_user_namespaces]",
+            ),
             (|v| v["linux"]["sysctl"] = json!({"vm.swappiness": "1"}), "linux.sysctl[vm.swappiness]"),
             (|v| v["linux"]["sysctl"] = json!({"kernel.hostname": "x"}), "linux.sysctl[kernel.hostname]"),
             (|v| v["linux"]["sysctl"] = json!({"net/../vm": "x"}), "linux.sysctl[net/../vm]"),
