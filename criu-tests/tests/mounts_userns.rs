@@ -5,7 +5,7 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 
-use criu_tests::{Bundle, Host, Inspection, Stage};
+use criu_tests::{Bundle, Host, Inspection, Need, Stage};
 use serde_json::{Value, json};
 
 const FIRST: u32 = 100_000;
@@ -273,4 +273,51 @@ fn mapped_binds_of_what_was_mounted_before() {
     }
     let seen = Inspection::from(&stage, &host, &[], bundle);
     assert_eq!(seen["read"][probes[1]]["ok"], json!("a/x"), "{}", seen["read"]);
+}
+
+/// The host's kernel filesystems cannot be unmounted from there, so they are covered.
+#[test]
+fn without_pivot_root() {
+    stage_and_host!(stage, host);
+    let seen = Inspection::from(&stage, &host, &["--no-pivot"], bundle(&host, &["--read", "/proc/1/comm"]));
+    assert_eq!((&seen["pid"], &seen["uid"]), (&json!(1), &json!([0, 0, 0])));
+    assert_eq!(seen["read"]["/proc/1/comm"]["ok"], json!("workload\n"));
+    assert_eq!(seen.mount("/proc")["type"], json!("proc"));
+}
+
+#[test]
+fn mapped_owners_and_hidden_sources_are_there_after_a_restore() {
+    let Some(stage) = Stage::set(&[Need::Criu]) else { return };
+    let host = stage.host("a");
+    let source = hidden(&host);
+    let bundle = Bundle::of_workload(&host, "counter", &["--memory", "1048576"])
+        .in_user_namespace(FIRST, SIZE)
+        .edit(|config| {
+            add(
+                config,
+                [
+                    mapped(bind(&source, "/own", &["bind"]), 0, FIRST, SIZE),
+                    bind(&source, "/plain", &["bind", "ro"]),
+                ],
+            );
+        });
+    fs::set_permissions(host.state_root(), fs::Permissions::from_mode(0o700)).expect("chmod");
+    let container = host.run_detached(&stage.id("first"), &bundle);
+    let look = |id: &str| -> Value {
+        let probes = ["--stat", "/own/file", "--stat", "/plain/file", "--write", "/plain/new"];
+        let args = [&["exec", id, "/workload", "inspect"], &probes[..]].concat();
+        serde_json::from_str(&host.migrate(&args).succeeded()).expect("JSON")
+    };
+    let before = look(container.id());
+    assert_eq!(before["stat"]["/own/file"]["ok"]["uid"], json!(0), "{}", before["stat"]);
+    let report = container.reports();
+    let images = host.path("images");
+    container.checkpoint(&["--image-path", &images]);
+    let id = stage.id("restored");
+    host.migrate_detached(&["restore", "-d", "--image-path", &images, "-b", &bundle.path(), &id]);
+    let container = host.container(&id, &bundle.rootfs());
+    container.goes_on(&report);
+    let after = look(&id);
+    assert_eq!((&after["stat"], &after["write"]), (&before["stat"], &before["write"]));
+    container.end();
 }

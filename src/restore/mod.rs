@@ -105,7 +105,7 @@ fn run(
         .inspect_err(|_| logs.discard_unused())?;
     let criu_root = new.dir().join(CRIU_ROOT);
     fs::remove_dir(&criu_root).context(|| format!("remove {}", criu_root.display()))?;
-    fixups::remove_mapped_sources(new)?;
+    fixups::remove_places(new)?;
     if let Some(imported) = imported {
         imported.finish(new)?;
     }
@@ -131,7 +131,7 @@ fn restore_processes(
     let ResolvedIo { stdio, console, .. } = io;
     prepare_mountpoints(new.rootfs_plan())?;
     let criu_root = bind_root(new)?;
-    fixups::map_sources(new, mounts)?;
+    fixups::place_sources(new, mounts)?;
     let namespaces = Namespaces::from_spec(&new.config().spec);
     let mut spawn = SpawnOptions::default().stdio(Stdio::Given(stdio)).cgroup(
         new.cgroup().clone_into_fd()?,

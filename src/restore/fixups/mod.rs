@@ -7,6 +7,6 @@ mod network;
 mod terminal;
 
 pub(super) use images::share_images;
-pub(super) use mounts::{external_mounts, map_sources, remove_mapped_sources};
+pub(super) use mounts::{external_mounts, place_sources, remove_places};
 pub(super) use network::network;
 pub(super) use terminal::Terminal;

@@ -2,25 +2,37 @@
 //! The mounts that come from outside: name in the images → path on this host. Surplus names do no harm, a missing one
 //! fails the restore; so the names of runc's and of crun's images are all there.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+
+use nix::mount::{MsFlags, mount};
 
 use crate::criu::ExternalMount;
 use crate::engine::NewContainer;
 use crate::engine::rootfs::{MountKind, MountPlan, mount_source, resolve_destination};
+use crate::sys::mount::{Extent, attach, clone_tree};
 use crate::sys::namespace::PrivateMounts;
 use crate::{Context, Error, ErrorKind, Result};
 
-/// Where sources whose owners are mapped are mounted for CRIU, in the container's directory.
-const MAPPED: &str = "criu-mounts";
+/// Where sources that CRIU could not use as they are are mounted for it, in the container's directory.
+const PLACES: &str = "criu-mounts";
 
-/// Mounts the sources of id-mapped binds, mapped. In this mount namespace only.
-pub(in crate::restore) fn map_sources(new: &NewContainer, _private: &PrivateMounts) -> Result<()> {
-    for mount in new.rootfs_plan().mounts.iter().filter(|mount| mount.is_id_mapped()) {
+/// Whether CRIU needs another source than the configuration's: it maps no owners, and in a user namespace it opens
+/// sources as the container's root, who may not reach them.
+fn is_placed(new: &NewContainer, mount: &MountPlan) -> bool {
+    let is_bind = matches!(mount.kind, MountKind::Bind { .. });
+    mount.is_id_mapped() || (is_bind && new.user_namespace().is_some())
+}
+
+/// Mounts such sources where CRIU can use them. In this mount namespace only.
+pub(in crate::restore) fn place_sources(new: &NewContainer, _private: &PrivateMounts) -> Result<()> {
+    let placed: Vec<_> = new.rootfs_plan().mounts.iter().filter(|mount| is_placed(new, mount)).collect();
+    for mount in &placed {
         let MountKind::Bind { source, .. } = &mount.kind else { continue };
-        let place = mapped_path(new, mount);
+        let place = place_of(new, mount);
         let make = || {
-            fs::create_dir_all(new.dir().join(MAPPED))?;
+            fs::create_dir_all(new.dir().join(PLACES))?;
             match fs::metadata(source)?.is_dir() {
                 true => fs::create_dir_all(&place),
                 false => fs::write(&place, ""),
@@ -28,14 +40,30 @@ pub(in crate::restore) fn map_sources(new: &NewContainer, _private: &PrivateMoun
         };
         make().context(|| format!("make a place for {} (mounts[{}])", source.display(), mount.index))?;
         mount_source(mount, &place)
-            .context(|| format!("map the ids of {} (mounts[{}])", source.display(), mount.index))?;
+            .context(|| format!("mount {} for criu (mounts[{}])", source.display(), mount.index))?;
+    }
+    if !placed.is_empty() && new.user_namespace().is_some() {
+        open_way(new.dir()).context(|| format!("open a way to {} for criu", new.dir().display()))?;
     }
     Ok(())
 }
 
-/// Removes what [`map_sources`] has made, once the mounts are gone with their namespace.
-pub(in crate::restore) fn remove_mapped_sources(new: &NewContainer) -> Result<()> {
-    let places = new.dir().join(MAPPED);
+/// Only root may search the state root, and CRIU is the container's root by then. So a directory that all may search is
+/// mounted over it, with the container's own in it; the others are not needed here.
+fn open_way(directory: &Path) -> Result<()> {
+    let state_root = directory.parent().unwrap_or(Path::new("/"));
+    let open = || File::open(directory).context(|| "open");
+    let tree = clone_tree(open()?.as_fd(), Extent::Tree).context(|| "open_tree")?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("tmpfs"), state_root, Some("tmpfs"), flags, Some("mode=711"))
+        .context(|| format!("mount a tmpfs on {}", state_root.display()))?;
+    fs::create_dir(directory).context(|| "mkdir")?;
+    attach(tree.as_fd(), open()?.as_fd()).context(|| "move_mount")
+}
+
+/// Removes what [`place_sources`] has made, once the mounts are gone with their namespace.
+pub(in crate::restore) fn remove_places(new: &NewContainer) -> Result<()> {
+    let places = new.dir().join(PLACES);
     match fs::remove_dir_all(&places) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
             Err(e).context(|| format!("remove {}", places.display()))
@@ -44,8 +72,8 @@ pub(in crate::restore) fn remove_mapped_sources(new: &NewContainer) -> Result<()
     }
 }
 
-fn mapped_path(new: &NewContainer, mount: &MountPlan) -> PathBuf {
-    new.dir().join(MAPPED).join(mount.index.to_string())
+fn place_of(new: &NewContainer, mount: &MountPlan) -> PathBuf {
+    new.dir().join(PLACES).join(mount.index.to_string())
 }
 
 /// The external mounts of the container that is restored.
@@ -61,8 +89,8 @@ pub(in crate::restore) fn external_mounts(new: &NewContainer) -> Result<Vec<Exte
     };
     for mount in &plan.mounts {
         if let MountKind::Bind { source, .. } = &mount.kind {
-            let mapped = mount.is_id_mapped().then(|| mapped_path(new, mount));
-            let source = mapped.as_deref().unwrap_or(source);
+            let place = is_placed(new, mount).then(|| place_of(new, mount));
+            let source = place.as_deref().unwrap_or(source);
             add(&resolve_destination(new.rootfs(), &mount.destination)?, source)?;
             add(&mount.destination, source)?;
         }
