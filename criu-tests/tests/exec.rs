@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
 
-use criu_tests::{Bundle, Container, Host, Stage, migrate, receive_descriptor};
+use criu_tests::{Bundle, Container, Host, PATIENCE, Stage, migrate, receive_descriptor, wait_until};
 use nix::sys::stat::Mode;
 use serde_json::{Value, json};
 
@@ -18,7 +18,7 @@ fn inspect(host: &Host, container: &Container<'_>, flags: &[&str]) -> Value {
 
 /// What one that `--process` describes sees.
 fn inspect_process(host: &Host, container: &Container<'_>, process: &Value) -> Value {
-    let mut all = json!({"args": ["/workload", "inspect"], "cwd": "/", "user": {"uid": 0, "gid": 0}});
+    let mut all = json!({"args": ["/workload", "inspect"], "cwd": "/"});
     all.as_object_mut().expect("an object").extend(process.as_object().expect("an object").clone());
     let file = host.path("process.json");
     fs::write(&file, all.to_string()).expect("write the process");
@@ -86,8 +86,10 @@ fn the_process_is_the_bundles_as_it_is_now_and_flags_go_before_it() {
     let script = format!("{}/run.sh", bundle.rootfs());
     fs::write(&script, "#!/mmnnttbb foo bar\n").expect("write");
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("chmod");
-    host.migrate(&["exec", container.id(), "/run.sh"])
+    let said = host
+        .migrate(&["exec", container.id(), "/run.sh"])
         .failed(255, &["exec /run.sh: no such file or directory"]);
+    assert_eq!(said.lines().count(), 1, "{said}");
     fails(&["--process", &host.path("none")], "No such file");
     drop(bundle);
     container.end();
@@ -204,7 +206,7 @@ fn a_cgroup_beneath_the_containers() {
     };
     fails("..", "bad sub cgroup path");
     fails("none", " adding pid ");
-    fails("none", "o such file or directory");
+    fails("none", "no such file or directory");
     fails("pids:none", "o such file or directory");
     fails("whaaat:/below", "unknown controller ");
     container.end();
@@ -229,6 +231,62 @@ fn pid_file_and_pidfd_are_there_when_the_command_returns() {
     let args = ["exec", "-d", "--pid-file", "/nonexistent/pid", container.id(), "/workload", "counter"];
     host.migrate(&[&args[..], &["--status", "/state/third"]].concat()).failed(255, &["pid file"]);
     assert_eq!(host.processes().len(), 2, "{:?}", host.processes());
+    container.kill("KILL");
+    container.stops();
+    host.migrate(&["delete", container.id()]).succeeded();
+    host.assert_no_trace();
+}
+
+#[test]
+fn a_deadline_and_what_the_debug_log_says() {
+    let Some(stage) = Stage::set(&[]) else { return };
+    let host = stage.host("a");
+    let (_bundle, container) = running(&stage, &host, |_| {});
+    let scheduler = json!({"policy": "SCHED_DEADLINE", "flags": ["SCHED_FLAG_RESET_ON_FORK"], "nice": 19,
+        "priority": 0, "runtime": 42_000, "deadline": 100_000, "period": 1_000_000});
+    let seen = inspect_process(&host, &container, &json!({"scheduler": scheduler}));
+    assert_eq!(seen["scheduling"]["policy"], json!(6 | 0x4000_0000));
+
+    let file = host.path("bound.json");
+    let process = json!({"args": ["/workload", "exit"], "cwd": "/", "execCPUAffinity": {"initial": "1"}});
+    fs::write(&file, process.to_string()).expect("write");
+    let (program, root) = (migrate(), host.state_root());
+    let args = [&program, "--root", &root, "--debug", "exec", "--process", &file, container.id()];
+    let output = host.command(&args).run();
+    assert_eq!(output.code, 0, "{output:?}");
+    for said in [
+        "level=debug",
+        "nsexec container setup",
+        ": affinity: 0x2",
+        "child process in init()",
+        "about to exec",
+    ] {
+        assert!(output.stderr.contains(said), "{said:?}: {output:?}");
+    }
+    container.end();
+}
+
+#[test]
+fn a_process_waits_at_a_fifo_until_it_is_read() {
+    let Some(stage) = Stage::set(&[]) else { return };
+    let host = stage.host("a");
+    let (bundle, container) = running(&stage, &host, |_| {});
+    let (fifo, pid_file, marker) =
+        (host.path("fifo"), host.path("pid"), format!("{}/state/second", bundle.rootfs()));
+    nix::unistd::mkfifo(fifo.as_str(), Mode::S_IRWXU).expect("mkfifo");
+    let flags = ["exec", "-d", "--pid-file", &pid_file, "--exec-wait-fifo", &fifo, container.id()];
+    host.migrate_detached(&[&flags[..], &["/workload", "counter", "--status", "/state/second"]].concat());
+    assert!(fs::exists(&pid_file).expect("stat"), "the command has returned, and the process is there");
+    assert!(!fs::exists(&marker).expect("stat"), "it does not run");
+    fs::read(&fifo).expect("read the fifo");
+    wait_until(PATIENCE, "the process runs", || {
+        if fs::exists(&marker).expect("stat") { Ok(()) } else { Err(()) }
+    });
+    for (path, said) in [(&pid_file, "is not a fifo"), (&host.path("none"), "failed to open exec wait fifo")]
+    {
+        let args = ["exec", "--exec-wait-fifo", path, container.id(), "/workload", "exit"];
+        host.migrate(&args).failed(255, &[said]);
+    }
     container.kill("KILL");
     container.stops();
     host.migrate(&["delete", container.id()]).succeeded();

@@ -97,10 +97,12 @@ impl Cgroup {
                 // Nothing is controlled there, and nobody thinks of making anything there.
                 nodes.push(node.clone());
             } else {
-                let message =
-                    format!("error adding pid of the new process to cgroup {}", beneath.path().display());
-                return Err(Error::new(ErrorKind::NotFound, message)
-                    .with_source(std::io::Error::from_raw_os_error(libc::ENOENT)));
+                let path = beneath.path();
+                let message = format!(
+                    "error adding pid of the new process to cgroups {}: no such file or directory",
+                    path.display()
+                );
+                return Err(Error::new(ErrorKind::NotFound, message));
             }
         }
         Ok(Self { nodes })

@@ -104,8 +104,16 @@ impl Attributes {
                 .context(|| format!("personality(linux.personality {domain:#x})"))?;
         }
         if let Some((mode, nodes)) = &self.memory_policy {
-            scheduling::set_memory_policy(*mode, nodes)
-                .context(|| format!("set_mempolicy(linux.memoryPolicy {mode:#x}, nodes {nodes:?})"))?;
+            let attempt = || format!("set_mempolicy(linux.memoryPolicy {mode:#x}, nodes {nodes:?})");
+            match scheduling::set_memory_policy(*mode, nodes) {
+                Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
+                    let message = format!("{}: invalid argument", attempt());
+                    return Err(Error::new(ErrorKind::InvalidConfig, message).with_hint(
+                        "the mode, its flags and the nodes do not go together, or a node is not there",
+                    ));
+                }
+                other => other.context(attempt)?,
+            }
         }
         Ok(())
     }

@@ -2,10 +2,13 @@
 //! A further process in a running container.
 
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::path::Path;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
 
+use nix::fcntl::{OFlag, open};
 use nix::sched::CloneFlags;
+use nix::sys::stat::Mode;
 use nix::unistd::geteuid;
 
 use super::attributes::{Attributes, BoundTo};
@@ -20,6 +23,7 @@ use super::process::{Process, ProcessIo, ProcessPlan, preserved};
 use super::user::{self, UserId};
 use super::{Container, InitProcess, Status, UserNamespace};
 use crate::cgroup::{Cgroup, SubCgroups};
+use crate::sys::fd::above_stdio;
 use crate::sys::spawn::Spawned;
 use crate::{Context, Error, ErrorKind, Result};
 
@@ -54,6 +58,8 @@ pub struct ExecOptions {
     /// How many of the caller's descriptors it gets, from number 3 on and under their numbers. The caller had them
     /// open before it opened anything else.
     pub preserve_fds: u32,
+    /// A fifo that the process waits at, before it executes its program, until somebody opens it for reading.
+    pub wait_fifo: Option<PathBuf>,
 }
 
 impl Container {
@@ -110,6 +116,7 @@ impl Container {
             user.check_user(process.spec.user())?;
             io.give_to(user.root()?)?;
         }
+        let fifo = options.wait_fifo.as_deref().map(open_fifo).transpose()?;
         let plan = InitPlan {
             rootfs: None,
             mount_namespace: joined.mount.as_ref().map(AsRawFd::as_raw_fd),
@@ -119,7 +126,7 @@ impl Container {
             domainname: None,
             sysctls: Vec::new(),
             new_network: false,
-            fifo: None,
+            fifo: fifo.as_ref().map(AsRawFd::as_raw_fd),
             mount_sources: None,
             preserved: options.preserve_fds,
             console: io.console.as_ref().map(|console| console.plan(&process.spec)).transpose()?,
@@ -129,7 +136,8 @@ impl Container {
             process: ProcessPlan::new(process)?,
         };
         let console = io.console.as_ref().map(Console::socket);
-        let inherit: Vec<_> = joined.for_init().chain(console).chain(preserved).collect();
+        let fifo_fd = fifo.as_ref().map(AsFd::as_fd);
+        let inherit: Vec<_> = joined.for_init().chain(console).chain(preserved).chain(fifo_fd).collect();
         let _bound = BoundTo::initial(&process.spec)?;
         let start = |cgroup: &Cgroup| {
             launch(
@@ -153,7 +161,7 @@ impl Container {
         let starting = self.start_in_cgroup(&options.cgroups, start)?;
         starting.set_up(|_| Ok(()))?;
         set_limits(starting.pid(), &process.spec)?;
-        starting.finish(Until::Running)
+        starting.finish(if fifo.is_some() { Until::Waiting } else { Until::Running })
     }
 
     /// Starts in the container's cgroup or, where that may have no processes any more, in its first process's.
@@ -165,6 +173,10 @@ impl Container {
         let cgroup = self.cgroup()?.beneath(places)?;
         let error = match start(&cgroup) {
             Err(error) if places.is_empty() && may_not_enter(&error) => error,
+            Err(error) if may_not_enter(&error) => {
+                let message = "error adding pid of the new process to cgroups";
+                return Err(Error::new(error.kind(), message).with_source(error));
+            }
             other => return other,
         };
         let moved = self.init().map(|init| cgroup.where_process_is(init.pid)).transpose()?.flatten();
@@ -201,4 +213,15 @@ impl Container {
 /// processes.
 fn may_not_enter(error: &Error) -> bool {
     error.is_errno(libc::EBUSY) || error.is_errno(libc::EOPNOTSUPP)
+}
+
+/// The words are runc's.
+fn open_fifo(path: &Path) -> Result<OwnedFd> {
+    let context = || format!("failed to open exec wait fifo {}", path.display());
+    let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+    let fifo = File::from(open(path, flags, Mode::empty()).context(context)?);
+    if !fifo.metadata().context(context)?.file_type().is_fifo() {
+        return Err(Error::new(ErrorKind::InvalidInput, format!("{} is not a fifo", path.display())));
+    }
+    above_stdio(fifo.as_fd()).context(|| "dup")
 }

@@ -148,16 +148,7 @@ pub(super) fn cannot_execute(path: &Path, error: &io::Error) -> Error {
     if let Some(first) = why.get_mut(..1) {
         first.make_ascii_lowercase();
     }
-    let described = Error::new(kind(error), format!("exec {}: {why}", path.display()));
-    match error.raw_os_error() {
-        Some(libc::ENOENT) => {
-            described.with_hint("its interpreter (#! line, or loader) is not in the root filesystem")
-        }
-        Some(libc::ENOEXEC) => {
-            described.with_hint("it is a program for another processor, or a script without #! line")
-        }
-        _ => described,
-    }
+    Error::new(kind(error), format!("exec {}: {why}", path.display()))
 }
 
 fn executable(path: &Path) -> io::Result<()> {

@@ -6,9 +6,9 @@ use std::io::Read;
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use super::oci::{Capability, Process, Spec};
+use super::oci::{Capability, MemoryPolicyFlagType, MemoryPolicyModeType, Process, Spec};
 use crate::{Context, Error, ErrorKind, Result};
 
 /// A `config.json` larger than this many bytes is refused.
@@ -75,6 +75,9 @@ impl Config {
         if let Some(process) = value.get_mut("process") {
             adapt_process(process);
         }
+        if let Some(linux) = value.get_mut("linux") {
+            adapt_memory_policy(linux)?;
+        }
         let spec: Spec = typed(value, "configuration")?;
         Ok(Self { spec, bytes })
     }
@@ -104,6 +107,38 @@ fn typed<T: DeserializeOwned>(value: Value, what: &str) -> Result<T> {
 fn adapt_process(process: &mut Value) {
     drop_unknown_capabilities(process);
     rename_scheduler_flags(process);
+    let Some(process) = process.as_object_mut() else { return };
+    // Who is not named is root, to every engine.
+    let user = process.entry("user").or_insert_with(|| Value::Object(Map::new()));
+    if let Some(user) = user.as_object_mut() {
+        user.entry("uid").or_insert(0.into());
+        user.entry("gid").or_insert(0.into());
+    }
+}
+
+/// An empty policy is none, and what is not known is refused in the words that clients look for.
+fn adapt_memory_policy(linux: &mut Value) -> Result<()> {
+    let Some(policy) = linux.get("memoryPolicy").filter(|policy| !policy.is_null()) else { return Ok(()) };
+    if policy.as_object().is_some_and(Map::is_empty) {
+        linux["memoryPolicy"] = Value::Null;
+        return Ok(());
+    }
+    let refuse = |field: &str, what: &str, value: &Value| {
+        let message = format!(
+            "invalid configuration: field `linux.memoryPolicy.{field}`: invalid memory policy {what}: {value}"
+        );
+        Err(Error::new(ErrorKind::InvalidConfig, message))
+    };
+    let mode = &policy["mode"];
+    if serde_json::from_value::<MemoryPolicyModeType>(mode.clone()).is_err() {
+        return refuse("mode", "mode", mode);
+    }
+    for flag in policy["flags"].as_array().into_iter().flatten() {
+        if serde_json::from_value::<MemoryPolicyFlagType>(flag.clone()).is_err() {
+            return refuse("flags", "flag", flag);
+        }
+    }
+    Ok(())
 }
 
 /// The types of the specification spell two flags in their own way.

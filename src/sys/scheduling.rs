@@ -117,6 +117,13 @@ impl Affinity {
         Ok(all)
     }
 
+    /// The first of them, as a mask with a bit for each.
+    pub fn mask(&self) -> u64 {
+        // The C library's type is not the same on all processors.
+        #[allow(clippy::useless_conversion)]
+        self.0.first().copied().unwrap_or_default().into()
+    }
+
     /// Makes them the calling thread's (sched_setaffinity(2)).
     ///
     /// # Errors

@@ -68,6 +68,9 @@ pub(in crate::cli) struct Args {
     /// Existing cgroup beneath the container's; may be repeated with controllers
     #[arg(long, value_name = "[CONTROLLER:]CGROUP")]
     cgroup: Vec<String>,
+    /// Fifo at which the process waits for a reader before it executes its program
+    #[arg(long, value_name = "FIFO")]
+    exec_wait_fifo: Option<PathBuf>,
     /// AppArmor profile of the process
     #[arg(long, value_name = "PROFILE")]
     apparmor: Option<String>,
@@ -87,6 +90,7 @@ impl Args {
             ignore_paused: self.ignore_paused,
             preserve_fds: passed.descriptors,
             cgroups: SubCgroups::parse(&self.cgroup)?,
+            wait_fifo: self.exec_wait_fifo.clone(),
             ..ExecOptions::default()
         };
         let foreground = if self.detach {

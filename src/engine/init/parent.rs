@@ -100,6 +100,11 @@ pub(in crate::engine) fn launch(plan: &InitPlan, launch: &Launch<'_>) -> Result<
     let child = sys::spawn::spawn(&spawn)
         .map_err(|error| explain(error, launch.namespaces))
         .context(|| "start the container's process")?;
+    // The words of these and the following lines are runc's: who reads its log looks for them.
+    tracing::debug!("nsexec[{}]: nsexec started, nsexec container setup", child.pid);
+    if let Ok(affinity) = sys::scheduling::Affinity::now() {
+        tracing::debug!("nsexec[{}]: affinity: {:#x}", child.pid, affinity.mask());
+    }
     let starting = Starting { child: Some(child), channel };
     verify_joined(starting.pid(), launch.join)?;
     Ok(starting)
@@ -166,7 +171,10 @@ impl Starting {
             answer = self.channel.answer()?;
         }
         match answer {
-            sync::Answer::Ready => Ok(()),
+            sync::Answer::Ready => {
+                tracing::debug!("child process in init()");
+                Ok(())
+            }
             sync::Answer::Closed => Err(self.died()),
             sync::Answer::RootfsReady | sync::Answer::Waiting => Err(Self::out_of_order()),
         }
@@ -179,7 +187,10 @@ impl Starting {
     pub(in crate::engine) fn finish(mut self, until: Until) -> Result<Spawned> {
         self.go_on()?;
         match (self.channel.answer()?, until) {
-            (sync::Answer::Closed, Until::Running) | (sync::Answer::Waiting, Until::Waiting) => {}
+            (sync::Answer::Waiting, Until::Waiting) => {
+                tracing::debug!("init: closing the pipe to signal completion");
+            }
+            (sync::Answer::Closed, Until::Running) => tracing::debug!("setns_init: about to exec"),
             (sync::Answer::Closed, Until::Waiting) => return Err(self.died()),
             _ => return Err(Self::out_of_order()),
         }
