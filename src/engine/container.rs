@@ -102,7 +102,7 @@ impl Container {
     /// # Errors
     /// [`ErrorKind::InvalidConfig`] and [`ErrorKind::Unsupported`], as at create.
     pub fn rootfs_plan(&self, config: &Config) -> Result<RootfsPlan> {
-        let context = plan_context(&self.cgroup()?, false)?;
+        let context = plan_context(&config.spec, &self.cgroup()?, false)?;
         RootfsPlan::from_spec(&config.spec, &self.state.bundle, &self.state.rootfs, &context)
     }
 

@@ -161,7 +161,12 @@ impl NewContainer {
         let hierarchies = Hierarchies::detect()?;
         let cgroups_path = linux.and_then(|l| l.cgroups_path().as_deref());
         let cgroup = Cgroup::plan(&hierarchies, cgroups_path, self.id.as_str())?;
-        let plan = RootfsPlan::from_spec(&config.spec, &bundle, &rootfs, &plan_context(&cgroup, no_pivot)?)?;
+        let plan = RootfsPlan::from_spec(
+            &config.spec,
+            &bundle,
+            &rootfs,
+            &plan_context(&config.spec, &cgroup, no_pivot)?,
+        )?;
         save_config(&self.dir, &config.bytes)?;
         self.state.annotations =
             config.spec.annotations().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
@@ -341,11 +346,14 @@ fn root_path(config: &Config, bundle: &Path) -> Result<PathBuf> {
 }
 
 /// What the plan of a root filesystem depends on besides the configuration.
-pub(super) fn plan_context(cgroup: &Cgroup, no_pivot: bool) -> Result<PlanContext> {
+pub(super) fn plan_context(spec: &spec::oci::Spec, cgroup: &Cgroup, no_pivot: bool) -> Result<PlanContext> {
+    let label = spec.linux().as_ref().and_then(|linux| linux.mount_label().as_deref()).unwrap_or_default();
+    let selinux = || sys::selinux::is_enabled().context(|| "find out whether SELinux is enabled");
     Ok(PlanContext {
         cgroups: cgroup_layout(cgroup),
         no_pivot,
-        selinux: sys::selinux::is_enabled().context(|| "find out whether SELinux is enabled")?,
+        // Most configurations need no answer.
+        selinux: !label.is_empty() && selinux()?,
         rootless: !nix::unistd::geteuid().is_root(),
     })
 }

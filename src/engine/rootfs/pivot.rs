@@ -31,7 +31,10 @@ pub(super) fn isolate(plan: &RootfsPlan) -> Result<Root> {
         kind => kind,
     };
     propagate("/", Propagation { kind, ..plan.propagation }).context(|| "set the propagation of /")?;
-    make_parent_private(&plan.rootfs)?;
+    // A whole tree of slaves or of private mounts has no shared one.
+    if kind == PropagationKind::Shared || !plan.propagation.recursive {
+        make_parent_private(&plan.rootfs)?;
+    }
     let directory = Root::open_host(&plan.rootfs)?;
     let bind = || {
         let tree = clone_tree(directory.fd(), Extent::Tree)?;
