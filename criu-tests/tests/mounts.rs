@@ -325,6 +325,31 @@ fn propagation_of_the_root() {
 }
 
 #[test]
+fn what_the_host_mounts_later_arrives_where_it_may() {
+    stage_and_host!(stage, host);
+    let source = directory(&host, "source", 0);
+    fs::create_dir(format!("{source}/later")).expect("mkdir");
+    host.command(&["mount", "--bind", &source, &source]).run().succeeded();
+    host.command(&["mount", "--make-shared", &source]).run().succeeded();
+    let bundle = Bundle::of_workload(&host, "counter", &["--memory", "1048576"]).edit(|config| {
+        add(config, bind(&source, "/slave", &["rbind", "rslave"]));
+        add(config, bind(&source, "/shared", &["rbind", "rshared"]));
+        add(config, bind(&source, "/private", &["rbind", "rprivate"]));
+    });
+    let container = host.run_detached(&stage.id("later"), &bundle);
+    host.command(&["mount", "-t", "tmpfs", "t", &format!("{source}/later")]).run().succeeded();
+    let text = host.migrate(&["exec", container.id(), "/workload", "inspect"]).succeeded();
+    let seen: Value = serde_json::from_str(&text).expect("JSON");
+    let mounts = seen["mounts"].as_array().expect("a list");
+    for (place, arrives) in [("/slave/later", true), ("/shared/later", true), ("/private/later", false)] {
+        assert_eq!(mounts.iter().any(|m| m["destination"] == json!(place)), arrives, "{place}: {mounts:#?}");
+    }
+    container.end();
+    host.command(&["umount", &format!("{source}/later")]).run().succeeded();
+    host.command(&["umount", &source]).run().succeeded();
+}
+
+#[test]
 fn a_program_bound_into_dev_and_a_link_that_leads_nowhere() {
     stage_and_host!(stage, host);
     let source = directory(&host, "source", 0);

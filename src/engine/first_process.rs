@@ -21,6 +21,7 @@ use super::init::plan::InitPlan;
 use super::namespaces::{Namespaces, sysctl_path};
 use super::process::{Process, ProcessPlan, ResolvedIo, limits, preserved};
 use super::rootfs;
+use super::rootfs::host::HostMount;
 use super::{NewContainer, UserNamespace, time_offsets};
 use crate::cgroup::Cgroup;
 use crate::spec;
@@ -143,9 +144,12 @@ impl NewContainer {
         if self.rootfs_plan().entry != rootfs::Entry::Chroot {
             return Ok(());
         }
-        self.state.mount_below = Some(rootfs::host::mount_below(&self.state.rootfs)?);
+        let mut known = HostMount::before(&self.state.rootfs)?;
+        self.state.host_mount = Some(known);
         self.state.save(&self.dir)?;
-        rootfs::host::bind(&self.state.rootfs)
+        known.own = Some(rootfs::host::bind(&self.state.rootfs)?);
+        self.state.host_mount = Some(known);
+        self.state.save(&self.dir)
     }
 
     fn make_fifo(&self) -> Result<std::os::fd::OwnedFd> {

@@ -72,7 +72,7 @@ impl NewContainer {
                 rootfs: dir.join("bundle/rootfs"),
                 owns_bundle: false,
                 unfinished: Vec::new(),
-                mount_below: None,
+                host_mount: None,
                 cgroup: CgroupState::default(),
                 namespace_paths: BTreeMap::new(),
                 external_descriptors: Default::default(),

@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{InitProcess, State, rootfs};
+use super::{InitProcess, State};
 use crate::{Context, Error, ErrorKind, Result, sys};
 
 /// How long a killed process may take to go.
@@ -58,10 +58,8 @@ pub(super) fn remove_unfinished(paths: &[PathBuf]) -> Vec<Error> {
 
 /// Unmounts what a container without a mount namespace has mounted in its root file system.
 pub(super) fn remove_host_mounts(state: &State) -> Result<()> {
-    match state.mount_below {
-        Some(below) => {
-            rootfs::host::unbind(&state.rootfs, below).context(|| "unmount the container's mounts")
-        }
+    match state.host_mount {
+        Some(known) => known.unbind(&state.rootfs).context(|| "unmount the container's mounts"),
         None => Ok(()),
     }
 }

@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
+use super::rootfs::host::HostMount;
 use crate::cgroup::CgroupState;
 use crate::sys::proc::Stat;
 use crate::{Context, Error, ErrorKind, Result};
@@ -89,10 +90,9 @@ pub struct State {
     pub owns_bundle: bool,
     /// What it has made outside of its directory and is not complete: it goes if the container does not come to be.
     pub unfinished: Vec<PathBuf>,
-    /// For a container without a mount namespace: the mount that its root file system lay on before the container's own
-    /// was bound there, to go with it.
+    /// For a container without a mount namespace: what is mounted at its root file system, to go with it.
     #[serde(default)]
-    pub mount_below: Option<u64>,
+    pub host_mount: Option<HostMount>,
     /// Its cgroups.
     pub cgroup: CgroupState,
     /// Where its namespaces are, by type, as long as init lives.
@@ -211,7 +211,7 @@ mod tests {
             rootfs: PathBuf::new(),
             owns_bundle: false,
             unfinished: Vec::new(),
-            mount_below: None,
+            host_mount: None,
             cgroup: CgroupState::default(),
             namespace_paths: BTreeMap::new(),
             external_descriptors: Default::default(),

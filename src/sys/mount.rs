@@ -45,6 +45,8 @@ const FSCONFIG_SET_STRING: libc::c_uint = 1;
 const FSCONFIG_CMD_CREATE: libc::c_uint = 6;
 const MOVE_MOUNT_F_EMPTY_PATH: libc::c_uint = 0x04;
 const MOVE_MOUNT_T_EMPTY_PATH: libc::c_uint = 0x40;
+/// linux/stat.h; the C library's constants do not have it everywhere.
+const STATX_MNT_ID_UNIQUE: libc::c_uint = 0x4000;
 const EMPTY: &CStr = c"";
 
 /// Longest key and value, in bytes, that one `fsconfig` call takes (`strndup_user(.., 256)` in fs/fsopen.c).
@@ -161,6 +163,22 @@ pub fn set_attributes(mount: BorrowedFd<'_>, attributes: &Attributes, extent: Ex
 /// # Errors
 /// statx(2)'s; `ENOSYS` if the kernel does not report it (before Linux 5.8).
 pub fn mount_id(file: BorrowedFd<'_>) -> Result<u64, Errno> {
+    mount_id_of_kind(file, libc::STATX_MNT_ID)?.ok_or(Errno::ENOSYS)
+}
+
+/// The identity of the mount that `file` lies on that no other mount ever has (Linux 6.8); on an older kernel that of
+/// [`mount_id`], which a new mount may get once this one is gone.
+///
+/// # Errors
+/// As [`mount_id`].
+pub fn lasting_mount_id(file: BorrowedFd<'_>) -> Result<u64, Errno> {
+    match mount_id_of_kind(file, STATX_MNT_ID_UNIQUE)? {
+        Some(id) => Ok(id),
+        None => mount_id(file),
+    }
+}
+
+fn mount_id_of_kind(file: BorrowedFd<'_>, kind: libc::c_uint) -> Result<Option<u64>, Errno> {
     // SAFETY: an all-zero statx buffer is a valid value of this plain C struct.
     let mut buffer: libc::statx = unsafe { std::mem::zeroed() };
     // SAFETY: the path is a valid C string, the fd is open and `buffer` is writable for the whole call.
@@ -169,15 +187,12 @@ pub fn mount_id(file: BorrowedFd<'_>) -> Result<u64, Errno> {
             file.as_raw_fd(),
             EMPTY.as_ptr(),
             libc::AT_EMPTY_PATH | libc::AT_STATX_DONT_SYNC,
-            libc::STATX_MNT_ID,
+            kind,
             &raw mut buffer,
         )
     };
     Errno::result(done)?;
-    if buffer.stx_mask & libc::STATX_MNT_ID == 0 {
-        return Err(Errno::ENOSYS);
-    }
-    Ok(buffer.stx_mnt_id)
+    Ok((buffer.stx_mask & kind != 0).then_some(buffer.stx_mnt_id))
 }
 
 /// A filesystem being configured: between fsopen(2) and fsmount(2).

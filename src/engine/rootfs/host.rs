@@ -11,26 +11,61 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
+use serde::{Deserialize, Serialize};
 
 use super::resolve::Root;
-use crate::sys::mount::{Attributes, Extent, attach, clone_tree, mount_id, set_attributes};
+use crate::sys::mount::{Attributes, Extent, attach, clone_tree, lasting_mount_id, set_attributes};
 use crate::{Context, Result};
 
-/// The identity of the mount that a root filesystem lies on: what [`unbind`] must find there in the end.
-///
-/// # Errors
-/// When it cannot be opened.
-pub fn mount_below(rootfs: &Path) -> Result<u64> {
+/// The mounts at a root filesystem's path, by their identities: what [`HostMount::unbind`] needs to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostMount {
+    /// What the root filesystem lies on.
+    pub below: u64,
+    /// What was bound on it, once that is known.
+    pub own: Option<u64>,
+}
+
+impl HostMount {
+    /// Before anything is bound.
+    ///
+    /// # Errors
+    /// When the root filesystem cannot be opened.
+    pub fn before(rootfs: &Path) -> Result<Self> {
+        Ok(Self { below: mount_at(rootfs)?, own: None })
+    }
+
+    /// Undoes [`bind`] with all that is mounted below; nothing to do if that mount is not what is there.
+    ///
+    /// # Errors
+    /// When it cannot be unmounted.
+    pub fn unbind(self, rootfs: &Path) -> Result<()> {
+        let found = match mount_at(rootfs) {
+            // With the directory the mounts on it are gone.
+            Err(error) if error.is_errno(libc::ENOENT) => return Ok(()),
+            found => found?,
+        };
+        if self.own.map_or(found == self.below, |own| found != own) {
+            return Ok(());
+        }
+        match umount2(rootfs, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+            Err(Errno::EINVAL) => Ok(()),
+            done => done.context(|| format!("unmount {}", rootfs.display())),
+        }
+    }
+}
+
+fn mount_at(rootfs: &Path) -> Result<u64> {
     let root = Root::open_host(rootfs)?;
-    mount_id(root.fd()).context(|| format!("statx the mount of {}", rootfs.display()))
+    lasting_mount_id(root.fd()).context(|| format!("statx the mount of {}", rootfs.display()))
 }
 
 /// Binds a root filesystem on itself in this mount namespace, so that nothing mounted in it reaches another place where
-/// it is mounted.
+/// it is mounted; the new mount's identity.
 ///
 /// # Errors
 /// The system call that failed.
-pub fn bind(rootfs: &Path) -> Result<()> {
+pub fn bind(rootfs: &Path) -> Result<u64> {
     let directory = Root::open_host(rootfs)?;
     let private = Attributes::propagation(libc::MS_PRIVATE);
     let bind = || {
@@ -38,24 +73,8 @@ pub fn bind(rootfs: &Path) -> Result<()> {
         set_attributes(tree.as_fd(), &private, Extent::Tree)?;
         attach(tree.as_fd(), directory.fd())?;
         // Below a shared mount it has become shared again.
-        set_attributes(tree.as_fd(), &private, Extent::Tree)
+        set_attributes(tree.as_fd(), &private, Extent::Tree)?;
+        lasting_mount_id(tree.as_fd())
     };
     bind().context(|| format!("bind mount {} on itself", rootfs.display()))
-}
-
-/// Undoes [`bind`] with all that is mounted below; nothing to do if the mount `below` is what is there.
-///
-/// # Errors
-/// When it cannot be unmounted.
-pub fn unbind(rootfs: &Path, below: u64) -> Result<()> {
-    match mount_below(rootfs) {
-        Ok(found) if found == below => return Ok(()),
-        // With the directory the mounts on it are gone.
-        Err(error) if error.is_errno(libc::ENOENT) => return Ok(()),
-        found => found?,
-    };
-    match umount2(rootfs, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
-        Err(Errno::EINVAL) => Ok(()),
-        done => done.context(|| format!("unmount {}", rootfs.display())),
-    }
 }

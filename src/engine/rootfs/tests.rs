@@ -633,10 +633,10 @@ fn without_a_mount_namespace_the_mounts_are_the_hosts_until_the_end() {
         bind(&bundle.mkdir("peer"));
         let table = || mountinfo::read().expect("mountinfo is readable");
         let before = table();
-        let below = host::mount_below(&rootfs).expect("a mount");
-        host::unbind(&rootfs, below).expect("nothing to do");
+        let known = host::HostMount::before(&rootfs).expect("a mount");
+        known.unbind(&rootfs).expect("nothing to do");
         assert_eq!(table(), before);
-        host::bind(&rootfs).expect("bind");
+        let own = Some(host::bind(&rootfs).expect("bind"));
         thread::scope(|scope| {
             let inside = || {
                 unshare(CloneFlags::CLONE_FS).expect("unshare");
@@ -655,9 +655,15 @@ fn without_a_mount_namespace_the_mounts_are_the_hosts_until_the_end() {
             points.iter().filter(|p| **p != rootfs && **p != bundle.host("peer")).collect();
         assert_eq!(inside, [&rootfs.join("proc"), &rootfs.join("dev")], "{points:?}");
         assert!(points.contains(&rootfs));
-        host::unbind(&rootfs, below).expect("unmount");
+        // As when the command was killed before it could write down what it had bound.
+        known.unbind(&rootfs).expect("unmount");
         assert_eq!(table(), before, "the user's mounts stay as they were");
-        host::unbind(&bundle.host("gone"), below).expect("nothing there");
+        let known = host::HostMount { own, ..known };
+        known.unbind(&bundle.host("gone")).expect("nothing there");
+        bind(&rootfs);
+        let another = table();
+        known.unbind(&rootfs).expect("it is another's");
+        assert_eq!(table(), another);
     });
 }
 
