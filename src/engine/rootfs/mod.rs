@@ -11,8 +11,8 @@
 //!
 //! [`prepare`] to [`Entered::protect`] run in init: single-threaded, in the new mount namespace, with all
 //! capabilities, with the host's `/proc` mounted. Each step consumes the one before. On an error init exits, and with
-//! it the mount namespace goes: there is nothing to undo. Checkpoint and restore use [`resolve_destination`] and
-//! [`prepare_mountpoints`] in their own process.
+//! it the mount namespace goes: there is nothing to undo. A container without one is the exception: [`host`]. Checkpoint
+//! and restore use [`resolve_destination`] and [`prepare_mountpoints`] in their own process.
 //!
 //! Knows neither cgroups (their paths come in as [`CgroupLayout`]) nor namespaces, hooks or capabilities.
 //! Nothing here walks a path of the container without resolving it beneath the root's fd.
