@@ -14,6 +14,7 @@
 //! requirement a failure instead of a reason to ignore the test.
 
 mod bundle;
+mod cgroup_files;
 mod command;
 mod container;
 mod host;

@@ -11,7 +11,7 @@ use super::create::enable_down_to;
 use super::directory::Directory;
 use super::hierarchy::{Layout, Version};
 use super::resources::{self, Current, DeviceTable, Missing, Write};
-use crate::{Error, ErrorKind, Result};
+use crate::{Context, Error, ErrorKind, Result};
 
 impl Cgroup {
     /// Writes the limits of `linux.resources`. Devices are not among them: see [`Cgroup::restrict_devices`].
@@ -25,6 +25,24 @@ impl Cgroup {
         let current = self.current(resources)?;
         for write in resources::writes(resources, &current, &version_of)? {
             self.perform(&write)?;
+        }
+        Ok(())
+    }
+
+    /// [`Cgroup::set`] of a running container's cgroup: all of it or nothing.
+    ///
+    /// # Errors
+    /// As there; what was written is taken back.
+    pub fn update(&self, resources: &LinuxResources) -> Result<()> {
+        let v2_controllers = self.v2_controllers()?;
+        let version_of = |controller: &str| self.version_of(controller, &v2_controllers);
+        let current = self.current(resources)?;
+        let mut done = Vec::new();
+        for write in resources::writes(resources, &current, &version_of)? {
+            if let Err(error) = self.perform_undoably(&write, &mut done) {
+                let failures = done.iter().rev().filter_map(|undo: &Undo| undo.perform().err());
+                return Err(error.with_cleanup(failures.collect::<Vec<_>>()));
+            }
         }
         Ok(())
     }
@@ -75,44 +93,43 @@ impl Cgroup {
     fn current(&self, resources: &LinuxResources) -> Result<Current> {
         let mut current = Current::default();
         if let (Some(_), Some(node)) = (resources.memory(), self.node_of("memory")) {
-            let directory = node.existing()?;
-            let number = |file| directory.read_if_exists(file).map(|text| text.and_then(|t| t.parse().ok()));
-            (current.memory_limit, current.memory_swap_limit, current.memory_usage) = match node.version {
-                Version::V1 => (
-                    number("memory.limit_in_bytes")?,
-                    number("memory.memsw.limit_in_bytes")?,
-                    number("memory.usage_in_bytes")?,
-                ),
-                Version::V2 => (number("memory.max")?, None, number("memory.current")?),
-            };
+            read_memory(&node.existing()?, node.version, &mut current)?;
         }
         if let (Some(_), Some(node)) = (resources.cpu(), self.node_of("cpu")) {
-            let directory = node.existing()?;
-            let number = |file| directory.read_if_exists(file).map(|text| text.and_then(|t| t.parse().ok()));
-            (current.cpu_quota, current.cpu_period, current.cpu_burst) = match node.version {
-                Version::V1 => {
-                    (number("cpu.cfs_quota_us")?, number("cpu.cfs_period_us")?, number("cpu.cfs_burst_us")?)
-                }
-                Version::V2 => {
-                    let max = directory.read_if_exists("cpu.max")?.unwrap_or_default();
-                    let mut parts = max.split(' ').map(|part| part.parse().ok());
-                    (parts.next().flatten(), parts.next().flatten(), number("cpu.max.burst")?)
-                }
-            };
+            read_cpu(&node.existing()?, node.version, &mut current)?;
         }
         Ok(current)
     }
 
     fn perform(&self, write: &Write) -> Result<()> {
+        let Some((directory, file, value)) = self.target(write)? else { return Ok(()) };
+        directory.write(file, value).map_err(|error| explain(error, write, &directory))
+    }
+
+    /// [`Cgroup::perform`], having noted what was there. A file that cannot be read is not put back.
+    fn perform_undoably(&self, write: &Write, done: &mut Vec<Undo>) -> Result<()> {
+        let Some((directory, file, value)) = self.target(write)? else { return Ok(()) };
+        let before = directory.read(file).ok().map(|before| Write::undone(file, value, &before));
+        directory.write(file, value).map_err(|error| explain(error, write, &directory))?;
+        done.extend(before.map(|value| Undo { directory, file: file.to_owned(), value }));
+        Ok(())
+    }
+
+    /// Where a write goes, and what; `None` where it can be left out.
+    fn target<'w>(&self, write: &'w Write) -> Result<Option<(Directory, &'w str, &'w str)>> {
         let no_controller = || {
-            let message =
-                format!("{} needs the {} controller, which this host has not", write.field, write.controller);
+            let (field, controller) = (write.field, &write.controller);
+            let message = if self.nodes.is_empty() {
+                format!("cannot set {field}: container could not join or create cgroup")
+            } else {
+                format!("{field} needs the {controller} controller, which this host has not")
+            };
             Error::new(ErrorKind::Unsupported, message)
                 .with_hint("remove the limit, or enable the controller")
         };
         let node = match (self.node_of(&write.controller), &write.missing) {
             (Some(node), _) => node,
-            (None, Missing::Skip) => return Ok(()),
+            (None, Missing::Skip) => return Ok(None),
             (None, _) => return Err(no_controller()),
         };
         let directory = node.existing()?;
@@ -123,11 +140,61 @@ impl Cgroup {
             Missing::Fail if !directory.has(&write.file) && node.version == Version::V2 => {
                 return Err(no_controller());
             }
-            Missing::Skip if !directory.has(&write.file) => return Ok(()),
+            Missing::Skip if !directory.has(&write.file) => return Ok(None),
             Missing::Use(file, value) if !directory.has(&write.file) => (file, value),
             _ => (&write.file, &write.value),
         };
-        directory.write(file, value).map_err(|error| explain(error, write, &directory))
+        Ok(Some((directory, file, value)))
+    }
+}
+
+fn read_memory(directory: &Directory, version: Version, current: &mut Current) -> Result<()> {
+    let number = |file| directory.read_if_exists(file).map(|text| text.and_then(|t| t.parse().ok()));
+    match version {
+        Version::V1 => {
+            current.memory_limit = number("memory.limit_in_bytes")?;
+            current.memory_swap_limit = number("memory.memsw.limit_in_bytes")?;
+            current.memory_usage = number("memory.usage_in_bytes")?;
+        }
+        Version::V2 => {
+            current.memory_limit = number("memory.max")?;
+            current.memory_usage = number("memory.current")?;
+        }
+    }
+    Ok(())
+}
+
+fn read_cpu(directory: &Directory, version: Version, current: &mut Current) -> Result<()> {
+    let number = |file| directory.read_if_exists(file).map(|text| text.and_then(|t| t.parse().ok()));
+    match version {
+        Version::V1 => {
+            current.cpu_quota = number("cpu.cfs_quota_us")?;
+            current.cpu_period = number("cpu.cfs_period_us")?;
+            current.cpu_burst = number("cpu.cfs_burst_us")?;
+            current.rt_period = number("cpu.rt_period_us")?;
+            let runtime = directory.read_if_exists("cpu.rt_runtime_us")?;
+            current.rt_runtime = runtime.and_then(|text| text.parse().ok());
+        }
+        Version::V2 => {
+            let max = directory.read_if_exists("cpu.max")?.unwrap_or_default();
+            let mut parts = max.split(' ').map(|part| part.parse().ok());
+            (current.cpu_quota, current.cpu_period) = (parts.next().flatten(), parts.next().flatten());
+            current.cpu_burst = number("cpu.max.burst")?;
+        }
+    }
+    Ok(())
+}
+
+/// How to take one write back.
+struct Undo {
+    directory: Directory,
+    file: String,
+    value: String,
+}
+
+impl Undo {
+    fn perform(&self) -> Result<()> {
+        self.directory.write(&self.file, &self.value).context(|| "take a limit back")
     }
 }
 
@@ -138,14 +205,18 @@ fn explain(error: Error, write: &Write, directory: &Directory) -> Error {
         Some(libc::ENOENT) => ErrorKind::Unsupported,
         _ => error.kind(),
     };
-    let usage = (write.controller == "memory" && error.is_errno(libc::EBUSY))
-        .then(|| directory.read("memory.usage_in_bytes").ok())
-        .flatten();
-    let error = Error::new(kind, format!("set {}", write.field)).with_source(error);
-    match usage {
-        Some(bytes) => {
-            error.with_hint(format!("the cgroup uses {bytes} bytes at the moment: no lower limit is taken"))
-        }
-        None => error,
+    let busy = write.controller == "memory" && error.is_errno(libc::EBUSY);
+    let number = |file| busy.then(|| directory.read(file).ok()).flatten();
+    let message = match (number("memory.usage_in_bytes"), number("memory.max_usage_in_bytes")) {
+        (Some(usage), Some(peak)) => format!(
+            "set {}: unable to set memory limit to {} (current usage: {usage}, peak usage: {peak})",
+            write.field, write.value
+        ),
+        _ => format!("set {}", write.field),
+    };
+    let error = Error::new(kind, message).with_source(error);
+    if busy {
+        return error.with_hint("the kernel takes no limit below what is in use and cannot be reclaimed");
     }
+    error
 }

@@ -9,6 +9,7 @@ mod inherited;
 mod logging;
 mod output;
 mod progress;
+mod sizes;
 
 use std::ffi::OsString;
 use std::path::PathBuf;

@@ -36,6 +36,7 @@ mod state;
 mod state_root;
 mod status;
 mod time_offsets;
+mod update;
 mod user;
 mod user_namespace;
 

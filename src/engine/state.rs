@@ -7,7 +7,7 @@
 //! | file | content |
 //! | --- | --- |
 //! | `state.json` | [`State`], replaced by rename |
-//! | `config.json` | the configuration as it was at create, byte for byte |
+//! | `config.json` | the configuration as it was at create, byte for byte, until `update` puts other limits into it |
 //! | `exec.fifo` | only while the container is created and not started |
 //! | `bundle/` | only when the container owns its bundle (a restore from an archive) |
 //!

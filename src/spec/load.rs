@@ -94,7 +94,7 @@ pub fn parse_process(bytes: &[u8]) -> Result<Process> {
     typed(value, "process")
 }
 
-fn typed<T: DeserializeOwned>(value: Value, what: &str) -> Result<T> {
+pub(super) fn typed<T: DeserializeOwned>(value: Value, what: &str) -> Result<T> {
     serde_path_to_error::deserialize(value).map_err(|e| {
         let field = e.path().to_string();
         let message =

@@ -8,12 +8,14 @@
 mod load;
 mod namespaces;
 mod process;
+mod resources;
 mod template;
 mod validate;
 
 pub use load::{Config, parse_process};
 pub use oci_spec::runtime as oci;
 pub use process::parse_list;
+pub use resources::ResourceChange;
 pub use template::{make_rootless, template};
 pub use validate::{unsupported, unsupported_process, validate, validate_process};
 

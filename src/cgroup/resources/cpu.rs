@@ -41,7 +41,7 @@ pub(super) fn cpu_writes(
     }
     out.extend(after);
     if version == Version::V1 {
-        v1_realtime(cpu, out);
+        v1_realtime(cpu, current, out);
     }
     Ok(())
 }
@@ -129,13 +129,20 @@ fn v2_bandwidth(quota: Option<i64>, period: Option<u64>, current: &Current, out:
     out.push(Write::new("cpu", "cpu.max", value, field));
 }
 
-fn v1_realtime(cpu: &LinuxCpu, out: &mut Vec<Write>) {
-    if let Some(period) = cpu.realtime_period().filter(|period| *period != 0) {
-        out.push(Write::new("cpu", "cpu.rt_period_us", period, "linux.resources.cpu.realtimePeriod"));
-    }
-    if let Some(runtime) = cpu.realtime_runtime().filter(|runtime| *runtime != 0) {
-        out.push(Write::new("cpu", "cpu.rt_runtime_us", runtime, "linux.resources.cpu.realtimeRuntime"));
-    }
+/// The kernel holds `runtime <= period` and compares their ratio with the parent's: as above.
+fn v1_realtime(cpu: &LinuxCpu, current: &Current, out: &mut Vec<Write>) {
+    let runtime = cpu.realtime_runtime().filter(|runtime| *runtime != 0);
+    let period = cpu.realtime_period().filter(|period| *period != 0);
+    let smaller_runtime = matches!((runtime, current.rt_runtime), (Some(new), Some(old)) if new < old);
+    let shorter_period = matches!((period, current.rt_period), (Some(new), Some(old)) if new < old);
+    let runtime =
+        runtime.map(|us| Write::new("cpu", "cpu.rt_runtime_us", us, "linux.resources.cpu.realtimeRuntime"));
+    let period =
+        period.map(|us| Write::new("cpu", "cpu.rt_period_us", us, "linux.resources.cpu.realtimePeriod"));
+    let (first, second) =
+        if smaller_runtime && shorter_period { (runtime, period) } else { (period, runtime) };
+    out.extend(first);
+    out.extend(second);
 }
 
 pub(super) fn cpuset_writes(cpu: &LinuxCpu, out: &mut Vec<Write>) -> Result<()> {

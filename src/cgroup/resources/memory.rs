@@ -39,7 +39,7 @@ pub(super) fn writes(
     {
         return Err(crate::Error::new(
             ErrorKind::InvalidInput,
-            format!("{LIMIT} ({limit}) is below the {usage} bytes in use, and checkBeforeUpdate is set"),
+            format!("{LIMIT}: rejecting memory limit {limit} < usage {usage}, as checkBeforeUpdate asks"),
         ));
     }
     match version {

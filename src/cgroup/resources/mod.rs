@@ -13,6 +13,7 @@ mod block_io;
 mod cpu;
 mod devices;
 mod memory;
+mod undo;
 
 use crate::spec::oci::{LinuxHugepageLimit, LinuxNetwork, LinuxPids, LinuxRdma, LinuxResources};
 
@@ -85,6 +86,10 @@ pub struct Current {
     pub cpu_quota: Option<u64>,
     /// CPU burst, microseconds.
     pub cpu_burst: Option<u64>,
+    /// v1 realtime period, microseconds.
+    pub rt_period: Option<u64>,
+    /// v1 realtime in a period, microseconds.
+    pub rt_runtime: Option<i64>,
 }
 
 /// The writes that bring a cgroup from `current` to `resources`, in order. `version_of` tells the version of the

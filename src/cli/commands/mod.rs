@@ -12,6 +12,7 @@ pub(super) mod restore;
 pub(super) mod run;
 pub(super) mod spec;
 pub(super) mod state;
+pub(super) mod update;
 
 use std::process::ExitCode;
 
@@ -51,6 +52,8 @@ pub(super) enum Command {
     Start(OneContainer),
     /// Print a container's state as JSON
     State(OneContainer),
+    /// Change a container's limits
+    Update(update::Args),
 }
 
 /// A command that needs nothing but a container.
@@ -91,6 +94,7 @@ impl Command {
             Self::Spec(args) => done(args.run()),
             Self::Start(args) => done(args.load(global).and_then(start)),
             Self::State(args) => done(args.load(global).and_then(|c| state::print(&c))),
+            Self::Update(args) => done(args.run(global)),
         }
     }
 }
