@@ -3,12 +3,13 @@
 //!
 //! A workload (`counter`, `files`, `pipes`, `threads`, `timers`, `tree`) verifies everything it holds on every tick and
 //! tells so in the file given with `--status`. The other subcommands are the tests' tools: `inspect` prints what a
-//! process sees, `hook` writes down what a hook sees, `notify` tells a service manager that it is ready, `exit` ends with a code, `host-init` is the first process of a test's host, `fake-criu` answers like a
+//! process sees, `hog` takes what it can get, `hook` writes down what a hook sees, `notify` tells a service manager that it is ready, `exit` ends with a code, `host-init` is the first process of a test's host, `fake-criu` answers like a
 //! CRIU that is too old or that refuses.
 
 mod counter;
 mod fake_criu;
 mod files;
+mod hog;
 mod hook;
 mod host_init;
 mod inspect;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
             Ok(Ok(code)) => ExitCode::from(code),
             _ => failed(&name, "--code takes a number from 0 to 255"),
         },
+        "hog" => outcome(&name, hog::run(&options)),
         "hook" => outcome(&name, hook::run(&options)),
         "notify" => outcome(&name, notify::run(&options)),
         "host-init" => outcome(&name, host_init::run(&options)),

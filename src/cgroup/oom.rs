@@ -21,7 +21,7 @@ impl Cgroup {
     }
 }
 
-fn count(text: &str) -> u64 {
+pub(super) fn count(text: &str) -> u64 {
     let kills = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
     kills.and_then(|number| number.trim().parse().ok()).unwrap_or(0)
 }

@@ -454,3 +454,55 @@ fn a_process_that_moved_down_is_found_and_a_place_beneath_must_exist() {
     );
     assert_eq!(cgroup.beneath(&SubCgroups::default()).expect("its own place"), *cgroup);
 }
+
+/// Waits for the descriptor and looks, at most for a while.
+fn next_news(watch: &mut MemoryWatch) -> MemoryNews {
+    use std::os::fd::AsFd as _;
+    let interest = watch.interest();
+    let mut fds = [nix::poll::PollFd::new(watch.as_fd(), interest)];
+    nix::poll::poll(&mut fds, nix::poll::PollTimeout::from(20_000_u16)).expect("poll");
+    watch.news().expect("readable")
+}
+
+#[test]
+fn pressure_is_told_while_memory_is_reclaimed_and_removal_ends_a_watch() {
+    let guard = planned("pressure");
+    let cgroup = &guard.0;
+    cgroup.create().expect("created");
+    cgroup.set(&resources(r#"{"memory":{"limit":16777216}}"#)).expect("limited");
+    let mut pressure = cgroup.watch_memory_pressure(PressureLevel::Low).expect("watched");
+    let mut oom = cgroup.watch_oom().expect("watched");
+    assert_eq!(pressure.news().expect("readable"), MemoryNews::None);
+    assert_eq!(oom.news().expect("readable"), MemoryNews::None);
+
+    // Pages of a file four times as large as the limit have to be reclaimed.
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let script = format!("read go; dd if=/dev/zero of={}/x bs=1M count=64", directory.path().display());
+    let mut writer = Command::new("sh");
+    writer.args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut writer = Waiter(writer.spawn().expect("sh runs"));
+    cgroup.apply(writer.pid()).expect("joined");
+    drop(writer.0.stdin.take());
+    assert!(matches!(next_news(&mut pressure), MemoryNews::Happened(1..)));
+    assert!(writer.0.wait().expect("waited for").success());
+
+    cgroup.destroy().expect("removed");
+    assert_eq!(next_news(&mut oom), MemoryNews::Ended);
+}
+
+#[test]
+fn statistics_come_from_every_hierarchy() {
+    let guard = planned("stats");
+    let cgroup = &guard.0;
+    cgroup.create().expect("created");
+    cgroup.set(&resources(r#"{"pids":{"limit":20},"memory":{"limit":67108864}}"#)).expect("limited");
+    let child = Waiter::spawn();
+    cgroup.apply(child.pid()).expect("joined");
+    let stats = cgroup.stats().expect("readable");
+    assert_eq!((stats.pids.current, stats.pids.limit), (1, 20));
+    assert_eq!(stats.memory.usage.limit, 67_108_864);
+    assert!(!stats.memory.raw.is_empty());
+    drop(child);
+    cgroup.destroy().expect("removed");
+    assert_eq!(cgroup.stats().expect_err("gone").kind(), ErrorKind::NotFound);
+}

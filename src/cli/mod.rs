@@ -4,6 +4,7 @@
 //! Only here are things printed, progress bars drawn and exit codes chosen.
 
 mod commands;
+mod durations;
 mod exit;
 mod inherited;
 mod logging;

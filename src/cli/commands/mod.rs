@@ -4,6 +4,7 @@
 pub(super) mod checkpoint;
 pub(super) mod create;
 pub(super) mod delete;
+pub(super) mod events;
 pub(super) mod exec;
 pub(super) mod kill;
 pub(super) mod list;
@@ -30,6 +31,8 @@ pub(super) enum Command {
     Create(create::Args),
     /// Remove a container and everything that belongs to it
     Delete(delete::Args),
+    /// Tell what a container uses, and when it runs out of memory
+    Events(events::Args),
     /// Run a further process in a container
     Exec(exec::Args),
     /// Send a signal to a container's first process
@@ -83,6 +86,7 @@ impl Command {
             Self::Checkpoint(args) => done(args.run(global)),
             Self::Create(args) => done(args.run(global)),
             Self::Delete(args) => done(args.run(global)),
+            Self::Events(args) => done(args.run(global)),
             Self::Exec(args) => args.run(global),
             Self::Kill(args) => done(args.run(global)),
             Self::List(args) => done(args.run(global)),
