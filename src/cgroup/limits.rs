@@ -4,13 +4,13 @@
 //! The values and their order come from [`super::resources`]; here is where they are written, and what the kernel
 //! says to them.
 
-use crate::spec::oci::{LinuxDeviceCgroup, LinuxResources};
+use crate::spec::oci::LinuxResources;
 
 use super::cgroup::Cgroup;
 use super::create::enable_down_to;
 use super::directory::Directory;
 use super::hierarchy::{Layout, Version};
-use super::resources::{self, Current, DeviceTable, Missing, Write};
+use super::resources::{self, Current, Missing, Write};
 use crate::{Context, Error, ErrorKind, Result};
 
 impl Cgroup {
@@ -45,20 +45,6 @@ impl Cgroup {
             }
         }
         Ok(())
-    }
-
-    /// Lets the cgroup use the devices that the rules of `linux.resources.devices` allow, and those that every
-    /// container has; without rules only the latter. v1 only: on v2 nothing happens (see [`Cgroup::unenforced`]).
-    ///
-    /// # Errors
-    /// A rule is malformed or cannot be expressed, or the kernel refuses it.
-    pub fn restrict_devices(&self, rules: &[LinuxDeviceCgroup]) -> Result<()> {
-        let Some(node) = self.v1_node("devices") else { return Ok(()) };
-        let table = DeviceTable::from_rules(rules)?;
-        if table.is_shown_by(&node.existing()?.read("devices.list")?) {
-            return Ok(());
-        }
-        table.writes().iter().try_for_each(|write| self.perform(write))
     }
 
     /// The fields of `resources` that are set but have no effect on this host, for a warning.
@@ -101,7 +87,7 @@ impl Cgroup {
         Ok(current)
     }
 
-    fn perform(&self, write: &Write) -> Result<()> {
+    pub(super) fn perform(&self, write: &Write) -> Result<()> {
         let Some((directory, file, value)) = self.target(write)? else { return Ok(()) };
         directory.write(file, value).map_err(|error| explain(error, write, &directory))
     }

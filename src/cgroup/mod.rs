@@ -20,6 +20,7 @@
 mod cgroup;
 mod create;
 mod delegate;
+mod devices;
 mod directory;
 mod freezer;
 mod hierarchy;

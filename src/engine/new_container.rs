@@ -18,8 +18,9 @@ use super::remains::{kill_process, remove_host_mounts, remove_unfinished};
 use super::rootfs::{CgroupBind, CgroupLayout, PlanContext, RootfsPlan};
 use super::sd_notify;
 use super::state::{Creator, InitProcess, STATE, State, save_config};
-use super::{Container, ContainerId, StateRoot, UserNamespace, rootless};
+use super::{Container, ContainerId, Rootless, StateRoot, UserNamespace, rootless};
 use crate::cgroup::{Cgroup, CgroupMounts, CgroupState, Hierarchies};
+use crate::spec::oci::LinuxDeviceCgroup;
 use crate::spec::{self, Config};
 use crate::{Context, Error, ErrorKind, Result, sys};
 
@@ -225,7 +226,7 @@ impl NewContainer {
         if self.root.cgroups_are_optional() && !rootless::needs_cgroup(&self.config().spec) {
             return self.create_permitted_cgroups();
         }
-        cgroup.create()?;
+        cgroup.create().map_err(|error| self.explain_cgroup(error))?;
         let resources =
             self.config.as_ref().and_then(|c| c.spec.linux().as_ref()).and_then(|l| l.resources().as_ref());
         if let Some(resources) = resources {
@@ -235,7 +236,7 @@ impl NewContainer {
             }
         }
         let devices = resources.and_then(|r| r.devices().as_deref()).unwrap_or_default();
-        cgroup.restrict_devices(devices)?;
+        restrict_devices(cgroup, devices)?;
         let is_own = || Namespaces::from_spec(&self.config().spec).creates(CloneFlags::CLONE_NEWCGROUP);
         match &self.user {
             Some(user) if self.rootfs_plan().has_writable_cgroup() && is_own() => {
@@ -255,13 +256,22 @@ impl NewContainer {
         self.state.save(&self.dir)?;
         let resources = self.config().spec.linux().as_ref().and_then(|l| l.resources().as_ref());
         let devices = resources.and_then(|r| r.devices().as_deref()).unwrap_or_default();
-        let restricted = made.restrict_devices(devices);
+        let restricted = restrict_devices(&made, devices);
         self.cgroup = Some(made);
-        match restricted {
-            // Who may not make rules may not make devices either.
-            Err(e) if matches!(e.errno(), Some(libc::EPERM | libc::EACCES | libc::EROFS)) => Ok(()),
-            other => other,
-        }
+        restricted
+    }
+
+    /// The words are runc's.
+    fn explain_cgroup(&self, error: Error) -> Error {
+        let not_permitted = is_no_permission(&error) && self.root.cgroups_are_optional();
+        let error = if not_permitted {
+            let message =
+                "rootless needs no limits + no cgrouppath when no permission is granted for cgroups";
+            Error::new(error.kind(), message).with_source(error)
+        } else {
+            error
+        };
+        Error::new(error.kind(), "unable to apply cgroup configuration").with_source(error)
     }
 
     /// Writes down the container's first process, with the namespaces (by `/proc/PID/ns` name) that belong to it.
@@ -326,6 +336,21 @@ impl Drop for NewContainer {
         }
         // The lock goes last, with the file.
         let _ = &self.lock;
+    }
+}
+
+fn is_no_permission(error: &Error) -> bool {
+    matches!(error.errno(), Some(libc::EPERM | libc::EACCES | libc::EROFS))
+}
+
+/// Who is root of a user namespace at most may not make rules for devices, and may not make or open devices either.
+fn restrict_devices(cgroup: &Cgroup, rules: &[LinuxDeviceCgroup]) -> Result<()> {
+    match cgroup.restrict_devices(rules) {
+        Err(error) if is_no_permission(&error) && Rootless::Auto.applies() => {
+            tracing::debug!(error = error.chain(), "the container does without rules for devices");
+            Ok(())
+        }
+        other => other,
     }
 }
 

@@ -5,6 +5,7 @@
 
 pub mod arch;
 pub mod beneath;
+pub mod bpf;
 pub mod clock;
 pub mod command;
 pub mod fd;

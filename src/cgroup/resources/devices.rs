@@ -15,29 +15,35 @@ use crate::Result;
 const FIELD: &str = "linux.resources.devices";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Kind {
+pub(super) enum Kind {
     Block,
     Character,
 }
 
 /// A set of device numbers and what may be done with them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Entry {
-    kind: Kind,
-    major: Option<u32>,
-    minor: Option<u32>,
-    access: Access,
+pub(super) struct Entry {
+    pub(super) kind: Kind,
+    pub(super) major: Option<u32>,
+    pub(super) minor: Option<u32>,
+    pub(super) access: Access,
 }
 
 /// Bits of `rwm`: read, write, mknod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Access(u8);
+pub(super) struct Access(u8);
 
 impl Access {
     const ALL: Self = Self(7);
-    const MKNOD: Self = Self(4);
+    pub(super) const READ: Self = Self(1);
+    pub(super) const WRITE: Self = Self(2);
+    pub(super) const MKNOD: Self = Self(4);
 
-    fn parse(text: &str) -> Result<Self> {
+    pub(super) fn meets(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    pub(super) fn parse(text: &str) -> Result<Self> {
         text.chars().try_fold(Self(0), |bits, letter| match letter {
             'r' => Ok(Self(bits.0 | 1)),
             'w' => Ok(Self(bits.0 | 2)),
@@ -67,6 +73,10 @@ impl fmt::Display for Entry {
 }
 
 impl Entry {
+    pub(super) fn is_all_of_its_kind(&self) -> bool {
+        self.access == Access::ALL && self.major.is_none() && self.minor.is_none()
+    }
+
     fn same_devices(&self, other: &Self) -> bool {
         (self.kind, self.major, self.minor) == (other.kind, other.major, other.minor)
     }
@@ -74,7 +84,7 @@ impl Entry {
     fn overlaps(&self, other: &Self) -> bool {
         let meet = |a: Option<u32>, b: Option<u32>| a.is_none() || b.is_none() || a == b;
         self.kind == other.kind
-            && self.access.0 & other.access.0 != 0
+            && self.access.meets(other.access)
             && meet(self.major, other.major)
             && meet(self.minor, other.minor)
     }
@@ -129,23 +139,14 @@ impl DeviceTable {
     }
 
     fn apply(&mut self, rule: &LinuxDeviceCgroup) -> Result<()> {
-        let access = match rule.access().as_deref() {
-            None | Some("") => Access::ALL,
-            Some(text) => Access::parse(text)?,
-        };
-        let (major, minor) = (number(rule.major())?, number(rule.minor())?);
-        let kinds: &[Kind] = match rule.typ().unwrap_or_default() {
-            LinuxDeviceType::A if access == Access::ALL && major.is_none() && minor.is_none() => {
-                *self = Self { allows_by_default: rule.allow(), exceptions: Vec::new() };
-                return Ok(());
-            }
-            LinuxDeviceType::A => &[Kind::Block, Kind::Character],
-            LinuxDeviceType::B => &[Kind::Block],
-            LinuxDeviceType::C | LinuxDeviceType::U => &[Kind::Character],
-            LinuxDeviceType::P => return Err(invalid(FIELD, "has a rule for a fifo, which is no device")),
-        };
-        for kind in kinds {
-            let entry = Entry { kind: *kind, major, minor, access };
+        let entries = entries(rule)?;
+        if rule.typ().unwrap_or_default() == LinuxDeviceType::A
+            && entries.iter().all(Entry::is_all_of_its_kind)
+        {
+            *self = Self { allows_by_default: rule.allow(), exceptions: Vec::new() };
+            return Ok(());
+        }
+        for entry in entries {
             if rule.allow() == self.allows_by_default {
                 self.take_out(&entry)?;
             } else {
@@ -175,6 +176,22 @@ impl DeviceTable {
     }
 }
 
+/// The device numbers that a rule speaks of: one entry, or one of each kind.
+pub(super) fn entries(rule: &LinuxDeviceCgroup) -> Result<Vec<Entry>> {
+    let access = match rule.access().as_deref() {
+        None | Some("") => Access::ALL,
+        Some(text) => Access::parse(text)?,
+    };
+    let (major, minor) = (number(rule.major())?, number(rule.minor())?);
+    let kinds: &[Kind] = match rule.typ().unwrap_or_default() {
+        LinuxDeviceType::A => &[Kind::Block, Kind::Character],
+        LinuxDeviceType::B => &[Kind::Block],
+        LinuxDeviceType::C | LinuxDeviceType::U => &[Kind::Character],
+        LinuxDeviceType::P => return Err(invalid(FIELD, "has a rule for a fifo, which is no device")),
+    };
+    Ok(kinds.iter().map(|kind| Entry { kind: *kind, major, minor, access }).collect())
+}
+
 fn number(number: Option<i64>) -> Result<Option<u32>> {
     match number {
         None | Some(-1) => Ok(None),
@@ -187,7 +204,7 @@ fn number(number: Option<i64>) -> Result<Option<u32>> {
 
 /// mknod of anything, and use of null, zero, full, random, urandom, tty, ptmx and the pseudo-terminals:
 /// runtime-spec config-linux.md, "Default Devices".
-fn default_devices() -> impl Iterator<Item = Entry> {
+pub(super) fn default_devices() -> impl Iterator<Item = Entry> {
     let mknod = |kind| Entry { kind, major: None, minor: None, access: Access::MKNOD };
     let full =
         |(major, minor)| Entry { kind: Kind::Character, major: Some(major), minor, access: Access::ALL };

@@ -11,6 +11,7 @@
 
 mod block_io;
 mod cpu;
+mod device_program;
 mod devices;
 mod memory;
 mod undo;
@@ -20,6 +21,7 @@ use crate::spec::oci::{LinuxHugepageLimit, LinuxNetwork, LinuxPids, LinuxRdma, L
 use super::hierarchy::Version;
 use crate::{Error, ErrorKind, Result};
 
+pub use device_program::DeviceProgram;
 pub use devices::DeviceTable;
 
 /// One value for one file of one controller.
@@ -149,8 +151,6 @@ pub fn unenforced(resources: &LinuxResources, version_of: &dyn Fn(&str) -> Versi
         }
     };
     let v2 = |controller: &str| version_of(controller) == Version::V2;
-    let denies = |rules: &Vec<crate::spec::oci::LinuxDeviceCgroup>| rules.iter().any(|rule| !rule.allow());
-    note(v2("devices") && resources.devices().as_ref().is_some_and(denies), "linux.resources.devices");
     if let Some(memory) = resources.memory() {
         let v2 = v2("memory");
         note(v2 && memory.swappiness().is_some(), "linux.resources.memory.swappiness");
@@ -389,7 +389,6 @@ mod tests {
         assert_eq!(
             unenforced(&r, &|_| Version::V2),
             [
-                "linux.resources.devices",
                 "linux.resources.memory.swappiness",
                 "linux.resources.memory.disableOOMKiller",
                 "linux.resources.memory.kernel",
