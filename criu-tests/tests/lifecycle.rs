@@ -296,21 +296,6 @@ fn a_start_that_was_killed_before_it_removed_the_fifo_has_started_the_container(
 }
 
 #[test]
-fn a_container_that_was_not_started_is_not_paused() {
-    let Some(stage) = Stage::set(&[]) else { return };
-    let host = stage.host("a");
-    let bundle = Bundle::of_workload(&host, "counter", &["--memory", "1048576"]);
-    let id = stage.id("created");
-    host.migrate_detached(&["create", "-b", &bundle.path(), &id]);
-    host.migrate(&["pause", &id]).failed(1, &["created"]);
-    host.migrate(&["start", &id]).succeeded();
-    let container = host.container(&id, &bundle.rootfs());
-    container.reports();
-    container.end();
-    host.assert_no_trace();
-}
-
-#[test]
 fn a_container_of_another_root_is_found_by_its_id_as_long_as_it_is_there() {
     let Some(stage) = Stage::set(&[]) else { return };
     let host = stage.host("a");

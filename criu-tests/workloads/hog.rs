@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `hog`: takes `--memory` bytes, or makes `--forks` processes that wait, as far as it is let, and prints how far that was.
+//! `hog`: takes `--memory` bytes, or makes `--forks` processes that wait, as far as it is let, and prints how far that was. With
+//! `--wait` it then waits for a signal.
 
 use std::io::Write as _;
 
@@ -32,5 +33,9 @@ pub(crate) fn run(options: &Options) -> Checked {
         }
     }
     let line = json!({"memory": chunks.len() * CHUNK, "forked": forked, "errno": why});
-    writeln!(std::io::stdout(), "{line}").during("write to stdout")
+    writeln!(std::io::stdout(), "{line}").during("write to stdout")?;
+    if options.has("wait") {
+        pause();
+    }
+    Ok(())
 }

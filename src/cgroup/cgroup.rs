@@ -227,6 +227,25 @@ impl Cgroup {
         freezer::thaw(&directory, version)
     }
 
+    /// [`Cgroup::thaw`], also of cgroups that the container has made beneath it and frozen by themselves: what has been
+    /// sent SIGKILL dies only then.
+    ///
+    /// # Errors
+    /// There is no freezer or no such cgroup.
+    pub fn thaw_all(&self) -> Result<()> {
+        let (directory, version) = self.freezer()?;
+        freezer::thaw_tree(&directory, version)
+    }
+
+    /// Whether a cgroup above it is frozen: what enters it does not run, whatever its own freezer says.
+    ///
+    /// # Errors
+    /// There is no freezer or no such cgroup.
+    pub fn is_frozen_from_above(&self) -> Result<bool> {
+        let (directory, version) = self.freezer()?;
+        freezer::is_frozen_from_above(&directory, version)
+    }
+
     /// What the cgroup's own freezer does; that a cgroup above is frozen does not count.
     ///
     /// # Errors

@@ -20,7 +20,8 @@ impl Cgroup {
     /// switched on down the path where the host allows it. An empty cgroup of that name is taken over.
     ///
     /// # Errors
-    /// The cgroup exists and holds processes or is frozen (`AlreadyExists`); a directory cannot be made; a v2 cgroup
+    /// The cgroup exists and holds processes or is frozen (`AlreadyExists`), or one above it is (`WrongStatus`); a
+    /// directory cannot be made; a v2 cgroup
     /// lies in a threaded subtree. What was made is removed again.
     pub fn create(&self) -> Result<()> {
         self.require_unused()?;
@@ -78,12 +79,19 @@ impl Cgroup {
             let Some(directory) = node.open()? else { continue };
             let pids = directory.all_pids()?;
             if !pids.is_empty() {
-                return Err(in_use(&format!("{node} exists and holds {}", name_pids(&pids))));
+                let count = pids.len();
+                let message = format!(
+                    "container's cgroup is not empty: {count} process(es) found: {node} exists and holds {}",
+                    name_pids(&pids)
+                );
+                return Err(in_use(message));
             }
             if self.freezer_node() == Some(node)
                 && freezer::state(&directory, node.version)? != FreezerState::Thawed
             {
-                return Err(in_use(&format!("{node} exists and is frozen")));
+                return Err(in_use(format!(
+                    "container's cgroup unexpectedly frozen: {node} exists and is frozen"
+                )));
             }
         }
         Ok(())
@@ -104,6 +112,11 @@ impl Cgroup {
                 made.push((parent, name));
             }
         }
+        if self.freezer_node() == Some(node) && freezer::is_frozen_from_above(&directory, node.version)? {
+            let message = format!("container's cgroup unexpectedly frozen: a cgroup above {node} is frozen");
+            return Err(Error::new(ErrorKind::WrongStatus, message)
+                .with_hint("thaw that one first: whatever enters this one stands still"));
+        }
         match directory.read_if_exists("cgroup.type")?.as_deref() {
             None | Some("domain" | "domain threaded") => Ok(()),
             Some(kind) => Err(Error::new(
@@ -119,8 +132,9 @@ fn is_no_permission(error: &Error) -> bool {
     matches!(error.errno(), Some(libc::EPERM | libc::EACCES | libc::EROFS))
 }
 
-fn in_use(what: &str) -> Error {
-    Error::new(ErrorKind::AlreadyExists, format!("cgroup {what}"))
+/// The words before the last colon are runc's.
+fn in_use(message: String) -> Error {
+    Error::new(ErrorKind::AlreadyExists, message)
         .with_hint("give the container another linux.cgroupsPath, or remove what is left there")
 }
 

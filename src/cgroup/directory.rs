@@ -155,22 +155,30 @@ impl Directory {
     /// The processes in this cgroup and in all beneath it, sorted, each once.
     pub(super) fn all_pids(&self) -> Result<Vec<i32>> {
         let mut pids = Vec::new();
-        self.collect_pids(0, &mut pids)?;
+        self.walk(&mut |directory| {
+            pids.extend(directory.pids()?);
+            Ok(())
+        })?;
         pids.sort_unstable();
         pids.dedup();
         Ok(pids)
     }
 
-    fn collect_pids(&self, depth: usize, pids: &mut Vec<i32>) -> Result<()> {
+    /// Visits this cgroup and all beneath it, parents first.
+    pub(super) fn walk(&self, visit: &mut dyn FnMut(&Self) -> Result<()>) -> Result<()> {
+        self.walk_from(0, visit)
+    }
+
+    fn walk_from(&self, depth: usize, visit: &mut dyn FnMut(&Self) -> Result<()>) -> Result<()> {
         if depth > DEEPEST_WALK {
             let message =
                 format!("cgroup {} is nested deeper than {DEEPEST_WALK} levels", self.path.display());
             return Err(Error::new(ErrorKind::Unsupported, message));
         }
-        pids.extend(self.pids()?);
+        visit(self)?;
         for name in self.subdirectories()? {
             if let Some(child) = self.descend(Path::new(OsStr::from_bytes(name.as_bytes())))? {
-                child.collect_pids(depth + 1, pids)?;
+                child.walk_from(depth + 1, visit)?;
             }
         }
         Ok(())

@@ -92,6 +92,29 @@ pub(super) fn thaw(directory: &Directory, version: Version) -> Result<()> {
     }
 }
 
+/// Lets the processes run again, also those in cgroups beneath that were frozen by themselves. On v1 a frozen process
+/// does not even die; on v2 it does.
+pub(super) fn thaw_tree(directory: &Directory, version: Version) -> Result<()> {
+    match version {
+        Version::V1 => directory.walk(&mut |directory| thaw(directory, version)),
+        Version::V2 => thaw(directory, version),
+    }
+}
+
+/// Whether a cgroup above is frozen, so that nothing in this one runs.
+pub(super) fn is_frozen_from_above(directory: &Directory, version: Version) -> Result<bool> {
+    match version {
+        Version::V1 => {
+            Ok(directory.read_if_exists("freezer.parent_freezing")?.is_some_and(|text| text != "0"))
+        }
+        Version::V2 => {
+            let own = directory.read_if_exists("cgroup.freeze")?.is_some_and(|text| text != "0");
+            let events = directory.read_if_exists("cgroup.events")?.unwrap_or_default();
+            Ok(!own && reports_frozen(&events))
+        }
+    }
+}
+
 fn freeze_v1(directory: &Directory) -> Result<()> {
     let start = Instant::now();
     while start.elapsed() < DEADLINE {

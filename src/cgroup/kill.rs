@@ -68,8 +68,11 @@ impl Cgroup {
             if let Some(directory) = node.open()?
                 && directory.has("cgroup.kill")
             {
-                directory.write("cgroup.kill", "1")?;
-                return Ok(true);
+                return match directory.write("cgroup.kill", "1") {
+                    // The container has made it a threaded one.
+                    Err(e) if e.is_errno(libc::EOPNOTSUPP) => Ok(false),
+                    written => written.map(|()| true),
+                };
             }
         }
         Ok(false)
@@ -90,7 +93,7 @@ impl Cgroup {
     }
 
     fn thaw_if_present(&self, trouble: &mut Vec<Error>) {
-        match self.thaw() {
+        match self.thaw_all() {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             other => trouble.extend(other.err()),
         }

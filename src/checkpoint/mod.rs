@@ -94,6 +94,9 @@ fn run(
     if !matches!(status, Status::Running | Status::Paused) {
         return Err(wrong_status(status));
     }
+    if !container.has_started()? {
+        return Err(wrong_status(Status::Created));
+    }
     require_root()?;
     let config = container.config()?;
     namespaces::check(&config)?;

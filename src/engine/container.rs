@@ -136,21 +136,21 @@ impl Container {
             return Ok(Status::Creating);
         }
         let Some(init) = self.init() else { return Ok(Status::Stopped) };
-        if self.waits_for_start(init)? {
-            return Ok(Status::Created);
-        }
         match self.cgroup()?.freezer_state() {
-            Ok(FreezerState::Frozen) => Ok(Status::Paused),
+            Ok(FreezerState::Frozen) => return Ok(Status::Paused),
+            Ok(_) => {}
             // Without a freezer, as of a caller who may not make cgroups, nothing freezes.
-            Ok(_) => Ok(Status::Running),
-            Err(e) if e.kind() == ErrorKind::Unsupported => Ok(Status::Running),
-            Err(e) => Err(e),
+            Err(e) if e.kind() == ErrorKind::Unsupported => {}
+            // It went away with its last process, as this looked.
+            Err(e) if e.kind() == ErrorKind::NotFound && !init.is_alive() => return Ok(Status::Stopped),
+            Err(e) => return Err(e),
         }
+        Ok(if self.waits_for_start(init)? { Status::Created } else { Status::Running })
     }
 
     /// Whether the first process still waits at the fifo. It has that open until it has gone past it: a `start` that
     /// was killed may have left the file.
-    fn waits_for_start(&self, init: InitProcess) -> Result<bool> {
+    pub(super) fn waits_for_start(&self, init: InitProcess) -> Result<bool> {
         let path = self.dir.join(EXEC_FIFO);
         let fifo = match fs::symlink_metadata(&path) {
             Ok(fifo) => fifo,
@@ -309,31 +309,9 @@ impl Container {
         if signal != libc::SIGKILL {
             return Ok(());
         }
-        let cgroup = self.cgroup()?;
-        if cgroup.freezer_state().is_ok_and(|s| s == FreezerState::Frozen) { cgroup.thaw() } else { Ok(()) }
-    }
-
-    /// Freezes its processes.
-    ///
-    /// # Errors
-    /// [`ErrorKind::WrongStatus`] unless it runs.
-    pub fn pause(&mut self) -> Result<()> {
-        let _lock = self.lock()?;
-        match self.status()? {
-            Status::Running => self.cgroup()?.freeze(),
-            other => Err(self.wrong_status(&format!("cannot pause container {} that is {other}", self.id))),
-        }
-    }
-
-    /// Lets frozen processes go on.
-    ///
-    /// # Errors
-    /// [`ErrorKind::WrongStatus`] unless it is paused.
-    pub fn resume(&mut self) -> Result<()> {
-        let _lock = self.lock()?;
-        match self.status()? {
-            Status::Paused => self.cgroup()?.thaw(),
-            other => Err(self.wrong_status(&format!("cannot resume container {} that is {other}", self.id))),
+        match self.cgroup()?.thaw_all() {
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Unsupported) => Ok(()),
+            thawed => thawed,
         }
     }
 
@@ -406,9 +384,10 @@ impl Container {
 
     fn end_processes(&self, cgroup: &Cgroup) -> Result<()> {
         let mut failed = Vec::new();
-        if cgroup.freezer_state().is_ok_and(|s| s == FreezerState::Frozen) {
-            // A frozen process of cgroup v1 does not even die.
-            failed.extend(cgroup.thaw().err());
+        // A frozen process of cgroup v1 does not even die.
+        match cgroup.thaw_all() {
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Unsupported) => {}
+            thawed => failed.extend(thawed.err()),
         }
         let killed = self.init().map_or(Ok(()), kill_process);
         match (killed, cgroup.kill_all()) {
@@ -431,7 +410,7 @@ impl Container {
         root.release(&dir, false)
     }
 
-    fn wrong_status(&self, message: &str) -> Error {
+    pub(super) fn wrong_status(&self, message: &str) -> Error {
         Error::new(ErrorKind::WrongStatus, message.to_owned())
             .with_hint(format!("`migrate state {}` tells what it does", self.id))
     }

@@ -91,10 +91,27 @@ impl Container {
         Error::new(ErrorKind::WrongStatus, "cannot exec in a stopped container")
     }
 
+    /// A process that enters a cgroup whose parent is frozen stands still before it has begun, and who starts it waits.
+    fn require_moving(&self, options: &ExecOptions) -> Result<()> {
+        if options.ignore_paused {
+            return Ok(());
+        }
+        match self.cgroup()?.is_frozen_from_above() {
+            Ok(true) => {
+                let message = "cannot exec in a container whose cgroup is frozen from above";
+                Err(Error::new(ErrorKind::WrongStatus, message)
+                    .with_hint("thaw the cgroup above it, or pass --ignore-paused"))
+            }
+            Ok(false) => Ok(()),
+            Err(e) if e.kind() == ErrorKind::Unsupported => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+
     fn start_process(&self, process: &Process, options: ExecOptions) -> Result<Spawned> {
         let preserved = preserved(options.preserve_fds)?;
         match self.status()? {
-            Status::Running | Status::Created => {}
+            Status::Running | Status::Created => self.require_moving(&options)?,
             Status::Paused if options.ignore_paused => {}
             Status::Paused => {
                 return Err(Error::new(ErrorKind::WrongStatus, "cannot exec in a paused container")

@@ -25,6 +25,7 @@ mod lock;
 mod memory_notices;
 mod namespaces;
 mod new_container;
+mod pause;
 mod pidfd_socket;
 mod process;
 mod program;

@@ -67,7 +67,11 @@ fn weight(cpu: &LinuxCpu, version: Version, out: &mut Vec<Write>) -> Result<()> 
     match version {
         Version::V1 if !SHARES_RANGE.contains(&shares) => Err(invalid(
             SHARES,
-            format_args!("is {shares}, not {} to {}", SHARES_RANGE.start(), SHARES_RANGE.end()),
+            format_args!(
+                "is {shares}: the minimum allowed cpu-shares is {}, the maximum {}",
+                SHARES_RANGE.start(),
+                SHARES_RANGE.end()
+            ),
         )),
         Version::V1 => {
             out.push(Write::new("cpu", "cpu.shares", shares, SHARES));

@@ -276,8 +276,11 @@ fn unified_write(
         return Err(invalid(field, format_args!("holds {file:?}, which it may not set")));
     }
     if version_of(controller) == Version::V1 {
-        let why = format_args!("holds {file:?}, but this host has no {controller} controller in cgroup v2");
-        return Err(unsupported(field, why).with_hint("use the fields of linux.resources for cgroup v1"));
+        let message = format!(
+            "invalid configuration: {field} holds {file:?}, but this host has no {controller} controller in cgroup v2"
+        );
+        return Err(Error::new(ErrorKind::Unsupported, message)
+            .with_hint("use the fields of linux.resources for cgroup v1"));
     }
     // A file such as io.max takes one line per write(2).
     for line in value.lines().filter(|line| !line.is_empty()) {
