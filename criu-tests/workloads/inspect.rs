@@ -43,6 +43,7 @@ pub(crate) fn run(options: &Options) -> Checked {
         "fds": links("/proc/self/fd")?,
         "interfaces": interfaces()?,
         "scheduling": scheduling()?,
+        "keyring": crate::sys::session_keyring().during("keyctl(KEYCTL_DESCRIBE)")?,
         "read": tried(options, "read", |path| fs::read_to_string(path).map(|t| json!(t))),
         "write": tried(options, "write", |path| {
             fs::OpenOptions::new().write(true).create(true).truncate(false).open(path).map(|_| json!("done"))

@@ -229,3 +229,17 @@ pub(crate) fn loopback_up() -> io::Result<()> {
         check(libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request)).map(drop)
     }
 }
+
+/// The session keyring of the calling process, as `type;uid;gid;permissions;name` (keyctl(2)).
+pub(crate) fn session_keyring() -> io::Result<String> {
+    const DESCRIBE: libc::c_long = 6;
+    const SESSION_KEYRING: libc::c_long = -3;
+    let mut text = vec![0u8; 4096];
+    // SAFETY: the kernel writes at most as many bytes as the buffer has.
+    let length =
+        unsafe { libc::syscall(libc::SYS_keyctl, DESCRIBE, SESSION_KEYRING, text.as_mut_ptr(), text.len()) };
+    let length = usize::try_from(length).map_err(|_| io::Error::last_os_error())?;
+    // The length counts the NUL.
+    text.truncate(length.saturating_sub(1));
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}

@@ -17,6 +17,7 @@ pub struct ContainerBuilder {
     preserve_fds: u32,
     environment: Vec<String>,
     notify_socket: bool,
+    no_new_keyring: bool,
 }
 
 impl ContainerBuilder {
@@ -30,6 +31,7 @@ impl ContainerBuilder {
             preserve_fds: 0,
             environment: Vec::new(),
             notify_socket: false,
+            no_new_keyring: false,
         }
     }
 
@@ -69,6 +71,13 @@ impl ContainerBuilder {
         self
     }
 
+    /// Leaves the container's processes the session keyring of whoever starts them.
+    #[must_use]
+    pub fn no_new_keyring(mut self, no_new_keyring: bool) -> Self {
+        self.no_new_keyring = no_new_keyring;
+        self
+    }
+
     /// Creates the container: its init is set up and waits for [`Container::start`].
     ///
     /// # Errors
@@ -80,6 +89,7 @@ impl ContainerBuilder {
         let mut new = NewContainer::reserve(root, self.id)?;
         new.preserve_fds = self.preserve_fds;
         new.notify_socket = self.notify_socket;
+        new.state.no_new_keyring = self.no_new_keyring;
         let make = || {
             new.configure(&self.bundle, self.no_pivot)?;
             let io = self.io.resolve(new.has_terminal())?;

@@ -18,6 +18,8 @@ use super::hooks::InitHooks;
 use super::init::outside::FromOutside;
 use super::init::parent::{Entry, Launch, Starting, Until, launch};
 use super::init::plan::InitPlan;
+use super::keyring::KeyringPlan;
+use super::lsm::LsmPlan;
 use super::namespaces;
 use super::process::{Process, ProcessIo, ProcessPlan, preserved};
 use super::user::{self, UserId};
@@ -122,9 +124,6 @@ impl Container {
         let config = self.config()?.spec;
         let process = &process.completed_by(&config);
         crate::spec::validate_process(&process.spec, "process")?;
-        if let Some(field) = crate::spec::unsupported_process(&process.spec, "process") {
-            return Err(Error::new(ErrorKind::Unsupported, format!("field `{field}` is not supported yet")));
-        }
         let io = options.io.resolve(process.spec.terminal() == Some(true))?;
         let joined = self.open_namespaces()?;
         let of_init = |init: InitProcess| UserNamespace::of_process(init.pid(), process.spec.user());
@@ -150,6 +149,8 @@ impl Container {
             user_namespace: user.as_ref().map(UserNamespace::plan),
             hooks: InitHooks::default(),
             attributes: Attributes::of_joining(&process.spec, config.linux().as_ref()),
+            keyring: (!self.state().no_new_keyring).then(|| KeyringPlan::of_further(self.id())),
+            lsm: LsmPlan::new(&process.spec)?,
             process: ProcessPlan::new(process)?,
         };
         let console = io.console.as_ref().map(Console::socket);

@@ -18,6 +18,8 @@ use super::init::mount_sources::Server;
 use super::init::outside::FromOutside;
 use super::init::parent::{Entry, Launch, Until, launch};
 use super::init::plan::InitPlan;
+use super::keyring::KeyringPlan;
+use super::lsm::LsmPlan;
 use super::namespaces::{Namespaces, sysctl_path};
 use super::process::{Process, ProcessPlan, ResolvedIo, limits, preserved};
 use super::rootfs;
@@ -70,6 +72,9 @@ impl NewContainer {
             user_namespace: self.user.as_ref().map(UserNamespace::plan),
             hooks: InitHooks::new(spec, &self.state),
             attributes: Attributes::new(&process, spec.linux().as_ref()),
+            keyring: (!self.state.no_new_keyring)
+                .then(|| KeyringPlan::of_first(&self.id, self.user.is_some())),
+            lsm: LsmPlan::new(&process)?,
             process: ProcessPlan::new(&Process::from_spec(process.clone()))?,
         };
         let mut inherit = vec![fifo.as_fd()];

@@ -78,6 +78,7 @@ impl NewContainer {
                 namespace_paths: BTreeMap::new(),
                 external_descriptors: Default::default(),
                 poststop_due: false,
+                no_new_keyring: false,
                 annotations: BTreeMap::new(),
             };
             state.save(&dir)?;

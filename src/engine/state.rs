@@ -102,6 +102,9 @@ pub struct State {
     /// Whether the configuration's hooks may have run, so that those for its end must.
     #[serde(default)]
     pub poststop_due: bool,
+    /// Whether its processes keep the session keyring of whoever starts them.
+    #[serde(default)]
+    pub no_new_keyring: bool,
     /// Annotations of the configuration.
     pub annotations: BTreeMap<String, String>,
 }
@@ -216,6 +219,7 @@ mod tests {
             namespace_paths: BTreeMap::new(),
             external_descriptors: Default::default(),
             poststop_due: false,
+            no_new_keyring: false,
             annotations: BTreeMap::new(),
         }
     }

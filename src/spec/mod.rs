@@ -17,7 +17,7 @@ pub use oci_spec::runtime as oci;
 pub use process::parse_list;
 pub use resources::ResourceChange;
 pub use template::{make_rootless, template};
-pub use validate::{unsupported, unsupported_process, validate, validate_process};
+pub use validate::{unsupported, validate, validate_process};
 
 /// The version of the runtime specification that this crate implements.
 pub const OCI_VERSION: &str = "1.3.0";

@@ -71,18 +71,6 @@ pub fn unsupported(spec: &Spec) -> Option<String> {
                 "linux.netDevices",
             )
         })
-        .or_else(|| spec.process().as_ref().and_then(|p| unsupported_process(p, "process")))
-}
-
-/// [`unsupported`] for one process.
-pub fn unsupported_process(process: &Process, field: &str) -> Option<String> {
-    [
-        (some_text(process.apparmor_profile().as_deref()), "apparmorProfile"),
-        (some_text(process.selinux_label().as_deref()), "selinuxLabel"),
-    ]
-    .into_iter()
-    .find(|(present, _)| *present)
-    .map(|(_, name)| format!("{field}.{name}"))
 }
 
 fn hooks(spec: &Spec) -> Result<()> {
@@ -280,7 +268,7 @@ mod tests {
         type Edit = fn(&mut Value);
         let table: [(Edit, &str); 2] = [
             (|v| v["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_ALLOW"}), "linux.seccomp"),
-            (|v| v["process"]["apparmorProfile"] = json!("x"), "process.apparmorProfile"),
+            (|v| v["linux"]["intelRdt"] = json!({"closID": "x"}), "linux.intelRdt"),
         ];
         for (edit, field) in table {
             assert_eq!(unsupported(&parse(edit)).as_deref(), Some(field));

@@ -3,6 +3,7 @@
 //! no policy, no logging, no knowledge of containers.
 #![allow(unsafe_code)]
 
+pub mod apparmor;
 pub mod arch;
 pub mod beneath;
 pub mod bpf;
@@ -10,6 +11,7 @@ pub mod clock;
 pub mod command;
 pub mod fd;
 pub mod id_maps;
+pub mod keyring;
 pub mod mapping_namespace;
 pub mod metadata;
 pub mod mount;

@@ -68,6 +68,7 @@ impl BundleArgs {
         let pidfd_socket = self.pidfd_socket.as_deref().map(PidfdSocket::connect).transpose()?;
         let container = ContainerBuilder::from_bundle(id.clone(), &self.bundle)
             .no_pivot(self.no_pivot)
+            .no_new_keyring(self.no_new_keyring)
             .io(io)
             .preserve_fds(passed.descriptors)
             .environment(passed.environment)

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::engine::attributes::Attributes;
 use crate::engine::console::ConsolePlan;
 use crate::engine::hooks::InitHooks;
+use crate::engine::keyring::KeyringPlan;
+use crate::engine::lsm::LsmPlan;
 use crate::engine::process::ProcessPlan;
 use crate::engine::rootfs::RootfsPlan;
 use crate::engine::user_namespace::UserNamespacePlan;
@@ -44,6 +46,9 @@ pub(in crate::engine) struct InitPlan {
     pub user_namespace: Option<UserNamespacePlan>,
     pub hooks: InitHooks,
     pub attributes: Attributes,
+    /// The session keyring to join; without one the caller's stays.
+    pub keyring: Option<KeyringPlan>,
+    pub lsm: LsmPlan,
     pub process: ProcessPlan,
 }
 

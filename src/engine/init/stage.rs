@@ -18,6 +18,7 @@ use super::mount_sources::Requests;
 use super::plan::InitPlan;
 use super::sync::{Failure, InitSide};
 use crate::engine::console::ConsolePlan;
+use crate::engine::lsm::{self, KeyLabel};
 use crate::engine::process::ProcessPlan;
 use crate::engine::rootfs::OwnSources;
 use crate::engine::user_namespace::UserNamespacePlan;
@@ -33,12 +34,14 @@ pub(super) fn run(plan: &InitPlan, channel: &InitSide) -> Result<Infallible> {
     let fifo = take(plan.fifo)?;
     let mount_namespace = take(plan.mount_namespace)?;
     let user_namespace = take(plan.join_user_namespace)?;
+    let attributes = plan.lsm.attributes()?;
     plan.attributes.set_affinity()?;
     enter_namespaces(plan)?;
     if let (Some(namespace), Some(user)) = (user_namespace, plan.user_namespace) {
         join_user_namespace(&namespace, user)?;
     }
     let setgroups_denied = setgroups_denied()?;
+    join_keyring(plan, &attributes)?;
     if let Some(namespace) = mount_namespace {
         setns(namespace, CloneFlags::CLONE_NEWNS).context(|| "setns(CLONE_NEWNS)")?;
     }
@@ -61,6 +64,7 @@ pub(super) fn run(plan: &InitPlan, channel: &InitSide) -> Result<Infallible> {
         }
     }
     plan.attributes.apply()?;
+    plan.lsm.apply(&attributes)?;
     channel.ready()?;
     let process = &plan.process;
     program::enter_directory(&process.cwd)?;
@@ -77,6 +81,14 @@ pub(super) fn run(plan: &InitPlan, channel: &InitSide) -> Result<Infallible> {
         execute(&path, plan, &environment)
     };
     run().inspect_err(|error| tell_start(start, error))
+}
+
+/// In the user namespace that the process ends up in: a keyring's name is known in its own alone.
+fn join_keyring(plan: &InitPlan, attributes: &lsm::Attributes) -> Result<()> {
+    let Some(keyring) = &plan.keyring else { return Ok(()) };
+    plan.lsm.label_keys(attributes, KeyLabel::Set)?;
+    keyring.join()?;
+    plan.lsm.label_keys(attributes, KeyLabel::Clear)
 }
 
 /// The hooks that run when the root file system is there and the host's files still are.
