@@ -124,3 +124,37 @@ fn capability_sets_are_as_the_configuration_says() {
     assert_eq!(seen["status"]["CapBnd"], json!(bits(&[0, 5, 7])));
     assert_eq!(seen["status"]["CapEff"], json!(bits(&[0, 5, 7])));
 }
+
+#[test]
+fn cache_and_bandwidth_need_a_machine_that_divides_them() {
+    let Some(stage) = Stage::set(&[]) else { return };
+    if std::fs::read_to_string("/proc/mounts").expect("read /proc/mounts").contains(" resctrl ") {
+        return;
+    }
+    let host = stage.host("a");
+    let bundle = Bundle::new(&host, "rdt", &["exit"])
+        .edit(|config| config["linux"]["intelRdt"] = json!({"closID": "x", "l3CacheSchema": "L3:0=f"}));
+    let output = host.migrate(&["run", "-b", &bundle.path(), &stage.id("rdt")]);
+    output.failed(1, &["`linux.intelRdt`", "Intel RDT is not supported or enabled"]);
+    host.assert_no_trace();
+}
+
+#[test]
+fn capabilities_that_the_runtime_does_not_have_are_named() {
+    let Some(stage) = Stage::set(&[]) else { return };
+    const SYS_RESOURCE: u64 = 1 << 24;
+    let status = std::fs::read_to_string("/proc/self/status").expect("read /proc/self/status");
+    let own = status.lines().find_map(|line| line.strip_prefix("CapPrm:")).expect("the line");
+    if u64::from_str_radix(own.trim(), 16).expect("hexadecimal") & SYS_RESOURCE != 0 {
+        return;
+    }
+    let host = stage.host("a");
+    let bundle = Bundle::new(&host, "caps", &["exit"]).edit(|config| {
+        let list = json!(["CAP_KILL", "CAP_SYS_RESOURCE"]);
+        config["process"]["capabilities"] = json!({"bounding": list, "permitted": list, "effective": list});
+    });
+    let output = host.migrate(&["run", "-b", &bundle.path(), &stage.id("caps")]);
+    let said = output.failed(1, &["unable to apply caps"]);
+    assert!(said.contains("hint: this runtime itself does not have CAP_SYS_RESOURCE"), "{said}");
+    host.assert_no_trace();
+}

@@ -94,6 +94,7 @@ impl ContainerBuilder {
             new.configure(&self.bundle, self.no_pivot)?;
             let io = self.io.resolve(new.has_terminal())?;
             new.create_cgroup()?;
+            new.create_intel_rdt()?;
             new.start_init(&io, &self.environment)
         };
         match make() {

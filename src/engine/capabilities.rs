@@ -79,7 +79,12 @@ impl CapabilitySets {
             (CapSet::Effective, effective),
             (CapSet::Permitted, permitted),
         ] {
-            caps::set(None, set, &wanted).context(|| format!("capset({set:?}, {wanted:?})"))?;
+            caps::set(None, set, &wanted)
+                .context(|| format!("unable to apply caps: capset({set:?})"))
+                .map_err(|error| match missing(&wanted) {
+                    names if names.is_empty() => error,
+                    names => error.with_hint(format!("this runtime itself does not have {names}")),
+                })?;
         }
         for capability in parse(&self.ambient) {
             if let Err(error) = caps::raise(None, CapSet::Ambient, capability) {
@@ -101,6 +106,14 @@ fn push_once(set: &mut Vec<String>, name: &str) {
     if !set.iter().any(|n| n == name) {
         set.push(name.to_owned());
     }
+}
+
+/// What of these the runtime has not to give, by name.
+fn missing(wanted: &HashSet<Capability>) -> String {
+    let own = caps::read(None, CapSet::Permitted).unwrap_or_default();
+    let mut names: Vec<String> = wanted.difference(&own).map(ToString::to_string).collect();
+    names.sort();
+    names.join(", ")
 }
 
 /// Names that this program's table lacks are left out: the configuration's reader has warned of them.

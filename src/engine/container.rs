@@ -354,6 +354,7 @@ impl Container {
         }
         let mut failed = Vec::new();
         failed.extend(cgroup.destroy().err());
+        failed.extend(self.state.intel_rdt.remove().err());
         failed.extend(remove_host_mounts(&self.state).err());
         failed.extend(remove_unfinished(&self.state.unfinished));
         // What the hooks after the end are is written down in the directory that must go before them.

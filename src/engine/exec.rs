@@ -177,6 +177,7 @@ impl Container {
             )
         };
         let starting = self.start_in_cgroup(&options.cgroups, start)?;
+        self.state().intel_rdt.join(&[starting.pid().as_raw()])?;
         starting.set_up(|_| Ok(()))?;
         set_limits(starting.pid(), &process.spec)?;
         starting.finish(if fifo.is_some() { Until::Waiting } else { Until::Running })

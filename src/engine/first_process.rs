@@ -100,6 +100,7 @@ impl NewContainer {
                 among_others: self.user.is_some() && !namespaces.creates(CloneFlags::CLONE_NEWPID),
             },
         )?;
+        self.state.intel_rdt.join(&[starting.pid().as_raw()])?;
         let serving = sources.map(|server| server.serve(starting.pidfd())).transpose()?;
         starting
             .set_up(|pid| self.run_runtime_hooks(pid))

@@ -12,6 +12,7 @@ use nix::sched::CloneFlags;
 use nix::unistd::Pid;
 
 use super::hooks;
+use super::intel_rdt::{RdtGroups, RdtPlan};
 use super::lock::lock;
 use super::namespaces::Namespaces;
 use super::remains::{kill_process, remove_host_mounts, remove_unfinished};
@@ -35,6 +36,7 @@ pub struct NewContainer {
     pub(super) rootfs_plan: Option<RootfsPlan>,
     pub(super) user: Option<UserNamespace>,
     pub(super) cgroup: Option<Cgroup>,
+    intel_rdt: Option<RdtPlan>,
     /// Whether the cgroup was free and is ours: another container's must not be emptied.
     pub(super) owns_cgroup: bool,
     /// What a failure removes outside of the directory.
@@ -75,6 +77,7 @@ impl NewContainer {
                 unfinished: Vec::new(),
                 host_mount: None,
                 cgroup: CgroupState::default(),
+                intel_rdt: RdtGroups::default(),
                 namespace_paths: BTreeMap::new(),
                 external_descriptors: Default::default(),
                 poststop_due: false,
@@ -94,6 +97,7 @@ impl NewContainer {
                 rootfs_plan: None,
                 user: None,
                 cgroup: None,
+                intel_rdt: None,
                 owns_cgroup: false,
                 unfinished: Vec::new(),
                 preserve_fds: 0,
@@ -158,6 +162,7 @@ impl NewContainer {
         if let (Some(user), Some(process)) = (&user, config.spec.process()) {
             user.check_user(process.user())?;
         }
+        self.intel_rdt = RdtPlan::from_spec(&config.spec, &self.id)?;
         let rootfs = root_path(&config, &bundle)?;
         let linux = config.spec.linux().as_ref();
         let hierarchies = Hierarchies::detect()?;
@@ -247,6 +252,31 @@ impl NewContainer {
         }
     }
 
+    /// Makes the groups of `linux.intelRdt`, if there are any.
+    ///
+    /// # Errors
+    /// The group that could not be made or set.
+    pub fn create_intel_rdt(&mut self) -> Result<()> {
+        let Some(plan) = self.intel_rdt.take() else { return Ok(()) };
+        let (state, dir) = (&mut self.state, &self.dir);
+        plan.create(|groups| {
+            state.intel_rdt.clone_from(groups);
+            state.save(dir)
+        })
+    }
+
+    /// Puts all of the container's processes into the groups of `linux.intelRdt`, if there are any: those that came out
+    /// of a checkpoint.
+    ///
+    /// # Errors
+    /// The group that cannot be joined.
+    pub fn join_intel_rdt(&self) -> Result<()> {
+        if self.state.intel_rdt.joined.is_empty() {
+            return Ok(());
+        }
+        self.state.intel_rdt.join(&self.cgroup().all_pids()?)
+    }
+
     /// Makes those cgroups that this caller may make, and leaves the others out.
     fn create_permitted_cgroups(&mut self) -> Result<()> {
         let made = self.cgroup().create_where_permitted()?;
@@ -318,6 +348,7 @@ impl NewContainer {
             failed.extend(cgroup.kill_all().err());
             failed.extend(cgroup.destroy().err());
         }
+        failed.extend(self.state.intel_rdt.remove().err());
         failed.extend(remove_host_mounts(&self.state).err());
         failed.extend(remove_unfinished(&self.unfinished));
         failed.extend(self.root.release(&self.dir, self.state.owns_bundle).err());

@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
+use super::intel_rdt::RdtGroups;
 use super::rootfs::host::HostMount;
 use crate::cgroup::CgroupState;
 use crate::sys::proc::Stat;
@@ -95,6 +96,9 @@ pub struct State {
     pub host_mount: Option<HostMount>,
     /// Its cgroups.
     pub cgroup: CgroupState,
+    /// Its groups of `linux.intelRdt`.
+    #[serde(default)]
+    pub intel_rdt: RdtGroups,
     /// Where its namespaces are, by type, as long as init lives.
     pub namespace_paths: BTreeMap<String, PathBuf>,
     /// What its descriptors 0 to 2 were given as, which a restore must know (checkpoint's `descriptors.json`).
@@ -216,6 +220,7 @@ mod tests {
             unfinished: Vec::new(),
             host_mount: None,
             cgroup: CgroupState::default(),
+            intel_rdt: RdtGroups::default(),
             namespace_paths: BTreeMap::new(),
             external_descriptors: Default::default(),
             poststop_due: false,

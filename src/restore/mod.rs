@@ -94,6 +94,7 @@ fn run(
     fixups::share_images(new, images.as_fd())?;
     let io = io.resolve(new.has_terminal())?;
     new.create_cgroup()?;
+    new.create_intel_rdt()?;
     // The mounts that CRIU needs on the way stay in a mount namespace that ends with it, however this ends.
     let logs = Logs::choose(new, options, imported.is_some());
     let restored = in_private_mount_namespace(|mounts| {
@@ -224,6 +225,7 @@ impl Notify for Steps<'_> {
         if namespace_inode(pid, "time").ok() != own {
             types.push("time");
         }
+        self.new.join_intel_rdt()?;
         // Written before any process runs: if we die now, CRIU undoes everything; later, the container is known.
         self.new.record(pid, self.names.clone(), &types)
     }

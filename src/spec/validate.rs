@@ -23,6 +23,7 @@ pub fn validate(spec: &Spec) -> Result<()> {
     }
     super::namespaces::validate(spec)?;
     spec.linux().as_ref().map_or(Ok(()), super::process::validate_linux)?;
+    intel_rdt(spec)?;
     sysctls(spec)?;
     hooks(spec)?;
     for (i, mount) in spec.mounts().iter().flatten().enumerate() {
@@ -63,14 +64,21 @@ pub fn validate_process(process: &Process, field: &str) -> Result<()> {
 pub fn unsupported(spec: &Spec) -> Option<String> {
     let linux = spec.linux().as_ref();
     let has = |present: bool, field: &str| present.then(|| field.to_owned());
-    has(linux.is_some_and(|l| l.seccomp().is_some()), "linux.seccomp")
-        .or_else(|| has(linux.is_some_and(|l| l.intel_rdt().is_some()), "linux.intelRdt"))
-        .or_else(|| {
-            has(
-                linux.and_then(|l| l.net_devices().as_ref()).is_some_and(|d| !d.is_empty()),
-                "linux.netDevices",
-            )
-        })
+    has(linux.is_some_and(|l| l.seccomp().is_some()), "linux.seccomp").or_else(|| {
+        has(linux.and_then(|l| l.net_devices().as_ref()).is_some_and(|d| !d.is_empty()), "linux.netDevices")
+    })
+}
+
+/// A group of resctrl is a directory in its root, or that itself.
+fn intel_rdt(spec: &Spec) -> Result<()> {
+    let config = spec.linux().as_ref().and_then(|linux| linux.intel_rdt().as_ref());
+    match config.and_then(|config| config.clos_id().as_deref()) {
+        Some(name) if name != "/" && (name.contains('/') || matches!(name, "." | "..")) => Err(invalid(
+            "linux.intelRdt.closID",
+            &format!("is no name of a group: invalid intelRdt.ClosID {name:?}"),
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn hooks(spec: &Spec) -> Result<()> {
@@ -214,7 +222,9 @@ mod tests {
     #[test]
     fn each_rule_names_its_field() {
         type Edit = fn(&mut Value);
-        let table: [(Edit, &str); 15] = [
+        let table: [(Edit, &str); 17] = [
+            (|v| v["linux"]["intelRdt"] = json!({"closID": "a/b"}), "linux.intelRdt.closID"),
+            (|v| v["linux"]["intelRdt"] = json!({"closID": ".."}), "linux.intelRdt.closID"),
             (|v| v["ociVersion"] = json!("0.9"), "ociVersion"),
             (|v| v["root"] = Value::Null, "root"),
             (|v| v["process"]["args"] = json!([]), "process.args"),
@@ -268,7 +278,7 @@ mod tests {
         type Edit = fn(&mut Value);
         let table: [(Edit, &str); 2] = [
             (|v| v["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_ALLOW"}), "linux.seccomp"),
-            (|v| v["linux"]["intelRdt"] = json!({"closID": "x"}), "linux.intelRdt"),
+            (|v| v["linux"]["netDevices"] = json!({"eth0": {}}), "linux.netDevices"),
         ];
         for (edit, field) in table {
             assert_eq!(unsupported(&parse(edit)).as_deref(), Some(field));
