@@ -29,7 +29,7 @@ const ERROR_ITEMS: [&str; 5] = ["error", "Context", "Error", "ErrorKind", "Resul
 const LOW: &[&str] = &["error", "sys", "cgroup", "criu", "archive", "engine", "checkpoint", "restore"];
 
 /// Each third-party crate with one home, and that home. Others (serde, tracing, thiserror) are at home everywhere.
-const HOMES: [(&str, &[&str]); 13] = [
+const HOMES: [(&str, &[&str]); 14] = [
     ("nix", LOW),
     ("libc", LOW),
     ("clap", &["cli"]),
@@ -42,6 +42,7 @@ const HOMES: [(&str, &[&str]); 13] = [
     ("rust_criu", &["criu"]),
     ("protobuf", &["criu"]),
     ("caps", &["engine"]),
+    ("libseccomp", &["engine"]),
     ("oci_spec", &["spec"]),
 ];
 

@@ -2,10 +2,12 @@
 //! Programs that check themselves, one subcommand each, for containers that are moved while they run.
 //!
 //! A workload (`counter`, `files`, `pipes`, `threads`, `timers`, `tree`) verifies everything it holds on every tick and
-//! tells so in the file given with `--status`. The other subcommands are the tests' tools: `inspect` prints what a
+//! tells so in the file given with `--status`. The other subcommands are the tests' tools: `agent` answers questions about system calls, `calls` makes them, `inspect` prints what a
 //! process sees, `hog` takes what it can get, `hook` writes down what a hook sees, `notify` tells a service manager that it is ready, `exit` ends with a code, `host-init` is the first process of a test's host, `fake-criu` answers like a
 //! CRIU that is too old or that refuses.
 
+mod agent;
+mod calls;
 mod counter;
 mod fake_criu;
 mod files;
@@ -44,6 +46,8 @@ fn main() -> ExitCode {
         "threads" => lifecycle::run("threads", &options, threads::Threads::new),
         "timers" => lifecycle::run("timers", &options, timers::Timers::new),
         "tree" => lifecycle::run("tree", &options, tree::Tree::new),
+        "agent" => outcome(&name, agent::run(&options)),
+        "calls" => outcome(&name, calls::run(&options)),
         "inspect" => outcome(&name, inspect::run(&options)),
         "exit" => match options.number("code", 0).map(u8::try_from) {
             Ok(Ok(code)) => ExitCode::from(code),

@@ -243,3 +243,57 @@ pub(crate) fn session_keyring() -> io::Result<String> {
     text.truncate(length.saturating_sub(1));
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
+
+/// A system call by its number, with six arguments that are plain integers or the address of a C string.
+pub(crate) fn call([number, a, b, c, d, e, f]: [i64; 7]) -> io::Result<i64> {
+    // SAFETY: the tests name calls that take integers and strings only, or that the kernel refuses.
+    let result = unsafe { libc::syscall(number, a, b, c, d, e, f) };
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Takes one connection, and from it one message with a descriptor.
+pub(crate) fn accept_descriptor(listener: BorrowedFd<'_>) -> io::Result<(String, OwnedFd)> {
+    use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixAddr, accept, recvmsg};
+    let socket = accept(listener.as_raw_fd())?;
+    let mut bytes = vec![0; 64 * 1024];
+    let mut space = nix::cmsg_space!(std::os::fd::RawFd);
+    let mut parts = [io::IoSliceMut::new(&mut bytes)];
+    let message = recvmsg::<UnixAddr>(socket, &mut parts, Some(&mut space), MsgFlags::empty())?;
+    let length = message.bytes;
+    let fds = message.cmsgs()?.find_map(|one| match one {
+        ControlMessageOwned::ScmRights(fds) => fds.first().copied(),
+        _ => None,
+    });
+    let fd = fds.ok_or(io::ErrorKind::InvalidData)?;
+    // SAFETY: the kernel has just made this descriptor for the message, so nobody else has it.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    Ok((String::from_utf8_lossy(&bytes[..length]).into_owned(), fd))
+}
+
+/// Answers one question of seccomp(2) with an error; false when there is nobody left to ask.
+pub(crate) fn answer_one(questions: BorrowedFd<'_>, errno: c_int) -> io::Result<bool> {
+    /// `SECCOMP_IOCTL_NOTIF_RECV` and `SECCOMP_IOCTL_NOTIF_SEND` of linux/seccomp.h.
+    const RECEIVE: libc::c_ulong = 0xc050_2100;
+    const SEND: libc::c_ulong = 0xc018_2101;
+    let mut polled = libc::pollfd { fd: questions.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one entry, which lives.
+    check(unsafe { libc::poll(&raw mut polled, 1, -1) })?;
+    if polled.revents & libc::POLLIN == 0 {
+        return Ok(false);
+    }
+    // `struct seccomp_notif`, whose first eight bytes are the question's id, and `struct seccomp_notif_resp`: id, value,
+    // error, flags.
+    let mut question = [0u64; 10];
+    // SAFETY: the buffer has the size that is in the request's number, and is zeroed as the kernel demands.
+    if unsafe { libc::ioctl(questions.as_raw_fd(), RECEIVE, question.as_mut_ptr()) } != 0 {
+        let error = io::Error::last_os_error();
+        // Who asked has died meanwhile.
+        return if error.raw_os_error() == Some(libc::ENOENT) { Ok(true) } else { Err(error) };
+    }
+    let mut answer = [question[0], 0, u64::from((-errno).cast_unsigned())];
+    // SAFETY: as above.
+    if unsafe { libc::ioctl(questions.as_raw_fd(), SEND, answer.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(true)
+}

@@ -14,7 +14,7 @@ use nix::unistd::geteuid;
 use super::attributes::{Attributes, BoundTo};
 use super::console::Console;
 use super::first_process::set_limits;
-use super::hooks::InitHooks;
+use super::hooks::{HookState, InitHooks};
 use super::init::outside::FromOutside;
 use super::init::parent::{Entry, Launch, Starting, Until, launch};
 use super::init::plan::InitPlan;
@@ -22,6 +22,7 @@ use super::keyring::KeyringPlan;
 use super::lsm::LsmPlan;
 use super::namespaces;
 use super::process::{Process, ProcessIo, ProcessPlan, preserved};
+use super::seccomp::{Filter, Listener};
 use super::user::{self, UserId};
 use super::{Container, InitProcess, Status, UserNamespace};
 use crate::cgroup::{Cgroup, SubCgroups};
@@ -112,7 +113,8 @@ impl Container {
 
     fn start_process(&self, process: &Process, options: ExecOptions) -> Result<Spawned> {
         let preserved = preserved(options.preserve_fds)?;
-        match self.status()? {
+        let status = self.status()?;
+        match status {
             Status::Running | Status::Created => self.require_moving(&options)?,
             Status::Paused if options.ignore_paused => {}
             Status::Paused => {
@@ -151,6 +153,7 @@ impl Container {
             attributes: Attributes::of_joining(&process.spec, config.linux().as_ref()),
             keyring: (!self.state().no_new_keyring).then(|| KeyringPlan::of_further(self.id())),
             lsm: LsmPlan::new(&process.spec)?,
+            seccomp: Filter::of(&config)?,
             process: ProcessPlan::new(process)?,
         };
         let console = io.console.as_ref().map(Console::socket);
@@ -180,7 +183,9 @@ impl Container {
         self.state().intel_rdt.join(&[starting.pid().as_raw()])?;
         starting.set_up(|_| Ok(()))?;
         set_limits(starting.pid(), &process.spec)?;
-        starting.finish(if fifo.is_some() { Until::Waiting } else { Until::Running })
+        let pid = self.init().map(|init| init.pid().as_raw());
+        let listener = Listener::of(&config, HookState::new(self.state(), &status.to_string(), pid));
+        starting.finish(if fifo.is_some() { Until::Waiting } else { Until::Running }, listener.as_ref())
     }
 
     /// Starts in the container's cgroup or, where that may have no processes any more, in its first process's.

@@ -24,6 +24,7 @@ use super::namespaces::{Namespaces, sysctl_path};
 use super::process::{Process, ProcessPlan, ResolvedIo, limits, preserved};
 use super::rootfs;
 use super::rootfs::host::HostMount;
+use super::seccomp::{Filter, Listener};
 use super::{NewContainer, UserNamespace, time_offsets};
 use crate::cgroup::Cgroup;
 use crate::spec;
@@ -75,6 +76,7 @@ impl NewContainer {
             keyring: (!self.state.no_new_keyring)
                 .then(|| KeyringPlan::of_first(&self.id, self.user.is_some())),
             lsm: LsmPlan::new(&process)?,
+            seccomp: Filter::of(spec)?,
             process: ProcessPlan::new(&Process::from_spec(process.clone()))?,
         };
         let mut inherit = vec![fifo.as_fd()];
@@ -112,7 +114,9 @@ impl NewContainer {
             None => descriptors::names(io.stdio())?,
         };
         self.record(starting.pid(), names, &namespaces.types())?;
-        starting.finish(Until::Waiting).context(|| "unable to start container process")?;
+        let state = HookState::new(&self.state, "creating", Some(starting.pid().as_raw()));
+        let listener = Listener::of(&self.config().spec, state);
+        starting.finish(Until::Waiting, listener.as_ref()).context(|| "unable to start container process")?;
         Ok(())
     }
 

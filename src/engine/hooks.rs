@@ -22,7 +22,7 @@ use super::State;
 use crate::spec::OCI_VERSION;
 use crate::spec::oci::{self, Spec};
 use crate::sys::command::{Ending, Outcome, ShortCommand, run};
-use crate::{Context, Error, ErrorKind, Result};
+use crate::{Context, Error, ErrorKind, Result, sys};
 
 /// A moment for hooks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,6 +144,11 @@ impl InitHooks {
         !self.create_container.is_empty()
     }
 
+    /// Whether there are any for [`InitHooks::start_container`].
+    pub(super) fn has_start_container(&self) -> bool {
+        !self.start_container.is_empty()
+    }
+
     /// In init, in the container's namespaces and still among the host's files, in the present directory.
     ///
     /// # Errors
@@ -248,7 +253,7 @@ fn complaint(hook: &HookPlan, outcome: &Outcome) -> Option<String> {
     let how = match outcome.ending {
         Ending::Exit(0) => return None,
         Ending::Exit(code) => format!("exit status {code}"),
-        Ending::Signal(number) => format!("signal: {number}"),
+        Ending::Signal(number) => format!("signal: {}", sys::process::signal_meaning(number)),
         Ending::TimedOut => {
             format!("hook ran past specified timeout of {:.1}s", hook.timeout.unwrap_or_default() as f64)
         }

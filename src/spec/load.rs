@@ -77,6 +77,7 @@ impl Config {
         }
         if let Some(linux) = value.get_mut("linux") {
             adapt_memory_policy(linux)?;
+            adapt_seccomp(linux);
         }
         let spec: Spec = typed(value, "configuration")?;
         Ok(Self { spec, bytes })
@@ -139,6 +140,20 @@ fn adapt_memory_policy(linux: &mut Value) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A profile without an action is none.
+fn adapt_seccomp(linux: &mut Value) {
+    let Some(profile) = linux.get_mut("seccomp") else { return };
+    let is_empty = |field: &str| match profile.get(field) {
+        None | Some(Value::Null) => true,
+        Some(Value::String(text)) => text.is_empty(),
+        Some(Value::Array(list)) => list.is_empty(),
+        Some(_) => false,
+    };
+    if profile.is_object() && is_empty("defaultAction") && is_empty("syscalls") {
+        *profile = Value::Null;
+    }
 }
 
 /// The types of the specification spell two flags in their own way.

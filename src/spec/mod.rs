@@ -9,6 +9,7 @@ mod load;
 mod namespaces;
 mod process;
 mod resources;
+mod seccomp;
 mod template;
 mod validate;
 
@@ -16,6 +17,7 @@ pub use load::{Config, parse_process};
 pub use oci_spec::runtime as oci;
 pub use process::parse_list;
 pub use resources::ResourceChange;
+pub use seccomp::asks_others;
 pub use template::{make_rootless, template};
 pub use validate::{unsupported, validate, validate_process};
 

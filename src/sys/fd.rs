@@ -80,13 +80,21 @@ pub fn inherited(number: RawFd) -> io::Result<BorrowedFd<'static>> {
     Ok(unsafe { BorrowedFd::borrow_raw(number) })
 }
 
-/// A sealed memory file with these contents, positioned at its start (memfd_create(2)).
+/// An empty memory file (memfd_create(2)), closed on execve.
+///
+/// # Errors
+/// That of the system call.
+pub fn memory_file(name: &CStr) -> io::Result<File> {
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+    Ok(File::from(memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?))
+}
+
+/// A sealed [`memory_file`] with these contents, positioned at its start.
 ///
 /// # Errors
 /// The first call that failed.
 pub fn sealed_memfd(name: &CStr, contents: &[u8]) -> io::Result<File> {
-    use nix::sys::memfd::{MFdFlags, memfd_create};
-    let mut file = File::from(memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?);
+    let mut file = memory_file(name)?;
     file.write_all(contents)?;
     file.rewind()?;
     let seals = libc::F_SEAL_SEAL | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE;

@@ -23,6 +23,7 @@ pub mod proc;
 pub mod process;
 pub mod procfs;
 pub mod scheduling;
+pub mod seccomp;
 pub mod self_exe;
 pub mod selinux;
 pub mod seqpacket;

@@ -22,6 +22,20 @@ pub fn open(pid: Pid) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
+/// A copy of another process's descriptor, by its number there (pidfd_getfd(2)); closed on execve.
+///
+/// # Errors
+/// `EPERM` for a process that the caller may not trace, `ESRCH` when it is gone, `EBADF` when it has no such descriptor.
+pub fn copy_descriptor(pidfd: BorrowedFd<'_>, number: i32) -> io::Result<OwnedFd> {
+    // SAFETY: pidfd_getfd takes three integers.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), number, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor, close-on-exec, for us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
 /// Sends a signal (pidfd_send_signal(2)). `signal` is the kernel's number; 0 only asks whether the process lives.
 ///
 /// # Errors

@@ -61,15 +61,45 @@ pub(super) fn default_actions() {
     }
 }
 
-/// Replaces this process's program (execve(2)).
-pub fn execute(program: &CStr, argv: &[CString], envp: &[CString]) -> io::Error {
-    let pointers = |list: &[CString]| {
-        list.iter().map(|text| text.as_ptr()).chain(std::iter::once(ptr::null())).collect::<Vec<_>>()
-    };
-    let (argv, envp) = (pointers(argv), pointers(envp));
-    // SAFETY: both lists end with a null pointer and their strings live in the caller's slices.
-    unsafe { libc::execve(program.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
-    io::Error::last_os_error()
+/// A program with its arguments and environment, in the form that execve(2) takes.
+#[derive(Debug)]
+pub struct Image {
+    program: CString,
+    // What the pointers lead to: neither list changes.
+    _argv: Vec<CString>,
+    _envp: Vec<CString>,
+    argv: Vec<*const libc::c_char>,
+    envp: Vec<*const libc::c_char>,
+}
+
+impl Image {
+    /// One of these.
+    pub fn new(program: CString, argv: Vec<CString>, envp: Vec<CString>) -> Self {
+        let pointers = |list: &[CString]| {
+            list.iter().map(|text| text.as_ptr()).chain(std::iter::once(ptr::null())).collect::<Vec<_>>()
+        };
+        let (argv_pointers, envp_pointers) = (pointers(&argv), pointers(&envp));
+        Self { program, _argv: argv, _envp: envp, argv: argv_pointers, envp: envp_pointers }
+    }
+
+    /// Replaces this process's program, with this one system call alone.
+    pub fn execute(&self) -> io::Error {
+        // SAFETY: both lists end with a null pointer, and their strings live in this value, on the heap: moving it does
+        // not move them.
+        unsafe { libc::execve(self.program.as_ptr(), self.argv.as_ptr(), self.envp.as_ptr()) };
+        io::Error::last_os_error()
+    }
+}
+
+/// What a signal means, in the words of the C library, in lower case: `bad system call`.
+pub fn signal_meaning(number: i32) -> String {
+    // SAFETY: strsignal gives a string that lives until the next call by this thread, and it is copied at once.
+    let text = unsafe { libc::strsignal(number) };
+    if text.is_null() {
+        return format!("signal {number}");
+    }
+    // SAFETY: as above; it is not null and ends with a NUL.
+    unsafe { CStr::from_ptr(text) }.to_string_lossy().to_lowercase()
 }
 
 /// Keeps other processes of the same user from looking into this one (ptrace(2), `/proc/PID/{fd,exe,mem}`), until it

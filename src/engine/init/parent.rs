@@ -15,6 +15,7 @@ use super::{REQUEST, sync};
 use crate::cgroup::Cgroup;
 use crate::engine::UserNamespace;
 use crate::engine::namespaces::name_of;
+use crate::engine::seccomp::Listener;
 use crate::sys::spawn::{Outside, Program, Session, Signals, Spawn, Spawned};
 use crate::{Context, Error, ErrorKind, Result, sys};
 
@@ -176,17 +177,27 @@ impl Starting {
                 Ok(())
             }
             sync::Answer::Closed => Err(self.died()),
-            sync::Answer::RootfsReady | sync::Answer::Waiting => Err(Self::out_of_order()),
+            _ => Err(Self::out_of_order()),
         }
     }
 
-    /// Lets the process go on, and waits until it has come as far as that.
+    /// Lets the process go on, and waits until it has come as far as that. If others are asked about its system calls,
+    /// `listener` is.
     ///
     /// # Errors
-    /// What init could not do.
-    pub(in crate::engine) fn finish(mut self, until: Until) -> Result<Spawned> {
+    /// What init could not do, or that of the listener.
+    pub(in crate::engine) fn finish(mut self, until: Until, listener: Option<&Listener>) -> Result<Spawned> {
         self.go_on()?;
-        match (self.channel.answer()?, until) {
+        let mut answer = self.channel.answer()?;
+        if let (sync::Answer::Listener(number), Some(listener)) = (&answer, listener) {
+            let questions = sys::pidfd::copy_descriptor(self.pidfd(), *number)
+                .context(|| "take the seccomp descriptor of the container's process by pidfd_getfd")?;
+            listener.hand_over(self.pid().as_raw(), questions.as_fd())?;
+            drop(questions);
+            self.go_on()?;
+            answer = self.channel.answer()?;
+        }
+        match (answer, until) {
             (sync::Answer::Waiting, Until::Waiting) => {
                 tracing::debug!("init: closing the pipe to signal completion");
             }

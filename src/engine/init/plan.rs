@@ -13,6 +13,7 @@ use crate::engine::keyring::KeyringPlan;
 use crate::engine::lsm::LsmPlan;
 use crate::engine::process::ProcessPlan;
 use crate::engine::rootfs::RootfsPlan;
+use crate::engine::seccomp::Filter;
 use crate::engine::user_namespace::UserNamespacePlan;
 use crate::{Context, Result, sys};
 
@@ -49,6 +50,7 @@ pub(in crate::engine) struct InitPlan {
     /// The session keyring to join; without one the caller's stays.
     pub keyring: Option<KeyringPlan>,
     pub lsm: LsmPlan,
+    pub seccomp: Option<Filter>,
     pub process: ProcessPlan,
 }
 

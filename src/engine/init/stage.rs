@@ -21,6 +21,7 @@ use crate::engine::console::ConsolePlan;
 use crate::engine::lsm::{self, KeyLabel};
 use crate::engine::process::ProcessPlan;
 use crate::engine::rootfs::OwnSources;
+use crate::engine::seccomp::Filter;
 use crate::engine::user_namespace::UserNamespacePlan;
 use crate::engine::{console, program, rootfs};
 use crate::sys::procfs::Procfs;
@@ -68,17 +69,34 @@ pub(super) fn run(plan: &InitPlan, channel: &InitSide) -> Result<Infallible> {
     channel.ready()?;
     let process = &plan.process;
     program::enter_directory(&process.cwd)?;
+    close_to_program(plan.preserved)?;
+    let mut filter = Pending(plan.seccomp.as_ref());
+    if process.no_new_privileges {
+        nix::sys::prctl::set_no_new_privs().context(|| "prctl(PR_SET_NO_NEW_PRIVS, 1)")?;
+    } else {
+        // It takes a right that the process is about to lose.
+        filter.load(channel)?;
+    }
     become_user(process, setgroups_denied)?;
     let environment = program::environment(process);
     let path = program::find(&process.args[0], &environment)?;
-    let Some(fifo) = fifo else { return execute(&path, plan, &environment) };
+    let program = Program::new(&path, plan, &environment)?;
+    if filter.asks_others() {
+        // Later there is no runtime any more to tell them.
+        filter.load(channel)?;
+    }
+    let Some(fifo) = fifo else { return program.execute(filter, channel) };
     channel.waiting()?;
     // From here on `create` is not waited for: it is `start` that learns what happens.
     let start = wait_at_fifo(&own_fds, &fifo)?;
     drop((own_fds, fifo));
     let run = || {
-        plan.hooks.start_container(&environment)?;
-        execute(&path, plan, &environment)
+        if plan.hooks.has_start_container() {
+            // They run in the container, so its profile is for them too.
+            filter.load(channel)?;
+            plan.hooks.start_container(&environment)?;
+        }
+        program.execute(filter, channel)
     };
     run().inspect_err(|error| tell_start(start, error))
 }
@@ -89,6 +107,26 @@ fn join_keyring(plan: &InitPlan, attributes: &lsm::Attributes) -> Result<()> {
     plan.lsm.label_keys(attributes, KeyLabel::Set)?;
     keyring.join()?;
     plan.lsm.label_keys(attributes, KeyLabel::Clear)
+}
+
+/// The profile of a container, until it is loaded.
+struct Pending<'a>(Option<&'a Filter>);
+
+impl Pending<'_> {
+    fn asks_others(&self) -> bool {
+        self.0.is_some_and(Filter::asks_others)
+    }
+
+    fn load(&mut self, channel: &InitSide) -> Result<()> {
+        let Some(filter) = self.0.take() else { return Ok(()) };
+        filter.load()?.map_or(Ok(()), |questions| channel.listener(questions.as_fd()))
+    }
+}
+
+/// Nothing of the runtime may reach the program (CVE-2024-21626). What is opened after this is closed by execve anyway.
+fn close_to_program(preserved: u32) -> Result<()> {
+    let first = preserved.saturating_add(3) as i32;
+    sys::fd::cloexec_from(first).context(|| format!("close_range({first}, CLOEXEC)"))
 }
 
 /// The hooks that run when the root file system is there and the host's files still are.
@@ -187,11 +225,7 @@ fn become_user(process: &ProcessPlan, setgroups_denied: bool) -> Result<()> {
     setresgid(gid, gid, gid).context(|| format!("setresgid({gid})"))?;
     setresuid(uid, uid, uid).context(|| format!("setresuid({uid})"))?;
     program::retry_directory(&process.cwd)?;
-    process.capabilities.apply()?;
-    if process.no_new_privileges {
-        nix::sys::prctl::set_no_new_privs().context(|| "prctl(PR_SET_NO_NEW_PRIVS, 1)")?;
-    }
-    Ok(())
+    process.capabilities.apply()
 }
 
 /// Opening the fifo for writing waits for its reader, which is `start`. It stays open until the program is executed:
@@ -220,19 +254,28 @@ fn tell_start(mut start: File, error: &Error) {
     }
 }
 
-fn execute(path: &Path, plan: &InitPlan, environment: &[(String, String)]) -> Result<Infallible> {
-    let c_string = |text: Vec<u8>| CString::new(text).context(|| "make a C string of an argument");
-    let program = c_string(path.as_os_str().as_encoded_bytes().to_vec())?;
-    let argv =
-        plan.process.args.iter().map(|a| c_string(a.clone().into_bytes())).collect::<Result<Vec<_>>>()?;
-    let envp = environment
-        .iter()
-        .map(|(name, value)| c_string(format!("{name}={value}").into_bytes()))
-        .collect::<Result<Vec<_>>>()?;
-    // Nothing of the runtime may reach the program (CVE-2024-21626).
-    let first = plan.preserved.saturating_add(3) as i32;
-    sys::fd::cloexec_from(first).context(|| format!("close_range({first}, CLOEXEC)"))?;
-    sys::process::reset_signals().context(|| "reset the signals")?;
-    let error = sys::process::execute(&program, &argv, &envp);
-    Err(program::cannot_execute(path, &error))
+/// A program that is ready to be executed, so that little is left to do under its profile.
+struct Program<'a> {
+    path: &'a Path,
+    image: sys::process::Image,
+}
+
+impl<'a> Program<'a> {
+    fn new(path: &'a Path, plan: &InitPlan, environment: &[(String, String)]) -> Result<Self> {
+        let c_string = |text: Vec<u8>| CString::new(text).context(|| "make a C string of an argument");
+        let program = c_string(path.as_os_str().as_encoded_bytes().to_vec())?;
+        let argv =
+            plan.process.args.iter().map(|a| c_string(a.clone().into_bytes())).collect::<Result<Vec<_>>>()?;
+        let envp = environment
+            .iter()
+            .map(|(name, value)| c_string(format!("{name}={value}").into_bytes()))
+            .collect::<Result<Vec<_>>>()?;
+        Ok(Self { path, image: sys::process::Image::new(program, argv, envp) })
+    }
+
+    fn execute(&self, mut filter: Pending<'_>, channel: &InitSide) -> Result<Infallible> {
+        sys::process::reset_signals().context(|| "reset the signals")?;
+        filter.load(channel)?;
+        Err(program::cannot_execute(self.path, &self.image.execute()))
+    }
 }

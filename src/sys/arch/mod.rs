@@ -12,3 +12,7 @@ pub const NAME: &str = if cfg!(target_arch = "x86_64") {
 
 /// The word before the list of features in `/proc/cpuinfo`.
 pub const CPU_FEATURES_KEY: &str = if cfg!(target_arch = "aarch64") { "Features" } else { "flags" };
+
+/// The processor's own architecture in the words of seccomp profiles.
+pub const SECCOMP: &str =
+    if cfg!(target_arch = "aarch64") { "SCMP_ARCH_AARCH64" } else { "SCMP_ARCH_X86_64" };
