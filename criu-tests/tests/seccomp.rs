@@ -83,6 +83,21 @@ fn a_long_profile_lets_a_program_run_and_denies_the_rest() {
 }
 
 #[test]
+fn a_profile_holds_in_a_user_namespace_and_for_any_user() {
+    let Some(stage) = Stage::set(&[]) else { return };
+    let host = stage.host("a");
+    for no_new_privileges in [true, false] {
+        let bundle = Bundle::new(&host, "inspect", &["inspect"])
+            .in_user_namespace(100_000, 65_536)
+            .edit(with(long_profile(), no_new_privileges))
+            .edit(|config| config["process"]["user"] = json!({"uid": 1000, "gid": 1000}));
+        let seen = Inspection::from(&stage, &host, &[], bundle);
+        assert_eq!(seen["status"]["Seccomp"], json!("2"));
+        assert_eq!(seen["uid"], json!([1000, 1000, 1000]));
+    }
+}
+
+#[test]
 fn actions_are_taken() {
     let Some(stage) = Stage::set(&[]) else { return };
     let host = stage.host("a");

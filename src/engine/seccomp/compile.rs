@@ -32,7 +32,12 @@ pub(super) fn flags(profile: &LinuxSeccomp) -> u32 {
         .flags()
         .as_ref()
         .map_or(seccomp::FLAG_SPEC_ALLOW, |flags| flags.iter().map(of).fold(0, |all, one| all | one));
-    if asks_others(profile) { flags | seccomp::FLAG_NEW_LISTENER } else { flags }
+    // Without questions there is no wait for answers, and the kernel takes that flag for an error.
+    if asks_others(profile) {
+        flags | seccomp::FLAG_NEW_LISTENER
+    } else {
+        flags & !seccomp::FLAG_WAIT_KILLABLE_RECV
+    }
 }
 
 /// The program of a profile.

@@ -13,6 +13,8 @@ mod compile;
 mod features;
 mod listener;
 mod newer_calls;
+#[cfg(test)]
+mod tests;
 
 use std::os::fd::OwnedFd;
 

@@ -228,6 +228,7 @@ fn flags_are_the_kernels() {
     for (more, expected) in [
         (json!({}), FLAG_SPEC_ALLOW),
         (json!({"flags": []}), 0),
+        (json!({"flags": ["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]}), 0),
         (json!({"flags": ["SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_LOG"]}), FLAG_LOG),
         (json!({"flags": [], "syscalls": notify}), FLAG_NEW_LISTENER),
     ] {
