@@ -24,7 +24,6 @@ impl Cgroup {
     /// directory cannot be made; a v2 cgroup
     /// lies in a threaded subtree. What was made is removed again.
     pub fn create(&self) -> Result<()> {
-        self.require_unused()?;
         let mut made = Vec::new();
         let created = self.nodes.iter().try_for_each(|node| self.create_node(node, &mut made));
         created.map_err(|error| {
@@ -76,29 +75,36 @@ impl Cgroup {
     /// The cgroup exists and holds processes or is frozen (`AlreadyExists`), or cannot be read.
     pub fn require_unused(&self) -> Result<()> {
         for node in &self.nodes {
-            let Some(directory) = node.open()? else { continue };
-            let pids = directory.all_pids()?;
-            if !pids.is_empty() {
-                let count = pids.len();
-                let message = format!(
-                    "container's cgroup is not empty: {count} process(es) found: {node} exists and holds {}",
-                    name_pids(&pids)
-                );
-                return Err(in_use(message));
+            if let Some(directory) = node.open()? {
+                self.require_unused_node(node, &directory)?;
             }
-            if self.freezer_node() == Some(node)
-                && freezer::state(&directory, node.version)? != FreezerState::Thawed
-            {
-                return Err(in_use(format!(
-                    "container's cgroup unexpectedly frozen: {node} exists and is frozen"
-                )));
-            }
+        }
+        Ok(())
+    }
+
+    fn require_unused_node(&self, node: &Node, directory: &Directory) -> Result<()> {
+        let pids = directory.all_pids()?;
+        if !pids.is_empty() {
+            let count = pids.len();
+            let message = format!(
+                "container's cgroup is not empty: {count} process(es) found: {node} exists and holds {}",
+                name_pids(&pids)
+            );
+            return Err(in_use(message));
+        }
+        if self.freezer_node() == Some(node)
+            && freezer::state(directory, node.version)? != FreezerState::Thawed
+        {
+            return Err(in_use(format!(
+                "container's cgroup unexpectedly frozen: {node} exists and is frozen"
+            )));
         }
         Ok(())
     }
 
     fn create_node<'a>(&self, node: &'a Node, made: &mut Vec<(Directory, &'a OsStr)>) -> Result<()> {
         let mut directory = Directory::top(&node.mountpoint)?;
+        let mut is_ours = false;
         for name in &node.relative {
             if self.layout() == Layout::Unified {
                 enable_all_controllers(&directory)?;
@@ -108,14 +114,21 @@ impl Cgroup {
             if node.version == Version::V1 && node.has("cpuset") {
                 inherit_cpuset(&parent, &directory)?;
             }
+            is_ours = is_new;
             if is_new {
                 made.push((parent, name));
             }
+        }
+        if !is_ours {
+            self.require_unused_node(node, &directory)?;
         }
         if self.freezer_node() == Some(node) && freezer::is_frozen_from_above(&directory, node.version)? {
             let message = format!("container's cgroup unexpectedly frozen: a cgroup above {node} is frozen");
             return Err(Error::new(ErrorKind::WrongStatus, message)
                 .with_hint("thaw that one first: whatever enters this one stands still"));
+        }
+        if node.version == Version::V1 {
+            return Ok(());
         }
         match directory.read_if_exists("cgroup.type")?.as_deref() {
             None | Some("domain" | "domain threaded") => Ok(()),

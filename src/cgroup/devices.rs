@@ -5,6 +5,7 @@ use std::os::fd::AsFd as _;
 
 use super::cgroup::Cgroup;
 use super::directory::Directory;
+use super::limits::explain;
 use super::resources::{DeviceProgram, DeviceTable};
 use crate::spec::oci::LinuxDeviceCgroup;
 use crate::sys::bpf;
@@ -19,10 +20,13 @@ impl Cgroup {
     pub fn restrict_devices(&self, rules: &[LinuxDeviceCgroup]) -> Result<()> {
         if let Some(node) = self.v1_node("devices") {
             let table = DeviceTable::from_rules(rules)?;
-            if table.is_shown_by(&node.existing()?.read("devices.list")?) {
+            let directory = node.existing()?;
+            if table.is_shown_by(&directory.read("devices.list")?) {
                 return Ok(());
             }
-            return table.writes().iter().try_for_each(|write| self.perform(write));
+            return table.writes().iter().try_for_each(|write| {
+                directory.write(&write.file, &write.value).map_err(|error| explain(error, write, &directory))
+            });
         }
         let Some(node) = self.v2_node() else { return Ok(()) };
         let program = DeviceProgram::from_rules(rules)?;

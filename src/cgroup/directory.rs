@@ -106,7 +106,8 @@ impl Directory {
     fn read_raw(&self, file: &str) -> std::io::Result<String> {
         let fd =
             openat(&self.fd, file, OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW, Mode::empty())?;
-        let mut text = String::new();
+        // Room for most files, so that one read(2) gets them.
+        let mut text = String::with_capacity(512);
         let read = std::fs::File::from(fd).take(LARGEST_FILE + 1).read_to_string(&mut text)?;
         if read as u64 > LARGEST_FILE {
             return Err(std::io::ErrorKind::FileTooLarge.into());

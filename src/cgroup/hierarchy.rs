@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::visible::cgroup_mounts;
 use crate::sys::mountinfo::{self, MountInfo};
+use crate::sys::proc;
 use crate::{Context, Error, ErrorKind, Result};
 
 /// The interface that a hierarchy speaks.
@@ -221,7 +222,8 @@ fn below_mount(cgroup: &Path, root: &Path) -> PathBuf {
 }
 
 fn read(path: &str) -> Result<String> {
-    std::fs::read_to_string(path).context(|| format!("read {path}"))
+    let bytes = proc::read_short(Path::new(path)).context(|| format!("read {path}"))?;
+    String::from_utf8(bytes).context_kind(ErrorKind::System, || format!("read {path}"))
 }
 
 #[cfg(test)]

@@ -185,7 +185,7 @@ impl Undo {
 }
 
 /// Says which field of the configuration the kernel did not take.
-fn explain(error: Error, write: &Write, directory: &Directory) -> Error {
+pub(super) fn explain(error: Error, write: &Write, directory: &Directory) -> Error {
     let kind = match error.errno() {
         Some(libc::EINVAL | libc::ERANGE | libc::EBUSY) => ErrorKind::InvalidConfig,
         Some(libc::ENOENT) => ErrorKind::Unsupported,

@@ -41,6 +41,10 @@ fn remove_tree(node: &Node, deadline: Instant) -> Result<()> {
     let top = Directory::top(&node.mountpoint)?;
     let above = if above.as_os_str().is_empty() { Some(top) } else { top.descend(above)? };
     let Some(above) = above else { return Ok(()) };
+    // Most containers make no cgroups of their own and have left this one: then nothing need be looked at.
+    if above.remove(name).is_ok() {
+        return Ok(());
+    }
     while let Some(target) = above.descend(Path::new(name))? {
         match target.first_subdirectory()? {
             None => remove_leaf(&above, name, &target, deadline)?,

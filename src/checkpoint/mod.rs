@@ -234,7 +234,7 @@ fn finish_export(
     let images_fd = open_dir(&images.path)?;
     let logs = open_work_dir(&log_dir(container))?;
     let mut journal = journal.clone();
-    let mut exporter = Exporter::begin(export, container, &container.config()?, |partial| {
+    let mut exporter = Exporter::begin(export, container, container.config()?.as_ref(), |partial| {
         journal.set_partial(partial, container)
     })?;
     exporter.images_and_rootfs(container, images_fd.as_fd(), None, progress)?;

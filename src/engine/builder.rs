@@ -98,7 +98,7 @@ impl ContainerBuilder {
             new.start_init(&io, &self.environment)
         };
         match make() {
-            Ok(()) => new.into_container(),
+            Ok(()) => Ok(new.into_container()),
             Err(error) => {
                 let error = new.blame_memory(error);
                 Err(new.roll_back(error))

@@ -8,6 +8,7 @@ use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use nix::fcntl::Flock;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -21,7 +22,8 @@ use super::lock::lock;
 use super::new_container::plan_context;
 use super::remains::{kill_process, remove_host_mounts, remove_unfinished};
 use super::rootfs::RootfsPlan;
-use super::state::{load_config, replace_file};
+use super::saved_config::SavedConfig;
+use super::state::replace_file;
 use super::{ContainerId, InitProcess, Namespaces, NotifyProxy, State, StateRoot, Status};
 use crate::cgroup::{Cgroup, FreezerState, Hierarchies};
 use crate::spec::Config;
@@ -40,6 +42,9 @@ pub struct Container {
     id: ContainerId,
     dir: PathBuf,
     state: State,
+    config: SavedConfig,
+    /// The host's, as seen from this process: looked at once.
+    hierarchies: OnceLock<Hierarchies>,
 }
 
 /// The right to change a container. Other commands wait; it ends with the value, or with the process.
@@ -54,7 +59,13 @@ impl Container {
                 .with_hint(format!("`migrate list` shows what is under {}", root.path().display())),
             kind => Error::new(kind, format!("load container {id}")).with_source(e),
         })?;
-        Ok(Self { root, id: id.clone(), dir, state })
+        Ok(Self::new(root, id.clone(), state))
+    }
+
+    /// The container that this record is of.
+    pub(super) fn new(root: StateRoot, id: ContainerId, state: State) -> Self {
+        let dir = root.dir(&id);
+        Self { root, id, dir, state, config: SavedConfig::default(), hierarchies: OnceLock::new() }
     }
 
     /// Its id.
@@ -81,8 +92,8 @@ impl Container {
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn config(&self) -> Result<Config> {
-        load_config(&self.dir)
+    pub fn config(&self) -> Result<Arc<Config>> {
+        self.config.read(&self.dir)
     }
 
     /// The name of the user who made it, or `#` and the number of one without a name.
@@ -119,7 +130,14 @@ impl Container {
     /// # Errors
     /// When this machine's hierarchies cannot be found.
     pub fn cgroup(&self) -> Result<Cgroup> {
-        Cgroup::from_state(&self.state.cgroup, &Hierarchies::detect()?)
+        let hierarchies = match self.hierarchies.get() {
+            Some(known) => known,
+            None => {
+                let found = Hierarchies::detect()?;
+                self.hierarchies.get_or_init(|| found)
+            }
+        };
+        Cgroup::from_state(&self.state.cgroup, hierarchies)
     }
 
     /// Its first process, as long as it lives.

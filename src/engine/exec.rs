@@ -123,8 +123,9 @@ impl Container {
             }
             Status::Stopped | Status::Creating => return Err(Self::stopped()),
         }
-        let config = self.config()?.spec;
-        let process = &process.completed_by(&config);
+        let saved = self.config()?;
+        let config = &saved.spec;
+        let process = &process.completed_by(config);
         crate::spec::validate_process(&process.spec, "process")?;
         let io = options.io.resolve(process.spec.terminal() == Some(true))?;
         let joined = self.open_namespaces()?;
@@ -153,7 +154,7 @@ impl Container {
             attributes: Attributes::of_joining(&process.spec, config.linux().as_ref()),
             keyring: (!self.state().no_new_keyring).then(|| KeyringPlan::of_further(self.id())),
             lsm: LsmPlan::new(&process.spec)?,
-            seccomp: Filter::of(&config)?,
+            seccomp: Filter::of(config)?,
             process: ProcessPlan::new(process)?,
         };
         let console = io.console.as_ref().map(Console::socket);
@@ -184,7 +185,7 @@ impl Container {
         starting.set_up(|_| Ok(()))?;
         set_limits(starting.pid(), &process.spec)?;
         let pid = self.init().map(|init| init.pid().as_raw());
-        let listener = Listener::of(&config, HookState::new(self.state(), &status.to_string(), pid));
+        let listener = Listener::of(config, HookState::new(self.state(), &status.to_string(), pid));
         starting.finish(if fifo.is_some() { Until::Waiting } else { Until::Running }, listener.as_ref())
     }
 

@@ -35,6 +35,7 @@ mod program;
 mod remains;
 pub mod rootfs;
 mod rootless;
+mod saved_config;
 mod sd_notify;
 mod seccomp;
 mod signal;

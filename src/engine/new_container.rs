@@ -178,8 +178,8 @@ impl NewContainer {
         self.state.annotations =
             config.spec.annotations().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
         self.state.bundle = bundle;
+        // This is on record with the cgroup, before anything is made that it would take to undo.
         self.state.rootfs = rootfs;
-        self.state.save(&self.dir)?;
         self.config = Some(config);
         self.user = user;
         self.rootfs_plan = Some(plan);
@@ -323,12 +323,9 @@ impl NewContainer {
     }
 
     /// The finished container.
-    ///
-    /// # Errors
-    /// When the record cannot be read back.
-    pub fn into_container(mut self) -> Result<Container> {
+    pub fn into_container(mut self) -> Container {
         self.finished = true;
-        Container::load(self.root.clone(), &self.id)
+        Container::new(self.root.clone(), self.id.clone(), self.state.clone())
     }
 
     /// Undoes everything and returns the cause, with what could not be undone.

@@ -34,7 +34,7 @@ const SCHEMA: u32 = 1;
 
 /// The file of the record.
 pub(super) const STATE: &str = "state.json";
-const CONFIG: &str = "config.json";
+pub(super) const CONFIG: &str = "config.json";
 
 /// One process for ever: the pid, and when it started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -61,7 +61,7 @@ pub fn restore(
     let criu = Criu::find(options.criu.as_deref())?;
     let mut new = NewContainer::reserve(root, id)?;
     match run(&mut new, &criu, source, options, io, progress) {
-        Ok(()) => new.into_container(),
+        Ok(()) => Ok(new.into_container()),
         Err(error) => {
             let kind = error.kind();
             Err(new.roll_back(Error::new(kind, context).with_source(error)))

@@ -43,7 +43,7 @@ impl Config {
                 error
             }
         })?;
-        let mut bytes = Vec::new();
+        let mut bytes = Vec::with_capacity(16 << 10);
         file.take(SIZE_LIMIT + 1).read_to_end(&mut bytes).context(|| format!("read {}", path.display()))?;
         if bytes.len() as u64 > SIZE_LIMIT {
             return Err(Error::new(

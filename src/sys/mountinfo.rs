@@ -5,9 +5,9 @@
 //! number of the host's mounts, so the path from `create` to the container's first instruction does without.
 
 use std::ffi::OsString;
+use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
-use std::{fs, io};
 
 /// One mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +45,7 @@ impl MountInfo {
 /// When `/proc/thread-self/mountinfo` cannot be read, or holds a line that is not in the format
 /// (`InvalidData`).
 pub fn read() -> io::Result<Vec<MountInfo>> {
-    parse(&fs::read(Path::new("/proc/thread-self/mountinfo"))?)
+    parse(&super::proc::read_short(Path::new("/proc/thread-self/mountinfo"))?)
 }
 
 /// Parses the table's text.

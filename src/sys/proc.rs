@@ -5,7 +5,7 @@
 use std::fs;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::unistd::Pid;
 
@@ -34,7 +34,7 @@ impl Stat {
     /// # Errors
     /// `ENOENT` or `ESRCH` when there is no such process; `InvalidData` for what is no stat line.
     pub fn of(pid: Pid) -> io::Result<Self> {
-        let text = fs::read(format!("/proc/{pid}/stat"))?;
+        let text = read_short(format!("/proc/{pid}/stat").as_ref())?;
         Self::parse(&text).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not a stat line"))
     }
 
@@ -59,6 +59,16 @@ impl Stat {
     pub fn ended(&self) -> bool {
         matches!(self.state, b'Z' | b'X' | b'x')
     }
+}
+
+/// Reads a file of a file system that does not tell sizes, most often with one read(2): [`fs::read`] begins with 32 bytes.
+///
+/// # Errors
+/// As [`fs::read`].
+pub fn read_short(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(4096);
+    fs::File::open(path)?.read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Where a descriptor of a process points to, as `/proc/PID/fd/N` says: a path, or `pipe:[7]`, `socket:[8]`.

@@ -4,6 +4,7 @@
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use super::create::{detached_io, refuse_console_socket, write_pid_file};
 use crate::cgroup::SubCgroups;
@@ -128,7 +129,10 @@ impl Args {
             return Err(Error::new(ErrorKind::InvalidInput, "process args cannot be empty")
                 .with_hint("name the program to run after the container's id, or pass --process"));
         }
-        let config = Config::load(&container.state().bundle).or_else(|_| container.config())?;
+        let config = match Config::load(&container.state().bundle) {
+            Ok(config) => Arc::new(config),
+            Err(_) => container.config()?,
+        };
         let mut spec: oci::Process = config.spec.process().clone().ok_or_else(|| {
             Error::new(ErrorKind::InvalidConfig, "invalid configuration: field `process` is required")
         })?;
