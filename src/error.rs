@@ -5,6 +5,7 @@
 //! Layer 0: every module uses it, it uses none. Messages are lower case, without a full stop, and say what was
 //! attempted and on what; the reason is the source's to tell, so a message never repeats its source's text.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::borrow::Cow;
 use std::fmt;
 use std::io;
@@ -53,15 +54,23 @@ struct Repr {
     hint: Option<Cow<'static, str>>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
     cleanup: Vec<Error>,
+    backtrace: Backtrace,
 }
 
 /// `Result` with this library's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
-    /// An error without a deeper cause.
+    /// An error without a deeper cause. Where it begins is kept if the environment asks for backtraces.
     pub fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
-        Self(Box::new(Repr { kind, message: message.into(), hint: None, source: None, cleanup: Vec::new() }))
+        Self(Box::new(Repr {
+            kind,
+            message: message.into(),
+            hint: None,
+            source: None,
+            cleanup: Vec::new(),
+            backtrace: Backtrace::capture(),
+        }))
     }
 
     /// The same error with the cause beneath it.
@@ -95,6 +104,15 @@ impl Error {
         self.0.hint.as_deref().or_else(|| {
             self.0.source.as_deref().and_then(|s| s.downcast_ref::<Error>()).and_then(Error::hint)
         })
+    }
+
+    /// Where the deepest error of this type in the chain began, if `RUST_BACKTRACE` or `RUST_LIB_BACKTRACE` was set to
+    /// something other than 0 at the time.
+    pub fn backtrace(&self) -> Option<&Backtrace> {
+        let deeper = self.0.source.as_deref().and_then(|s| s.downcast_ref::<Error>());
+        deeper
+            .and_then(Error::backtrace)
+            .or_else(|| Some(&self.0.backtrace).filter(|found| found.status() == BacktraceStatus::Captured))
     }
 
     /// What failed during the clean-up that followed this error.

@@ -35,6 +35,8 @@ impl Host {
         let mut unshare = Program::new("unshare")
             .args(["--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"])
             .args([&programs::workload(), "host-init", "--socket", &socket])
+            // It adds to what commands print; a test that wants it says so.
+            .env_remove("RUST_BACKTRACE")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -27,6 +27,22 @@ fn a_missing_bundle() {
 }
 
 #[test]
+fn a_backtrace_for_who_asks_for_it() {
+    let Some(stage) = Stage::set(&[]) else { return };
+    let host = stage.host("a");
+    let said = |variables: &[(&str, &str)]| {
+        let id = stage.id("x");
+        let command = host.migrate_command(&["run", "-b", "/nonexistent", &id]);
+        command.environment(variables).run().failed(GENERAL, &["/nonexistent"])
+    };
+    let backtrace = said(&[("RUST_BACKTRACE", "1")]);
+    assert!(backtrace.contains("\nbacktrace:\n"), "{backtrace}");
+    assert!(backtrace.contains("migrate::engine"), "{backtrace}");
+    assert!(!said(&[]).contains("backtrace"));
+    host.assert_no_trace();
+}
+
+#[test]
 fn a_config_that_is_not_json() {
     let Some(stage) = Stage::set(&[]) else { return };
     let host = stage.host("a");

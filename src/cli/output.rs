@@ -46,7 +46,8 @@ pub(super) fn table(rows: &[Vec<String>]) -> Result<()> {
     text(&out)
 }
 
-/// Prints an error: the chain on one line, what could not be cleaned up, and the remedy.
+/// Prints an error: the chain on one line, what could not be cleaned up, the remedy, and where it began for those who have
+/// asked for backtraces.
 pub(super) fn error(error: &Error) {
     let mut out = format!("error: {}\n", error.chain());
     for failed in error.cleanup_failures() {
@@ -54,6 +55,9 @@ pub(super) fn error(error: &Error) {
     }
     if let Some(hint) = error.hint() {
         out.push_str(&format!("hint: {hint}\n"));
+    }
+    if let Some(backtrace) = error.backtrace() {
+        out.push_str(&format!("backtrace:\n{backtrace}"));
     }
     // Without stderr there is nobody to tell.
     drop(io::stderr().write_all(out.as_bytes()));
