@@ -19,6 +19,14 @@ pub fn workload() -> String {
     built("workload")
 }
 
+/// The library's example of this name.
+///
+/// # Panics
+/// When it has not been built.
+pub fn example(name: &str) -> String {
+    built(&format!("example-{name}"))
+}
+
 fn built(name: &str) -> String {
     let test = std::env::current_exe().expect("a running test has an executable");
     // target/debug/deps/some_test-0123: programs are two levels up.

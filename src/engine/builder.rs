@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 //! From an id and a bundle to a container that waits for `start`.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::process::preserved;
+use super::process::{names, preserved};
 use super::{Container, ContainerId, NewContainer, ProcessIo, StateRoot};
-use crate::Result;
+use crate::spec::Config;
+use crate::spec::oci::{Root, Spec};
+use crate::{Context, Result};
 
-/// Makes a container from a bundle.
-#[derive(Debug)]
+/// Makes a container from a bundle, or from a configuration and a root file system.
 pub struct ContainerBuilder {
     id: ContainerId,
-    bundle: PathBuf,
+    origin: Origin,
     io: ProcessIo,
     no_pivot: bool,
     preserve_fds: u32,
@@ -20,12 +22,44 @@ pub struct ContainerBuilder {
     no_new_keyring: bool,
 }
 
+/// Where the configuration comes from.
+enum Origin {
+    Bundle(PathBuf),
+    Spec { spec: Box<Spec>, rootfs: PathBuf },
+}
+
+/// Without the values of environments, which may be secrets.
+impl fmt::Debug for ContainerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let directory = match &self.origin {
+            Origin::Bundle(directory) => directory,
+            Origin::Spec { rootfs, .. } => rootfs,
+        };
+        f.debug_struct("ContainerBuilder")
+            .field("id", &self.id)
+            .field("directory", directory)
+            .field("environment", &names(&self.environment))
+            .finish_non_exhaustive()
+    }
+}
+
 impl ContainerBuilder {
     /// A container of this id from the bundle in this directory.
     pub fn from_bundle(id: ContainerId, bundle: &Path) -> Self {
+        Self::new(id, Origin::Bundle(bundle.to_owned()))
+    }
+
+    /// A container of this id with this configuration, whose root file system is this directory instead of the one that the
+    /// configuration names. There is no bundle: the configuration is kept in the container's directory under the state root,
+    /// and relative sources of mounts start there.
+    pub fn from_spec(id: ContainerId, spec: Spec, rootfs: &Path) -> Self {
+        Self::new(id, Origin::Spec { spec: Box::new(spec), rootfs: rootfs.to_owned() })
+    }
+
+    fn new(id: ContainerId, origin: Origin) -> Self {
         Self {
             id,
-            bundle: bundle.to_owned(),
+            origin,
             io: ProcessIo::default(),
             no_pivot: false,
             preserve_fds: 0,
@@ -81,9 +115,9 @@ impl ContainerBuilder {
     /// Creates the container: its init is set up and waits for [`Container::start`].
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidConfig`] and [`ErrorKind::Unsupported`] name the field; [`ErrorKind::AlreadyExists`];
-    /// [`ErrorKind::NotFound`] and [`ErrorKind::PermissionDenied`] when the program cannot run; else the system call
-    /// that failed. Nothing is left behind.
+    /// [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig) and [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) name the field; [`ErrorKind::AlreadyExists`](crate::ErrorKind::AlreadyExists) when the
+    /// id is taken; [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) and [`ErrorKind::PermissionDenied`](crate::ErrorKind::PermissionDenied) when the program cannot run;
+    /// [`ErrorKind::HookFailed`](crate::ErrorKind::HookFailed); else the system call that failed. Nothing is left behind.
     pub fn create(self, root: &StateRoot) -> Result<Container> {
         preserved(self.preserve_fds)?;
         let mut new = NewContainer::reserve(root, self.id)?;
@@ -91,7 +125,14 @@ impl ContainerBuilder {
         new.notify_socket = self.notify_socket;
         new.state.no_new_keyring = self.no_new_keyring;
         let make = || {
-            new.configure(&self.bundle, self.no_pivot)?;
+            match self.origin {
+                Origin::Bundle(bundle) => new.configure(&bundle, self.no_pivot)?,
+                Origin::Spec { spec, rootfs } => {
+                    let config = from_values(*spec, &rootfs)?;
+                    let directory = new.dir().to_owned();
+                    new.configure_with(config, directory, self.no_pivot)?;
+                }
+            }
             let io = self.io.resolve(new.has_terminal())?;
             new.create_cgroup()?;
             new.create_intel_rdt()?;
@@ -105,4 +146,15 @@ impl ContainerBuilder {
             }
         }
     }
+}
+
+fn from_values(mut spec: Spec, rootfs: &Path) -> Result<Config> {
+    let mut root = spec.root().clone().unwrap_or_else(|| {
+        let mut root = Root::default();
+        root.set_readonly(None);
+        root
+    });
+    root.set_path(std::path::absolute(rootfs).context(|| format!("resolve {}", rootfs.display()))?);
+    spec.set_root(Some(root));
+    Config::from_spec(&spec)
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! An existing container: what it is, what it does, and the way it ends.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -22,6 +22,7 @@ use super::lock::lock;
 use super::new_container::plan_context;
 use super::remains::{kill_process, remove_host_mounts, remove_unfinished};
 use super::rootfs::RootfsPlan;
+use super::running_process::reap;
 use super::saved_config::SavedConfig;
 use super::state::replace_file;
 use super::{ContainerId, InitProcess, Namespaces, NotifyProxy, State, StateRoot, Status};
@@ -71,6 +72,16 @@ impl Container {
     /// Its id.
     pub fn id(&self) -> &ContainerId {
         &self.id
+    }
+
+    /// Its first process's pid on the host, as long as that lives.
+    pub fn init_pid(&self) -> Option<i32> {
+        self.init().map(|init| init.pid)
+    }
+
+    /// Where its namespaces are, by type (`pid`, `net`, `mnt` and so on), as long as it lives.
+    pub fn namespaces(&self) -> &BTreeMap<String, PathBuf> {
+        &self.state.namespace_paths
     }
 
     /// The state root that it is under.
@@ -369,6 +380,9 @@ impl Container {
         let cgroup = self.cgroup().context(context)?;
         if self.may_have_processes() {
             self.end_processes(&cgroup).context(context)?;
+        }
+        if let Some(init) = self.state.init {
+            reap(init);
         }
         let mut failed = Vec::new();
         failed.extend(cgroup.destroy().err());

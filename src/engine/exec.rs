@@ -21,10 +21,10 @@ use super::init::plan::InitPlan;
 use super::keyring::KeyringPlan;
 use super::lsm::LsmPlan;
 use super::namespaces;
-use super::process::{Process, ProcessIo, ProcessPlan, preserved};
+use super::process::{Process, ProcessPlan, preserved};
 use super::seccomp::{Filter, Listener};
 use super::user::{self, UserId};
-use super::{Container, InitProcess, Status, UserNamespace};
+use super::{Container, InitProcess, RunningProcess, Status, UserNamespace};
 use crate::cgroup::{Cgroup, SubCgroups};
 use crate::sys::fd::above_stdio;
 use crate::sys::spawn::Spawned;
@@ -52,8 +52,6 @@ impl Joined {
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct ExecOptions {
-    /// Its stdin, stdout and stderr, or who holds its terminal.
-    pub io: ProcessIo,
     /// Starts it in a paused container too, where it freezes at once.
     pub ignore_paused: bool,
     /// Where beneath the container's cgroup it is.
@@ -68,12 +66,22 @@ pub struct ExecOptions {
 impl Container {
     /// Runs a process in the container's namespaces and cgroup. It is a child of the caller, who must wait for it.
     ///
+    /// ```no_run
+    /// # use migrate::engine::{Container, ExecOptions, Process};
+    /// # fn list(container: &Container) -> migrate::Result<()> {
+    /// let ls = Process::new(["ls", "-l"]).user("daemon").cwd("/srv").env("LC_ALL", "C");
+    /// let code = container.exec(ls, &ExecOptions::default())?.wait()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`ErrorKind::WrongStatus`] unless the container runs; [`ErrorKind::NotFound`] and
-    /// [`ErrorKind::PermissionDenied`] when the program cannot be run; else the system call that failed. The container
-    /// itself is untouched.
-    pub fn exec(&self, process: &Process, options: ExecOptions) -> Result<Spawned> {
-        self.start_process(process, options).context(|| format!("exec in container {}", self.id()))
+    /// [`ErrorKind::PermissionDenied`] when the program cannot be run, or there is no such user; else the system call that
+    /// failed. The container itself is untouched.
+    pub fn exec(&self, process: Process, options: &ExecOptions) -> Result<RunningProcess> {
+        let started = self.start_process(process, options);
+        started.map(RunningProcess::new).context(|| format!("exec in container {}", self.id()))
     }
 
     /// A user of the container's: `USER[:GROUP]`, each a number or a name of its `/etc/passwd` and `/etc/group`.
@@ -111,11 +119,11 @@ impl Container {
         }
     }
 
-    fn start_process(&self, process: &Process, options: ExecOptions) -> Result<Spawned> {
+    fn start_process(&self, process: Process, options: &ExecOptions) -> Result<Spawned> {
         let preserved = preserved(options.preserve_fds)?;
         let status = self.status()?;
         match status {
-            Status::Running | Status::Created => self.require_moving(&options)?,
+            Status::Running | Status::Created => self.require_moving(options)?,
             Status::Paused if options.ignore_paused => {}
             Status::Paused => {
                 return Err(Error::new(ErrorKind::WrongStatus, "cannot exec in a paused container")
@@ -125,9 +133,14 @@ impl Container {
         }
         let saved = self.config()?;
         let config = &saved.spec;
-        let process = &process.completed_by(config);
+        let mut process = process.completed_by(config);
+        if let Some(user) = &process.user {
+            process.set_user(self.user(user)?);
+        }
+        let io = std::mem::take(&mut process.io);
+        let process = &process;
         crate::spec::validate_process(&process.spec, "process")?;
-        let io = options.io.resolve(process.spec.terminal() == Some(true))?;
+        let io = io.resolve(process.spec.terminal() == Some(true))?;
         let joined = self.open_namespaces()?;
         let of_init = |init: InitProcess| UserNamespace::of_process(init.pid(), process.spec.user());
         let user = self.init().map(of_init).transpose()?.flatten();
@@ -170,6 +183,7 @@ impl Container {
                     join: &joined.others,
                     namespaces: CloneFlags::empty(),
                     cgroup: &Entry::of(cgroup)?,
+                    program: self.root().init_program(),
                     unshare: CloneFlags::empty(),
                     outside: FromOutside {
                         user: user.as_ref().filter(|_| joined.user.is_none()),

@@ -93,6 +93,7 @@ impl NewContainer {
                 join: &joined,
                 namespaces: namespaces.clone_flags(),
                 cgroup: &entry,
+                program: self.root.init_program(),
                 unshare: namespaces.unshare_flags(),
                 outside: FromOutside {
                     user: self.user.as_ref(),

@@ -147,7 +147,17 @@ impl NewContainer {
     pub fn configure(&mut self, bundle: &Path, no_pivot: bool) -> Result<()> {
         let bundle =
             std::path::absolute(bundle).context(|| format!("resolve the bundle {}", bundle.display()))?;
-        let mut config = Config::load(&bundle)?;
+        let config = Config::load(&bundle)?;
+        self.configure_with(config, bundle, no_pivot)
+    }
+
+    /// [`NewContainer::configure`] with a configuration that was read already.
+    pub(super) fn configure_with(
+        &mut self,
+        mut config: Config,
+        bundle: PathBuf,
+        no_pivot: bool,
+    ) -> Result<()> {
         if self.notify_socket || sd_notify::is_prepared(&config.spec) {
             config = config.changed(|value| sd_notify::prepare(&self.dir, value))?;
         }

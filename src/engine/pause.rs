@@ -8,7 +8,7 @@ impl Container {
     /// Freezes its processes.
     ///
     /// # Errors
-    /// [`ErrorKind::WrongStatus`] unless it runs or waits for its start.
+    /// [`ErrorKind::WrongStatus`](crate::ErrorKind::WrongStatus) unless it runs or waits for its start.
     pub fn pause(&mut self) -> Result<()> {
         let _lock = self.lock()?;
         match self.status()? {
@@ -24,7 +24,7 @@ impl Container {
     /// Lets frozen processes go on.
     ///
     /// # Errors
-    /// [`ErrorKind::WrongStatus`] unless it is paused.
+    /// [`ErrorKind::WrongStatus`](crate::ErrorKind::WrongStatus) unless it is paused.
     pub fn resume(&mut self) -> Result<()> {
         let _lock = self.lock()?;
         match self.status()? {

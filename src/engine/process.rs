@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The process that runs in a container: what the caller says of it, and what init needs to know to become it.
 
+use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
@@ -9,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::capabilities::CapabilitySets;
 use super::console::Console;
+use super::user::UserId;
 use crate::spec::oci::{self, PosixRlimitType};
 use crate::sys;
 use crate::{Context, Error, ErrorKind, Result};
@@ -98,16 +100,84 @@ impl ProcessIo {
 }
 
 /// A process to run in an existing container (libcontainer's `Process`).
-#[derive(Debug, Clone)]
 pub struct Process {
     pub(super) spec: oci::Process,
     pub(super) added_capabilities: Vec<String>,
+    /// Who it is, by name: for the container to look up.
+    pub(super) user: Option<String>,
+    pub(super) io: ProcessIo,
+    /// Whether user, environment and working directory are the container's where nothing else is said.
+    like_first: bool,
 }
 
 impl Process {
     /// The process of a configuration.
     pub fn from_spec(spec: oci::Process) -> Self {
-        Self { spec, added_capabilities: Vec::new() }
+        Self { spec, added_capabilities: Vec::new(), user: None, io: ProcessIo::default(), like_first: false }
+    }
+
+    /// A process that runs a program with arguments. All else is as for the container's first process, until it is said
+    /// otherwise; stdin, stdout and stderr are the caller's own.
+    pub fn new(args: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        let mut spec = oci::Process::default();
+        spec.set_args(Some(args.into_iter().map(Into::into).collect()))
+            .set_env(None)
+            .set_cwd(PathBuf::new())
+            .set_terminal(Some(false))
+            .set_capabilities(None)
+            .set_no_new_privileges(None)
+            .set_rlimits(None)
+            .set_oom_score_adj(None);
+        Self { like_first: true, ..Self::from_spec(spec) }
+    }
+
+    /// Adds a variable to its environment.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.spec.env_mut().get_or_insert_default().push(format!("{name}={value}"));
+        self
+    }
+
+    /// Who it is: `USER[:GROUP]`, each a number or a name of the container's `/etc/passwd` and `/etc/group`.
+    #[must_use]
+    pub fn user(mut self, user: impl Into<String>) -> Self {
+        self.user = Some(user.into());
+        self
+    }
+
+    /// Its working directory, in the container.
+    #[must_use]
+    pub fn cwd(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.spec.set_cwd(directory.into());
+        self
+    }
+
+    /// What it gets as stdin: a file, an end of a pipe, a socket.
+    #[must_use]
+    pub fn stdin(mut self, fd: impl Into<OwnedFd>) -> Self {
+        self.io.stdin = Some(fd.into());
+        self
+    }
+
+    /// What it gets as stdout.
+    #[must_use]
+    pub fn stdout(mut self, fd: impl Into<OwnedFd>) -> Self {
+        self.io.stdout = Some(fd.into());
+        self
+    }
+
+    /// What it gets as stderr.
+    #[must_use]
+    pub fn stderr(mut self, fd: impl Into<OwnedFd>) -> Self {
+        self.io.stderr = Some(fd.into());
+        self
+    }
+
+    /// All three, and who holds its terminal if it has one.
+    #[must_use]
+    pub fn io(mut self, io: ProcessIo) -> Self {
+        self.io = io;
+        self
     }
 
     /// The description, for reading and changing.
@@ -116,10 +186,12 @@ impl Process {
     }
 
     /// The same process, with what it leaves open taken from the container's configuration (as runc has it).
-    pub(super) fn completed_by(&self, config: &oci::Spec) -> Self {
-        let mut completed = self.clone();
-        let Some(own) = config.process() else { return completed };
-        let spec = &mut completed.spec;
+    pub(super) fn completed_by(mut self, config: &oci::Spec) -> Self {
+        let Some(own) = config.process() else { return self };
+        if self.like_first {
+            self.become_like(own);
+        }
+        let spec = &mut self.spec;
         let is_empty = |text: &Option<String>| text.as_deref().is_none_or(str::is_empty);
         if spec.capabilities().is_none() {
             spec.set_capabilities(own.capabilities().clone());
@@ -153,13 +225,50 @@ impl Process {
             user.set_umask(own.user().umask());
             spec.set_user(user);
         }
-        completed
+        self
+    }
+
+    fn become_like(&mut self, first: &oci::Process) {
+        let env = first.env().iter().flatten().chain(self.spec.env().iter().flatten()).cloned().collect();
+        self.spec.set_env(Some(env)).set_user(first.user().clone());
+        if self.spec.cwd().as_os_str().is_empty() {
+            self.spec.set_cwd(first.cwd().clone());
+        }
+    }
+
+    /// Makes it that user's.
+    pub(super) fn set_user(&mut self, found: UserId) {
+        let mut user = self.spec.user().clone();
+        user.set_uid(found.uid);
+        user.set_gid(found.gid.unwrap_or(user.gid()));
+        // Those of the first process are another user's.
+        user.set_additional_gids(Some(found.additional_gids).filter(|gids| !gids.is_empty()));
+        self.spec.set_user(user);
     }
 
     /// Capabilities on top of the configuration's: bounding, effective and permitted.
     pub fn add_capabilities(&mut self, names: impl IntoIterator<Item = String>) {
         self.added_capabilities.extend(names);
     }
+}
+
+/// Without the values of its environment, which may be secrets.
+impl fmt::Debug for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Process")
+            .field("args", self.spec.args())
+            .field("env", &names(self.spec.env().as_deref().unwrap_or_default()))
+            .field("cwd", self.spec.cwd())
+            .field("user", self.spec.user())
+            .field("user_name", &self.user)
+            .field("io", &self.io)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The names of variables.
+pub(super) fn names(environment: &[String]) -> Vec<&str> {
+    environment.iter().map(|entry| entry.split_once('=').map_or(entry.as_str(), |(name, _)| name)).collect()
 }
 
 /// The caller's descriptors from number 3 on that a process gets.
@@ -180,7 +289,7 @@ pub(super) fn preserved(count: u32) -> Result<Vec<BorrowedFd<'static>>> {
 }
 
 /// Everything init must know to become the process, decided before the clone.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 pub(super) struct ProcessPlan {
     pub args: Vec<String>,
     pub env: Vec<(String, String)>,
@@ -192,6 +301,17 @@ pub(super) struct ProcessPlan {
     pub capabilities: CapabilitySets,
     pub no_new_privileges: bool,
     pub oom_score_adj: Option<i32>,
+}
+
+impl fmt::Debug for ProcessPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = self.env.iter().map(|(name, _)| name.as_str()).collect();
+        f.debug_struct("ProcessPlan")
+            .field("args", &self.args)
+            .field("env", &names)
+            .field("cwd", &self.cwd)
+            .finish_non_exhaustive()
+    }
 }
 
 impl ProcessPlan {
@@ -273,5 +393,29 @@ mod tests {
         let pairs = environment(&entries);
         let text: Vec<String> = pairs.iter().map(|(n, v)| format!("{n}={v}")).collect();
         assert_eq!(text, ["B=2", "A=3", "C=x=y"]);
+    }
+
+    #[test]
+    fn what_is_printed_of_a_process_tells_no_secret() {
+        let process = Process::new(["sh"]).env("TOKEN", "hush").user("daemon");
+        let text = format!("{process:?}");
+        assert!(text.contains("TOKEN") && text.contains("daemon") && !text.contains("hush"), "{text}");
+        let plan = ProcessPlan::new(&process).expect("no capability is unknown");
+        let text = format!("{plan:?}");
+        assert!(text.contains("TOKEN") && !text.contains("hush"), "{text}");
+    }
+
+    #[test]
+    fn a_process_is_like_the_first_where_nothing_else_is_said() {
+        let mut config = oci::Spec::default();
+        let mut first = oci::Process::default();
+        first.set_env(Some(vec!["A=1".to_owned(), "B=2".to_owned()])).set_cwd("/srv".into());
+        config.set_process(Some(first));
+        let own = Process::new(["sh"]).env("B", "3").completed_by(&config);
+        let plan = ProcessPlan::new(&own).expect("no capability is unknown");
+        let env: Vec<String> = plan.env.iter().map(|(n, v)| format!("{n}={v}")).collect();
+        assert_eq!((env, plan.cwd), (vec!["A=1".to_owned(), "B=3".to_owned()], "/srv".into()));
+        let own = Process::new(["sh"]).cwd("/").completed_by(&config);
+        assert_eq!(own.spec.cwd(), &PathBuf::from("/"));
     }
 }

@@ -28,9 +28,57 @@ pub struct StateRoot {
     path: PathBuf,
     explicit: bool,
     rootless: Rootless,
+    /// What becomes the first process of containers instead of this program.
+    init_command: Option<PathBuf>,
+}
+
+/// What is said of a state root before it is used.
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct StateRootBuilder {
+    path: PathBuf,
+    rootless: Rootless,
+    init_command: Option<PathBuf>,
+}
+
+impl StateRootBuilder {
+    /// What new containers under it may do without.
+    pub fn rootless(mut self, rootless: Rootless) -> Self {
+        self.rootless = rootless;
+        self
+    }
+
+    /// The program that the engine starts for each container and each `exec`, and that becomes the container's process. It
+    /// calls [`init_if_requested`](super::init_if_requested) first thing, as the `migrate` command does. Without one it is
+    /// the running program, which must do so; a test of `cargo test` cannot.
+    pub fn init_command(mut self, program: impl Into<PathBuf>) -> Self {
+        self.init_command = Some(program.into());
+        self
+    }
+
+    /// The state root. Its directory is made on first use.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when there is no such program as is to become init; [`ErrorKind::System`] when a path is
+    /// relative and the working directory cannot be found.
+    pub fn open(self) -> Result<StateRoot> {
+        let root = StateRoot::at(&self.path)?.rootless(self.rootless);
+        let absolute = |program: PathBuf| {
+            program.canonicalize().map_err(|e| {
+                Error::new(ErrorKind::NotFound, format!("find the program {}", program.display()))
+                    .with_source(e)
+            })
+        };
+        Ok(StateRoot { init_command: self.init_command.map(absolute).transpose()?, ..root })
+    }
 }
 
 impl StateRoot {
+    /// A state root at a path, with more to be said of it.
+    pub fn builder(path: impl Into<PathBuf>) -> StateRootBuilder {
+        StateRootBuilder { path: path.into(), rootless: Rootless::Auto, init_command: None }
+    }
+
     /// The root at a path, which is made on first use.
     ///
     /// # Errors
@@ -38,7 +86,7 @@ impl StateRoot {
     pub fn at(path: &Path) -> Result<Self> {
         let path =
             std::path::absolute(path).context(|| format!("resolve the state root {}", path.display()))?;
-        Ok(Self { path, explicit: true, rootless: Rootless::Auto })
+        Ok(Self { path, explicit: true, rootless: Rootless::Auto, init_command: None })
     }
 
     /// The default root: `/run/migrate`, or `migrate` under `XDG_RUNTIME_DIR` for a caller who is not root of the machine. Needs no
@@ -46,7 +94,7 @@ impl StateRoot {
     pub fn default_root() -> Self {
         let own = if has_own_runtime_directory() { runtime_directory() } else { None };
         let path = own.map_or_else(|| PathBuf::from(DEFAULT), |directory| directory.join("migrate"));
-        Self { path, explicit: false, rootless: Rootless::Auto }
+        Self { path, explicit: false, rootless: Rootless::Auto, init_command: None }
     }
 
     /// What new containers under it may do without.
@@ -59,6 +107,11 @@ impl StateRoot {
     /// Whether a container without limits may do without cgroups.
     pub(super) fn cgroups_are_optional(&self) -> bool {
         self.rootless.applies()
+    }
+
+    /// What becomes init, if it is not this program.
+    pub(super) fn init_program(&self) -> Option<&Path> {
+        self.init_command.as_deref()
     }
 
     /// Its path.
@@ -205,7 +258,7 @@ impl StateRoot {
         for link in entries.filter_map(|entry| entry.ok().map(|e| e.path())) {
             match fs::read_link(&link) {
                 Ok(path) if path.is_dir() => {
-                    roots.push(Self { path, explicit: true, rootless: self.rootless });
+                    roots.push(Self { path, explicit: true, ..self.clone() });
                 }
                 // A root that is gone needs no link. If it cannot be removed, the next search meets it again.
                 _ => drop(fs::remove_file(&link)),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Reads `config.json`: bounded, with the JSON path of the field in every complaint.
 
+use std::fmt;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -15,7 +16,7 @@ use crate::{Context, Error, ErrorKind, Result};
 const SIZE_LIMIT: u64 = 16 << 20;
 
 /// A configuration as it was read: the values, and the very bytes for those who keep it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Config {
     /// The parsed configuration, without the capabilities that this kernel's headers do not name.
     pub spec: Spec,
@@ -23,7 +24,28 @@ pub struct Config {
     pub bytes: Vec<u8>,
 }
 
+/// Not the content: environments hold secrets.
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let process = self.spec.process().as_ref();
+        f.debug_struct("Config")
+            .field("args", &process.and_then(|process| process.args().as_ref()))
+            .field("bytes", &self.bytes.len())
+            .finish_non_exhaustive()
+    }
+}
+
 impl Config {
+    /// The configuration that these values are.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidConfig`]; the message names the field.
+    pub fn from_spec(spec: &Spec) -> Result<Self> {
+        let bytes = serde_json::to_vec(spec)
+            .context_kind(ErrorKind::InvalidConfig, || "write the configuration as JSON")?;
+        Self::parse(bytes)
+    }
+
     /// Reads `config.json` of a bundle.
     ///
     /// # Errors

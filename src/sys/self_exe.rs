@@ -12,19 +12,16 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
+/// This program's own executable.
+pub fn path() -> &'static Path {
+    Path::new("/proc/self/exe")
+}
+
 /// A descriptor to execute (with `AT_EMPTY_PATH`) that gives no way to write to the program's file.
 ///
 /// # Errors
 /// When neither the read-only mount nor the copy can be made.
-pub fn sealed() -> io::Result<OwnedFd> {
-    sealed_program(Path::new("/proc/self/exe"))
-}
-
-/// [`sealed`] for another program than this one.
-///
-/// # Errors
-/// As [`sealed`].
-pub fn sealed_program(program: &Path) -> io::Result<OwnedFd> {
+pub fn sealed(program: &Path) -> io::Result<OwnedFd> {
     read_only_mount(program).or_else(|_| sealed_copy(program))
 }
 
@@ -34,8 +31,8 @@ pub fn sealed_program(program: &Path) -> io::Result<OwnedFd> {
 ///
 /// # Errors
 /// When the copy cannot be made.
-pub fn sealed_and_hidden() -> io::Result<OwnedFd> {
-    let copy = sealed_copy(Path::new("/proc/self/exe"))?;
+pub fn sealed_and_hidden(program: &Path) -> io::Result<OwnedFd> {
+    let copy = sealed_copy(program)?;
     nix::sys::stat::fchmod(&copy, nix::sys::stat::Mode::from_bits_truncate(0o111))?;
     Ok(copy)
 }

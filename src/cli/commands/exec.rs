@@ -87,24 +87,23 @@ impl Args {
         let mut process = self.process(&container)?;
         process.spec_mut().env_mut().get_or_insert_default().extend(passed.environment);
         let pidfd_socket = self.pidfd_socket.as_deref().map(PidfdSocket::connect).transpose()?;
-        let mut options = ExecOptions {
+        let options = ExecOptions {
             ignore_paused: self.ignore_paused,
             preserve_fds: passed.descriptors,
             cgroups: SubCgroups::parse(&self.cgroup)?,
             wait_fifo: self.exec_wait_fifo.clone(),
             ..ExecOptions::default()
         };
-        let foreground = if self.detach {
-            options.io = detached_io(self.console_socket.as_deref())?;
-            None
+        let (foreground, io) = if self.detach {
+            (None, detached_io(self.console_socket.as_deref())?)
         } else {
             refuse_console_socket(self.console_socket.as_deref())?;
             let (foreground, io) = Foreground::new(true)?;
-            options.io = io;
-            Some(foreground)
+            (Some(foreground), io)
         };
-        let child = container.exec(&process, options)?;
-        self.tell(&child, pidfd_socket.as_ref()).inspect_err(|_| child.kill())?;
+        let process = container.exec(process.io(io), &options)?;
+        let child = process.spawned();
+        self.tell(child, pidfd_socket.as_ref()).inspect_err(|_| child.kill())?;
         let Some(foreground) = foreground else { return Ok(exit::SUCCESS.into()) };
         let code = foreground.wait(child.pid, &child.pidfd)?;
         Ok(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)))

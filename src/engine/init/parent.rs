@@ -5,6 +5,7 @@ use std::ffi::CString;
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use nix::sched::CloneFlags;
 use nix::unistd::Pid;
@@ -43,6 +44,8 @@ pub(in crate::engine) struct Launch<'a> {
     pub join: &'a [(File, CloneFlags)],
     pub namespaces: CloneFlags,
     pub cgroup: &'a Entry,
+    /// What becomes init: this program, unless the caller has named another.
+    pub program: Option<&'a Path>,
     /// Namespaces to make in the cgroup.
     pub unshare: CloneFlags,
     pub outside: FromOutside<'a>,
@@ -68,11 +71,22 @@ pub(in crate::engine) struct Starting {
 
 /// Clones the process, into its cgroups.
 pub(in crate::engine) fn launch(plan: &InitPlan, launch: &Launch<'_>) -> Result<Starting> {
+    // This process was started to become a container's, and has gone on as what it is otherwise.
+    if std::env::var_os(REQUEST).is_some() {
+        let message = "this program was started as a container's first process and did not become it";
+        return Err(Error::new(ErrorKind::InvalidInput, message)
+            .with_hint("call migrate::engine::init_if_requested() first in main(), or name another program with init_command"));
+    }
     let plan = OwnedFd::from(plan.to_memfd()?);
     let plan = sys::fd::above_stdio(plan.as_fd()).context(|| "dup")?;
+    let program = launch.program.unwrap_or(sys::self_exe::path());
+    let executable = if launch.among_others {
+        sys::self_exe::sealed_and_hidden(program)
+    } else {
+        sys::self_exe::sealed(program)
+    };
     let executable =
-        if launch.among_others { sys::self_exe::sealed_and_hidden() } else { sys::self_exe::sealed() };
-    let executable = executable.context(|| "seal the runtime's own executable")?;
+        executable.context(|| format!("seal {}, which becomes the container's init", program.display()))?;
     let (channel, report) = sync::pair()?;
     let mut inherit = launch.inherit.clone();
     inherit.push(plan.as_fd());
