@@ -306,3 +306,41 @@ fn cgroup_limits() {
         assert!(!group.ends_with("inner"), "left: {}", group.display());
     }
 }
+
+#[test]
+fn devices_are_as_documented() {
+    let Some(stage) = Stage::set(&[]) else { return };
+    let host = stage.host("a");
+    let documentation = include_str!("../../docs/container-environment.md");
+    let rows: Vec<(&str, &str)> = documentation
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.strip_suffix(" |")?.split_once("` | "))
+        .filter(|(path, what)| {
+            path.starts_with("/dev/") && (what.starts_with("device") || what.starts_with("link"))
+        })
+        .collect();
+    assert_eq!(rows.len(), 11, "{rows:?}");
+    let probes: Vec<&str> = rows.iter().flat_map(|(path, _)| ["--stat", path]).collect();
+    let bundle = Bundle::new(&host, "devices", &[&["inspect"], &probes[..]].concat());
+    let id = stage.id("devices");
+    host.migrate_detached(&["create", "-b", &bundle.path(), &id]);
+    let dev = format!("/proc/{}/root", host.state(&id)["pid"]);
+    for (path, what) in &rows {
+        if let Some(target) = what.strip_prefix("link to ") {
+            let found = host.command(&["readlink", &format!("{dev}{path}")]).run().succeeded();
+            assert_eq!(found.trim(), target, "{path}");
+        }
+    }
+    host.migrate(&["delete", &id]).succeeded();
+    let seen = inspect(&stage, &host, &probes, |_| {});
+    for (path, what) in &rows {
+        let Some((major, minor)) = what.strip_prefix("device ").and_then(|n| n.split_once(':')) else {
+            continue;
+        };
+        let number = |text: &str| text.parse::<u32>().expect("a number");
+        let node = &seen["stat"][path]["ok"];
+        assert_eq!(node["device"], json!([number(major), number(minor)]), "{path}");
+        assert!(node["mode"].as_str().is_some_and(|mode| mode.ends_with("666")), "{path}: {node}");
+    }
+    host.assert_no_trace();
+}
