@@ -33,7 +33,7 @@ pub use command::{Command, Output, Running};
 pub use container::Container;
 pub use host::Host;
 pub use inspect::Inspection;
-pub use programs::{example, migrate, workload};
+pub use programs::{embedder, example, migrate, workload};
 pub use requirements::{Need, criu};
 pub use stage::Stage;
 pub use status::Status;

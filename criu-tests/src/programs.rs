@@ -27,6 +27,14 @@ pub fn example(name: &str) -> String {
     built(&format!("example-{name}"))
 }
 
+/// A program that uses the library.
+///
+/// # Panics
+/// When it has not been built.
+pub fn embedder() -> String {
+    built("embedder")
+}
+
 fn built(name: &str) -> String {
     let test = std::env::current_exe().expect("a running test has an executable");
     // target/debug/deps/some_test-0123: programs are two levels up.

@@ -262,7 +262,7 @@ fn what_needs_root_is_refused_by_name() {
     let host = stage.host("a");
     let user = User::on(&host);
     type Edit = fn(&mut Value);
-    let table: [(Edit, &[&str]); 6] = [
+    let table: [(Edit, &[&str]); 7] = [
         (
             |c| {
                 c["linux"]["namespaces"]
@@ -295,6 +295,13 @@ fn what_needs_root_is_refused_by_name() {
         (
             |c| c["linux"]["uidMappings"] = json!([{ "containerID": 0, "hostID": 1, "size": 1 }]),
             &["uid_map is refused to this caller", "newuidmap"],
+        ),
+        (
+            |c| {
+                c["linux"]["namespaces"].as_array_mut().expect("a list").push(json!({"type": "network"}));
+                c["linux"]["netDevices"] = json!({"eth0": {}});
+            },
+            &["linux.netDevices", "network devices are not supported for rootless containers"],
         ),
     ];
     for (edit, fragments) in table {

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;
+use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt as _;
 
 use nix::sys::stat::{Mode, umask};
@@ -42,6 +43,7 @@ pub(crate) fn run(options: &Options) -> Checked {
         "cgroups": text("/proc/self/cgroup")?.lines().collect::<Vec<_>>(),
         "fds": links("/proc/self/fd")?,
         "interfaces": interfaces()?,
+        "addresses": addresses()?,
         "scheduling": scheduling()?,
         "keyring": crate::sys::session_keyring().during("keyctl(KEYCTL_DESCRIBE)")?,
         "read": tried(options, "read", |path| fs::read_to_string(path).map(|t| json!(t))),
@@ -136,6 +138,27 @@ fn interfaces() -> Result<Vec<String>, String> {
     names.sort();
     names.dedup();
     Ok(names)
+}
+
+/// The addresses of each interface, with the lengths of their networks.
+fn addresses() -> Result<BTreeMap<String, Vec<String>>, String> {
+    let mut all: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for interface in nix::ifaddrs::getifaddrs().during("getifaddrs")? {
+        let of = |address: Option<nix::sys::socket::SockaddrStorage>| {
+            let address = address?;
+            let four = address.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
+            four.or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))
+        };
+        let bits = match of(interface.netmask) {
+            Some(IpAddr::V4(mask)) => mask.to_bits().count_ones(),
+            Some(IpAddr::V6(mask)) => mask.to_bits().count_ones(),
+            None => continue,
+        };
+        if let Some(address) = of(interface.address) {
+            all.entry(interface.interface_name).or_default().push(format!("{address}/{bits}"));
+        }
+    }
+    Ok(all)
 }
 
 fn up(flags: nix::net::if_::InterfaceFlags) -> bool {

@@ -101,6 +101,7 @@ fn run(
     let config = container.config()?;
     namespaces::check(&config)?;
     namespaces::require_own_mounts(&config)?;
+    namespaces::require_plain_network(&config, &container.state().network)?;
     let criu = Criu::find(options.criu.as_deref())?;
     let images = ImagesDir::choose(container, options, export.as_ref())?;
     let dumped = attempt(container, options, &criu, &images, export, status, progress);

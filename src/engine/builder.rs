@@ -5,7 +5,9 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::process::{names, preserved};
-use super::{Container, ContainerId, NewContainer, ProcessIo, StateRoot};
+use super::{
+    Container, ContainerId, Network, NetworkRoute, NetworkState, NewContainer, ProcessIo, StateRoot,
+};
 use crate::spec::Config;
 use crate::spec::oci::{Root, Spec};
 use crate::{Context, Result};
@@ -20,6 +22,7 @@ pub struct ContainerBuilder {
     environment: Vec<String>,
     notify_socket: bool,
     no_new_keyring: bool,
+    network: NetworkState,
 }
 
 /// Where the configuration comes from.
@@ -66,6 +69,7 @@ impl ContainerBuilder {
             environment: Vec::new(),
             notify_socket: false,
             no_new_keyring: false,
+            network: NetworkState::default(),
         }
     }
 
@@ -112,6 +116,20 @@ impl ContainerBuilder {
         self
     }
 
+    /// Gives the container a network besides what its configuration says. It must have a network namespace.
+    #[must_use]
+    pub fn network(mut self, network: Network) -> Self {
+        self.network.networks.push(network);
+        self
+    }
+
+    /// Gives the container a route, once its networks are there.
+    #[must_use]
+    pub fn route(mut self, route: NetworkRoute) -> Self {
+        self.network.routes.push(route);
+        self
+    }
+
     /// Creates the container: its init is set up and waits for [`Container::start`].
     ///
     /// # Errors
@@ -124,6 +142,7 @@ impl ContainerBuilder {
         new.preserve_fds = self.preserve_fds;
         new.notify_socket = self.notify_socket;
         new.state.no_new_keyring = self.no_new_keyring;
+        new.give_networks(self.network);
         let make = || {
             match self.origin {
                 Origin::Bundle(bundle) => new.configure(&bundle, self.no_pivot)?,

@@ -19,6 +19,7 @@ use super::first_process::blame_memory;
 use super::hooks::{self, HookKind, HookState};
 use super::init::sync::Failure;
 use super::lock::lock;
+use super::network::remove_host_ends;
 use super::new_container::plan_context;
 use super::remains::{kill_process, remove_host_mounts, remove_unfinished};
 use super::rootfs::RootfsPlan;
@@ -388,6 +389,7 @@ impl Container {
         failed.extend(cgroup.destroy().err());
         failed.extend(self.state.intel_rdt.remove().err());
         failed.extend(remove_host_mounts(&self.state).err());
+        failed.extend(remove_host_ends(&self.state.network).err());
         failed.extend(remove_unfinished(&self.state.unfinished));
         // What the hooks after the end are is written down in the directory that must go before them.
         let config = self.config();

@@ -17,7 +17,7 @@ use super::first_process::set_limits;
 use super::hooks::{HookState, InitHooks};
 use super::init::outside::FromOutside;
 use super::init::parent::{Entry, Launch, Starting, Until, launch};
-use super::init::plan::InitPlan;
+use super::init::plan::{InitPlan, NetworkPlan};
 use super::keyring::KeyringPlan;
 use super::lsm::LsmPlan;
 use super::namespaces;
@@ -157,7 +157,7 @@ impl Container {
             hostname: None,
             domainname: None,
             sysctls: Vec::new(),
-            new_network: false,
+            network: NetworkPlan::default(),
             fifo: fifo.as_ref().map(AsRawFd::as_raw_fd),
             mount_sources: None,
             preserved: options.preserve_fds,
@@ -196,7 +196,7 @@ impl Container {
         };
         let starting = self.start_in_cgroup(&options.cgroups, start)?;
         self.state().intel_rdt.join(&[starting.pid().as_raw()])?;
-        starting.set_up(|_| Ok(()))?;
+        starting.set_up(|_, _| Ok(()))?;
         set_limits(starting.pid(), &process.spec)?;
         let pid = self.init().map(|init| init.pid().as_raw());
         let listener = Listener::of(config, HookState::new(self.state(), &status.to_string(), pid));

@@ -16,8 +16,8 @@ use super::descriptors;
 use super::hooks::{self, HookKind, HookState, InitHooks};
 use super::init::mount_sources::Server;
 use super::init::outside::FromOutside;
-use super::init::parent::{Entry, Launch, Until, launch};
-use super::init::plan::InitPlan;
+use super::init::parent::{Entry, Launch, Step, Until, launch};
+use super::init::plan::{InitPlan, NetworkPlan};
 use super::keyring::KeyringPlan;
 use super::lsm::LsmPlan;
 use super::namespaces::{Namespaces, sysctl_path};
@@ -25,7 +25,7 @@ use super::process::{Process, ProcessPlan, ResolvedIo, limits, preserved};
 use super::rootfs;
 use super::rootfs::host::HostMount;
 use super::seccomp::{Filter, Listener};
-use super::{NewContainer, UserNamespace, time_offsets};
+use super::{Network, NetworkState, NewContainer, State, UserNamespace, time_offsets};
 use crate::cgroup::Cgroup;
 use crate::spec;
 use crate::{Context, Error, ErrorKind, Result, sys};
@@ -63,7 +63,7 @@ impl NewContainer {
             hostname: spec.hostname().clone().filter(|name| !name.is_empty()),
             domainname: spec.domainname().clone().filter(|name| !name.is_empty()),
             sysctls: sysctls(spec),
-            new_network: namespaces.creates(CloneFlags::CLONE_NEWNET),
+            network: self.network_plan(&namespaces),
             fifo: Some(fifo.as_raw_fd()),
             mount_sources: sources.as_ref().map(|server| server.for_init().as_raw_fd()),
             preserved: self.preserve_fds,
@@ -106,7 +106,10 @@ impl NewContainer {
         self.state.intel_rdt.join(&[starting.pid().as_raw()])?;
         let serving = sources.map(|server| server.serve(starting.pidfd())).transpose()?;
         starting
-            .set_up(|pid| self.run_runtime_hooks(pid))
+            .set_up(|step, pid| match step {
+                Step::Network => self.set_network_up(pid),
+                Step::Hooks => self.run_runtime_hooks(pid),
+            })
             .context(|| format!("set container {} up", self.id))?;
         drop(serving);
         set_limits(starting.pid(), &process)?;
@@ -119,6 +122,25 @@ impl NewContainer {
         let listener = Listener::of(&self.config().spec, state);
         starting.finish(Until::Waiting, listener.as_ref()).context(|| "unable to start container process")?;
         Ok(())
+    }
+
+    fn network_plan(&self, namespaces: &Namespaces) -> NetworkPlan {
+        let network = &self.state.network;
+        NetworkPlan {
+            loopback: namespaces.creates(CloneFlags::CLONE_NEWNET)
+                || network.networks.contains(&Network::Loopback),
+            from_outside: self.network.is_needed(network),
+        }
+    }
+
+    /// Gives the waiting init what it finds in its network namespace.
+    fn set_network_up(&mut self, pid: Pid) -> Result<()> {
+        let mut network = std::mem::take(&mut self.state.network);
+        let (state, dir) = (&self.state, &self.dir);
+        let save = |network: &NetworkState| State { network: network.clone(), ..state.clone() }.save(dir);
+        let done = self.network.run(pid, &mut network, save);
+        self.state.network = network;
+        done
     }
 
     /// Writes down that from now on the container's end has hooks.

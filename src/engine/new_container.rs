@@ -15,6 +15,7 @@ use super::hooks;
 use super::intel_rdt::{RdtGroups, RdtPlan};
 use super::lock::lock;
 use super::namespaces::Namespaces;
+use super::network::{self, NetworkState};
 use super::remains::{kill_process, remove_host_mounts, remove_unfinished};
 use super::rootfs::{CgroupBind, CgroupLayout, PlanContext, RootfsPlan};
 use super::sd_notify;
@@ -45,6 +46,8 @@ pub struct NewContainer {
     pub(super) preserve_fds: u32,
     /// Whether the program shall find a socket to tell that it is ready.
     pub(super) notify_socket: bool,
+    /// What it finds in its network namespace.
+    pub(super) network: network::Setup,
     /// Held until the container is there or gone.
     pub(super) lock: Flock<File>,
     pub(super) finished: bool,
@@ -76,6 +79,7 @@ impl NewContainer {
                 owns_bundle: false,
                 unfinished: Vec::new(),
                 host_mount: None,
+                network: NetworkState::default(),
                 cgroup: CgroupState::default(),
                 intel_rdt: RdtGroups::default(),
                 namespace_paths: BTreeMap::new(),
@@ -102,6 +106,7 @@ impl NewContainer {
                 unfinished: Vec::new(),
                 preserve_fds: 0,
                 notify_socket: false,
+                network: network::Setup::default(),
                 lock,
                 finished: false,
             }),
@@ -140,6 +145,12 @@ impl NewContainer {
         self.state.save(&self.dir)
     }
 
+    /// Gives it networks besides what its configuration says.
+    pub(super) fn give_networks(&mut self, network: NetworkState) {
+        self.state.network = network;
+        network::name_host_ends(&mut self.state.network, self.id.as_str());
+    }
+
     /// Reads and judges the bundle's configuration and decides on everything that follows from it.
     ///
     /// # Errors
@@ -162,10 +173,6 @@ impl NewContainer {
             config = config.changed(|value| sd_notify::prepare(&self.dir, value))?;
         }
         spec::validate(&config.spec)?;
-        if let Some(field) = spec::unsupported(&config.spec) {
-            return Err(Error::new(ErrorKind::Unsupported, format!("field `{field}` is not supported yet"))
-                .with_hint("remove the field from config.json, or run this container with another runtime"));
-        }
         rootless::check(&config.spec)?;
         Namespaces::from_spec(&config.spec).require_kernel()?;
         let user = UserNamespace::from_spec(&config.spec)?;
@@ -173,6 +180,8 @@ impl NewContainer {
             user.check_user(process.user())?;
         }
         self.intel_rdt = RdtPlan::from_spec(&config.spec, &self.id)?;
+        self.network =
+            network::Setup::new(&config.spec, &self.state.network.networks, &self.state.network.routes)?;
         let rootfs = root_path(&config, &bundle)?;
         let linux = config.spec.linux().as_ref();
         let hierarchies = Hierarchies::detect()?;
@@ -351,6 +360,7 @@ impl NewContainer {
         {
             failed.push(e);
         }
+        failed.extend(self.network.undo());
         if let (true, Some(cgroup)) = (self.owns_cgroup, &self.cgroup) {
             failed.extend(cgroup.kill_all().err());
             failed.extend(cgroup.destroy().err());

@@ -24,6 +24,7 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use super::intel_rdt::RdtGroups;
+use super::network::NetworkState;
 use super::rootfs::host::HostMount;
 use crate::cgroup::CgroupState;
 use crate::sys::proc::Stat;
@@ -94,6 +95,9 @@ pub struct State {
     /// For a container without a mount namespace: what is mounted at its root file system, to go with it.
     #[serde(default)]
     pub host_mount: Option<HostMount>,
+    /// Networks that it was given, and the host's ends of their interfaces.
+    #[serde(default)]
+    pub network: NetworkState,
     /// Its cgroups.
     pub cgroup: CgroupState,
     /// Its groups of `linux.intelRdt`.
@@ -219,6 +223,7 @@ mod tests {
             owns_bundle: false,
             unfinished: Vec::new(),
             host_mount: None,
+            network: NetworkState::default(),
             cgroup: CgroupState::default(),
             intel_rdt: RdtGroups::default(),
             namespace_paths: BTreeMap::new(),

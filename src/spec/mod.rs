@@ -7,6 +7,7 @@
 
 mod load;
 mod namespaces;
+mod network;
 mod process;
 mod resources;
 mod seccomp;
@@ -14,12 +15,13 @@ mod template;
 mod validate;
 
 pub use load::{Config, parse_process};
+pub use network::is_interface_name;
 pub use oci_spec::runtime as oci;
 pub use process::parse_list;
 pub use resources::ResourceChange;
 pub use seccomp::asks_others;
 pub use template::{make_rootless, template};
-pub use validate::{unsupported, validate, validate_process};
+pub use validate::{validate, validate_process};
 
 /// The version of the runtime specification that this crate implements.
 pub const OCI_VERSION: &str = "1.3.0";

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Judges a configuration before anything is made: what the specification forbids, and what this version does not
-//! do yet. Both name the field. Pure.
+//! Judges a configuration before anything is made, by what the specification demands. An error names the field. Pure.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -22,6 +21,7 @@ pub fn validate(spec: &Spec) -> Result<()> {
         validate_process(process, "process")?;
     }
     super::namespaces::validate(spec)?;
+    super::network::validate(spec)?;
     spec.linux().as_ref().map_or(Ok(()), super::process::validate_linux)?;
     intel_rdt(spec)?;
     super::seccomp::validate(spec)?;
@@ -59,12 +59,6 @@ pub fn validate_process(process: &Process, field: &str) -> Result<()> {
         }
     }
     super::process::validate(process, field)
-}
-
-/// The first field that asks for something this version does not do, if any. Nothing is ignored in silence.
-pub fn unsupported(spec: &Spec) -> Option<String> {
-    let devices = spec.linux().as_ref().and_then(|linux| linux.net_devices().as_ref());
-    devices.is_some_and(|devices| !devices.is_empty()).then(|| "linux.netDevices".to_owned())
 }
 
 /// A group of resctrl is a directory in its root, or that itself.
@@ -269,16 +263,5 @@ mod tests {
         for name in ["net.ipv4.ip_forward", "net/ipv4/ip_forward", "net/ipv4/conf/eth0.1/forwarding"] {
             validate(&parse(|v| v["linux"]["sysctl"] = json!({name: "1"}))).expect(name);
         }
-    }
-
-    #[test]
-    fn what_is_not_done_yet_is_named() {
-        type Edit = fn(&mut Value);
-        let table: [(Edit, &str); 1] =
-            [(|v| v["linux"]["netDevices"] = json!({"eth0": {}}), "linux.netDevices")];
-        for (edit, field) in table {
-            assert_eq!(unsupported(&parse(edit)).as_deref(), Some(field));
-        }
-        assert_eq!(unsupported(&parse(|_| ())), None);
     }
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::cgroup::Stats;
 use crate::cli::{Global, durations, output, parse_id};
-use crate::engine::{Container, ContainerId, MemoryNotices, Notice};
+use crate::engine::{Container, ContainerId, MemoryNotices, NetworkInterface, Notice};
 use crate::{Error, ErrorKind, Result};
 
 #[derive(Debug, clap::Args)]
@@ -38,8 +38,8 @@ struct Data {
     stats: Stats,
     /// Nothing is known of it: an empty object, as clients expect.
     intel_rdt: Nothing,
-    /// The engine makes no interfaces of its own.
-    network_interfaces: Option<Nothing>,
+    /// Those that the engine has made, which it does for callers of the library.
+    network_interfaces: Option<Vec<NetworkInterface>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -83,7 +83,12 @@ fn is_about_the_end(error: &Error) -> bool {
 }
 
 fn print_stats(container: &Container) -> Result<()> {
-    let data = Data { stats: container.stats()?, intel_rdt: Nothing {}, network_interfaces: None };
+    let interfaces = container.network_stats()?;
+    let data = Data {
+        stats: container.stats()?,
+        intel_rdt: Nothing {},
+        network_interfaces: (!interfaces.is_empty()).then_some(interfaces),
+    };
     output::json_line(&Event { kind: "stats", id: container.id().as_str(), data: Some(data) })
 }
 

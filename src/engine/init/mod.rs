@@ -6,7 +6,9 @@
 //!   clone3 ──────────────────────────────▶  user and time namespace; wait
 //!   id maps, clocks (outside.rs) ────────▶  become 0:0, make the other namespaces
 //!                                           enter the cgroups, execute the sealed self as `init`
-//!   plan: a sealed memory file ──────────▶  namespaces, root file system
+//!   plan: a sealed memory file ──────────▶  namespaces
+//!                      ◀── NetworkWanted ─  (only if the runtime brings interfaces)
+//!   ── one byte ─────────────────────────▶  root file system
 //!                      ◀── RootfsReady ───  (only if the runtime has hooks to run here)
 //!   prestart, createRuntime hooks
 //!   ── one byte ─────────────────────────▶  createContainer hooks, terminal, user's view

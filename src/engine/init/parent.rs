@@ -62,6 +62,15 @@ pub(in crate::engine) enum Until {
     Running,
 }
 
+/// What the runtime does while init waits for it, in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(in crate::engine) enum Step {
+    /// Put interfaces into the network namespace.
+    Network,
+    /// Run its hooks: the root file system is there and not entered.
+    Hooks,
+}
+
 /// A process that is being started. Dropped before it is [`Starting::finish`]ed, it is killed and reaped.
 #[derive(Debug)]
 pub(in crate::engine) struct Starting {
@@ -173,25 +182,30 @@ impl Starting {
         self.child.as_ref().expect("the child is there until finish() takes it").pidfd.as_fd()
     }
 
-    /// Waits until everything is set up; `hooks` runs when the root file system is there and not entered, if init was
-    /// told to wait for that.
+    /// Waits until everything is set up; `work` does what init was told to wait for.
     ///
     /// # Errors
-    /// What init could not do, or that of `hooks`.
-    pub(in crate::engine) fn set_up(&self, hooks: impl FnOnce(Pid) -> Result<()>) -> Result<()> {
-        let mut answer = self.channel.answer()?;
-        if matches!(answer, sync::Answer::RootfsReady) {
-            hooks(self.pid())?;
-            self.go_on()?;
-            answer = self.channel.answer()?;
-        }
-        match answer {
-            sync::Answer::Ready => {
-                tracing::debug!("child process in init()");
-                Ok(())
+    /// What init could not do, or that of `work`.
+    pub(in crate::engine) fn set_up(&self, mut work: impl FnMut(Step, Pid) -> Result<()>) -> Result<()> {
+        let mut next = Some(Step::Network);
+        loop {
+            let step = match self.channel.answer()? {
+                sync::Answer::Ready => {
+                    tracing::debug!("child process in init()");
+                    return Ok(());
+                }
+                sync::Answer::Closed => return Err(self.died()),
+                sync::Answer::NetworkWanted => Step::Network,
+                sync::Answer::RootfsReady => Step::Hooks,
+                sync::Answer::Listener(_) | sync::Answer::Waiting => return Err(Self::out_of_order()),
+            };
+            // Each comes once, and in this order.
+            if next.is_none_or(|next| step < next) {
+                return Err(Self::out_of_order());
             }
-            sync::Answer::Closed => Err(self.died()),
-            _ => Err(Self::out_of_order()),
+            next = (step == Step::Network).then_some(Step::Hooks);
+            work(step, self.pid())?;
+            self.go_on()?;
         }
     }
 

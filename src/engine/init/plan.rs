@@ -30,8 +30,7 @@ pub(in crate::engine) struct InitPlan {
     pub domainname: Option<String>,
     /// Kernel parameters, as paths below `/proc/sys`.
     pub sysctls: Vec<(String, String)>,
-    /// Whether the network namespace is new, so that its loopback interface is down.
-    pub new_network: bool,
+    pub network: NetworkPlan,
     /// The fifo to wait at before the program starts, opened with `O_PATH`.
     pub fifo: Option<i32>,
     /// The socket on which the runtime opens sources of mounts.
@@ -52,6 +51,15 @@ pub(in crate::engine) struct InitPlan {
     pub lsm: LsmPlan,
     pub seccomp: Option<Filter>,
     pub process: ProcessPlan,
+}
+
+/// What there is to do about the network namespace.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(in crate::engine) struct NetworkPlan {
+    /// Whether the loopback interface is to be brought up: it is down in a new namespace.
+    pub loopback: bool,
+    /// Whether the runtime puts interfaces there.
+    pub from_outside: bool,
 }
 
 impl InitPlan {

@@ -37,7 +37,7 @@ pub(super) fn run(plan: &InitPlan, channel: &InitSide) -> Result<Infallible> {
     let user_namespace = take(plan.join_user_namespace)?;
     let attributes = plan.lsm.attributes()?;
     plan.attributes.set_affinity()?;
-    enter_namespaces(plan)?;
+    enter_namespaces(plan, channel)?;
     if let (Some(namespace), Some(user)) = (user_namespace, plan.user_namespace) {
         join_user_namespace(&namespace, user)?;
     }
@@ -158,14 +158,18 @@ fn take(number: Option<i32>) -> Result<Option<OwnedFd>> {
 }
 
 /// What belongs to the namespaces that the clone has made, while the host's `/proc` is still in reach.
-fn enter_namespaces(plan: &InitPlan) -> Result<()> {
+fn enter_namespaces(plan: &InitPlan, channel: &InitSide) -> Result<()> {
     // In a user namespace the runtime has done it: nobody there has the right.
     let is_inside = plan.user_namespace.is_some() && plan.join_user_namespace.is_none();
     if let (Some(score), false) = (plan.process.oom_score_adj, is_inside) {
         fs::write("/proc/self/oom_score_adj", score.to_string())
             .context(|| format!("write {score} to /proc/self/oom_score_adj"))?;
     }
-    if plan.new_network {
+    if plan.network.from_outside {
+        // Kernel parameters and hooks may be about these interfaces.
+        channel.network_wanted()?;
+    }
+    if plan.network.loopback {
         sys::net::bring_loopback_up().context(|| "bring the loopback interface up")?;
     }
     if let Some(name) = &plan.hostname {

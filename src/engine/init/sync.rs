@@ -3,6 +3,7 @@
 //!
 //! | direction | packet | meaning |
 //! | --- | --- | --- |
+//! | from init | JSON [`Report::NetworkWanted`] | in its namespaces, waiting for interfaces; only where the runtime brings some |
 //! | from init | JSON [`Report::RootfsReady`] | the runtime's hooks may run now; only with such hooks |
 //! | from init | JSON [`Report::Ready`] | everything is set up |
 //! | from init | JSON [`Report::Listener`] | the number of init's descriptor for `SCMP_ACT_NOTIFY`; only with such |
@@ -29,6 +30,7 @@ const LONGEST: usize = 64 * 1024;
 /// What init says.
 #[derive(Debug, Serialize, Deserialize)]
 enum Report {
+    NetworkWanted,
     RootfsReady,
     Ready,
     Listener(i32),
@@ -65,6 +67,7 @@ impl From<Failure> for Error {
 /// What the runtime learns from init.
 #[derive(Debug)]
 pub(super) enum Answer {
+    NetworkWanted,
     RootfsReady,
     Ready,
     /// init waits until the descriptor of this number is with who listens.
@@ -109,6 +112,7 @@ impl RuntimeSide {
             return failure.into_result().context(|| "start the container's init");
         }
         match serde_json::from_slice(packet).context(|| "understand the container's init")? {
+            Report::NetworkWanted => Ok(Answer::NetworkWanted),
             Report::RootfsReady => Ok(Answer::RootfsReady),
             Report::Ready => Ok(Answer::Ready),
             Report::Listener(number) => Ok(Answer::Listener(number)),
@@ -125,6 +129,12 @@ pub(super) struct InitSide(OwnedFd);
 impl InitSide {
     pub(super) fn new(socket: OwnedFd) -> Self {
         Self(socket)
+    }
+
+    /// Says that its namespaces are there, and waits until the runtime has put interfaces into one.
+    pub(super) fn network_wanted(&self) -> Result<()> {
+        self.report(&Report::NetworkWanted)?;
+        self.wait_for_leave()
     }
 
     /// Says that the root file system is there and not entered, and waits until the runtime has run its hooks.

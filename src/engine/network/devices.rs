@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The host's network interfaces that a container takes over (runtime specification 1.3, `linux.netDevices`).
+//!
+//! An interface goes down, moves and is renamed in one step, gets those of its addresses again that are valid everywhere
+//! and were set by somebody, and goes up. It does not come back when the container ends: then the kernel gives hardware
+//! to the first network namespace and removes the rest. When the container does not come to be it does come back.
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use crate::spec::oci::Spec;
+use crate::sys::netlink::{Address, Link, Move, Netlink};
+use crate::{Context, Error, ErrorKind, Result};
+
+/// An interface to move: its names here and there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct NetDevice {
+    name: String,
+    name_there: String,
+}
+
+/// An interface on its way: what it was.
+#[derive(Debug)]
+pub(super) struct Moved {
+    pub(super) name: String,
+    pub(super) name_there: String,
+    link: Link,
+    addresses: Vec<Address>,
+}
+
+/// The interfaces of a configuration, in the order of their names.
+pub(super) fn from_spec(spec: &Spec) -> Vec<NetDevice> {
+    let devices = spec.linux().as_ref().and_then(|linux| linux.net_devices().as_ref());
+    let mut found: Vec<_> = devices
+        .into_iter()
+        .flatten()
+        .map(|(name, device)| {
+            let there = device.name().as_deref().filter(|name| !name.is_empty()).unwrap_or(name);
+            NetDevice { name: name.clone(), name_there: there.to_owned() }
+        })
+        .collect();
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    found
+}
+
+impl NetDevice {
+    /// Looks at the interface before anything happens to it: an address of IPv6 is gone once it is down.
+    pub(super) fn prepare(&self, here: &Netlink) -> Result<Moved> {
+        let Self { name, name_there } = self.clone();
+        let missing = || {
+            let message = format!(
+                "field `linux.netDevices[{name}]`: link not found for interface {name} on runtime namespace"
+            );
+            Error::new(ErrorKind::NotFound, message)
+        };
+        let link =
+            here.link(&name).context(|| format!("look at network device {name}"))?.ok_or_else(missing)?;
+        let addresses = here.addresses(link.index).context(|| format!("list the addresses of {name}"))?;
+        Ok(Moved { name, name_there, link, addresses })
+    }
+}
+
+impl Moved {
+    /// Moves it into the namespace that `there` speaks to.
+    pub(super) fn go(&self, here: &Netlink, there: &Netlink, namespace: BorrowedFd<'_>) -> Result<()> {
+        here.set_down(self.link.index).context(|| "set the link down")?;
+        let to = Move { name: &self.name_there, namespace };
+        here.move_link(self.link.index, &to).context(|| "move and rename the link")?;
+        let link = self.find(there, &self.name_there)?;
+        self.add_addresses(there, link.index, |address| address.is_global() && address.permanent)?;
+        there.set_up(link.index).context(|| "set the link up")
+    }
+
+    /// Puts it back to where and what it was, wherever it is now.
+    pub(super) fn come_back(&self, here: &Netlink, namespace: &File) -> Result<()> {
+        // It may have got no further than down.
+        let still_here = here.link(&self.name).context(|| "look at the link")?;
+        if still_here.is_none_or(|link| link.index != self.link.index) {
+            let there = Netlink::in_namespace(namespace).context(|| "connect by netlink")?;
+            let own = File::open("/proc/thread-self/ns/net").context(|| "open /proc/thread-self/ns/net")?;
+            let link = self.find(&there, &self.name_there)?;
+            there.set_down(link.index).context(|| "set the link down")?;
+            let to = Move { name: &self.name, namespace: own.as_fd() };
+            there.move_link(link.index, &to).context(|| "move and rename the link")?;
+        }
+        let link = self.find(here, &self.name)?;
+        self.add_addresses(here, link.index, |_| true)?;
+        if self.link.is_up() { here.set_up(link.index).context(|| "set the link up") } else { Ok(()) }
+    }
+
+    fn find(&self, netlink: &Netlink, name: &str) -> Result<Link> {
+        let gone =
+            || Error::new(ErrorKind::NotFound, format!("interface {name} is not where it was moved to"));
+        netlink.link(name).context(|| "look at the link")?.ok_or_else(gone)
+    }
+
+    fn add_addresses(&self, to: &Netlink, index: u32, wanted: impl Fn(&Address) -> bool) -> Result<()> {
+        for address in self.addresses.iter().filter(|address| wanted(address)) {
+            match to.add_address(index, address) {
+                Err(e) if e.raw_os_error() == Some(libc::EEXIST) => {}
+                added => {
+                    added.context(|| format!("give it the address {}/{}", address.local, address.prefix))?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
