@@ -14,6 +14,8 @@ pub enum Need {
     Zstd,
     /// `newuidmap` and `newgidmap`.
     Uidmap,
+    /// Podman, conmon and netavark.
+    Podman,
 }
 
 impl Need {
@@ -25,6 +27,11 @@ impl Need {
                 let is_there = |name: &str| Path::new("/usr/bin").join(name).exists();
                 let all = is_there("newuidmap") && is_there("newgidmap");
                 (!all).then(|| "newuidmap and newgidmap are not installed (package uidmap)".to_owned())
+            }
+            Need::Podman => {
+                let all = succeeds("podman", &["--version"])
+                    && ["/usr/bin/conmon", "/usr/lib/podman/netavark"].iter().all(|p| Path::new(p).exists());
+                (!all).then(|| "Podman is not installed (packages podman, netavark, catatonit)".to_owned())
             }
             Need::Zstd => (!succeeds("zstd", &["--version"])).then(|| "zstd is not installed".to_owned()),
         }

@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Podman on a host, with the binary under test as its runtime: an image, a store and a network of that host alone.
+//!
+//! Everything that Podman writes lies on filesystems that are mounted on the host only (`/run` is one already) and goes with
+//! it. The one thing that hosts share is the cgroup tree: every container gets the test's own cgroup as its parent.
+
+use std::fs;
+
+use crate::command::{Command, Output};
+use crate::host::{Host, list};
+use crate::programs;
+use crate::wait::{PATIENCE, wait_until};
+
+/// Podman's configuration, as docs/podman.md has it, for a machine without systemd.
+const CONTAINERS_CONF: &str = r#"
+[engine]
+runtime = "migrate"
+runtime_supports_json = ["migrate", "runc"]
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+[engine.runtimes]
+migrate = ["RUNTIME"]
+[network]
+network_backend = "netavark"
+[containers]
+log_driver = "k8s-file"
+"#;
+
+const STORAGE_CONF: &str = r#"
+[storage]
+driver = "overlay"
+graphroot = "/var/lib/containers/storage"
+runroot = "/run/containers/storage"
+"#;
+
+const POLICY: &str = r#"{"default": [{"type": "insecureAcceptAnything"}]}"#;
+
+/// Hides what the machine has of Podman, and makes the image: busybox under every name that it has.
+const PREPARE: &str = r#"
+set -e
+for at in /etc/containers /var/lib; do mount -t tmpfs -o mode=755 podman $at; done
+mount -t tmpfs -o mode=1777 podman /dev/shm
+cp containers.conf storage.conf policy.json /etc/containers/
+mkdir -p /var/lib/containers image/bin image/etc image/proc image/sys image/dev image/root image/run image/tmp
+chmod 1777 image/tmp
+busybox=$(command -v busybox)
+cp "$busybox" image/bin/busybox
+for name in $("$busybox" --list); do [ "$name" = busybox ] || ln -s busybox "image/bin/$name"; done
+printf 'root:x:0:0:root:/root:/bin/sh\nguest:x:1000:1000:guest:/tmp:/bin/sh\n' >image/etc/passwd
+printf 'root:x:0:\nguest:x:1000:\n' >image/etc/group
+tar -C image -cf image.tar .
+podman import --quiet image.tar localhost/small
+"#;
+
+/// Podman on a host.
+#[derive(Debug)]
+pub struct Podman<'h> {
+    host: &'h Host,
+    parent: String,
+}
+
+impl<'h> Podman<'h> {
+    /// The image that there is.
+    pub const IMAGE: &'static str = "localhost/small";
+
+    /// Makes Podman usable on a host.
+    ///
+    /// # Panics
+    /// When that fails.
+    #[track_caller]
+    pub fn on(host: &'h Host) -> Self {
+        let conf = CONTAINERS_CONF.replace("RUNTIME", &programs::migrate());
+        for (name, text) in
+            [("containers.conf", conf.as_str()), ("storage.conf", STORAGE_CONF), ("policy.json", POLICY)]
+        {
+            fs::write(host.path(name), text).expect("write Podman's configuration");
+        }
+        let new = Self { host, parent: format!("/{}", host.tag()) };
+        in_environment(host.command(&["sh", "-c", PREPARE])).run().succeeded();
+        new
+    }
+
+    /// A command of Podman, to be started.
+    pub fn command(&self, args: &[&str]) -> Command {
+        in_environment(self.host.command(&[&["podman"], args].concat()))
+    }
+
+    /// Runs a command of Podman.
+    #[track_caller]
+    pub fn podman(&self, args: &[&str]) -> Output {
+        self.command(args).run()
+    }
+
+    /// `run` of a command in a container of the image without a network, to be started.
+    pub fn run_command(&self, options: &[&str], argv: &[&str]) -> Command {
+        let parent = format!("--cgroup-parent={}", self.parent);
+        let common = ["run", "--network=none", &parent];
+        self.command(&[&common, options, &[Self::IMAGE], argv].concat())
+    }
+
+    /// Runs a command in a container of the image without a network (an option may say otherwise) and removes it.
+    #[track_caller]
+    pub fn run(&self, options: &[&str], argv: &[&str]) -> Output {
+        self.run_command(&[&["--rm"], options].concat(), argv).run()
+    }
+
+    /// What a shell in such a container prints.
+    ///
+    /// # Panics
+    /// When it fails.
+    #[track_caller]
+    pub fn says(&self, options: &[&str], script: &str) -> String {
+        self.run(options, &["sh", "-c", script]).succeeded().trim_end().to_owned()
+    }
+
+    /// Starts a container that goes on in the background.
+    ///
+    /// # Panics
+    /// When it does not start.
+    #[track_caller]
+    pub fn background(&self, name: &str, options: &[&str], script: &str) {
+        let options = [&["-d", "--name", name], options].concat();
+        self.run_command(&options, &["sh", "-c", script]).run().succeeded();
+    }
+
+    /// Makes a pod.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    #[track_caller]
+    pub fn pod(&self, name: &str, options: &[&str]) {
+        let parent = format!("--cgroup-parent={}", self.parent);
+        self.podman(&[&["pod", "create", "--name", name, &parent], options].concat()).succeeded();
+    }
+
+    /// What a command prints that is executed in a container.
+    ///
+    /// # Panics
+    /// When it fails.
+    #[track_caller]
+    pub fn executes(&self, name: &str, script: &str) -> String {
+        self.podman(&["exec", name, "sh", "-c", script]).succeeded().trim_end().to_owned()
+    }
+
+    /// What `inspect` says of a container.
+    ///
+    /// # Panics
+    /// When it fails.
+    #[track_caller]
+    pub fn inspect(&self, name: &str, format: &str) -> String {
+        self.podman(&["inspect", "-f", format, name]).succeeded().trim_end().to_owned()
+    }
+
+    /// Waits until `inspect` says it.
+    ///
+    /// # Panics
+    /// When it does not in time.
+    #[track_caller]
+    pub fn becomes(&self, name: &str, format: &str, wanted: &str) {
+        wait_until(PATIENCE, &format!("{format} of {name} is {wanted}"), || {
+            match self.inspect(name, format) {
+                seen if seen == wanted => Ok(()),
+                other => Err(other),
+            }
+        });
+    }
+
+    /// Waits until the log of a container holds a text; gives the log.
+    ///
+    /// # Panics
+    /// When it does not in time.
+    #[track_caller]
+    pub fn logs(&self, name: &str, text: &str) -> String {
+        wait_until(PATIENCE, &format!("{name} logs {text:?}"), || {
+            let log = self.podman(&["logs", name]).succeeded();
+            if log.contains(text) { Ok(log) } else { Err(log) }
+        })
+    }
+
+    /// Removes every container and pod, and asserts that nothing of them is left on the host: no process (conmon's among
+    /// them), no state of the runtime, no mount of a container, no cgroup of one.
+    ///
+    /// # Panics
+    /// When something is left.
+    #[track_caller]
+    pub fn end(self) {
+        for what in [&["pod", "rm", "-fa", "-t", "0"][..], &["rm", "-fa", "-t", "0"]] {
+            self.podman(what).succeeded();
+        }
+        wait_until(PATIENCE, "no process is left", || match self.host.processes() {
+            none if none.is_empty() => Ok(()),
+            some => Err(some),
+        });
+        let known = list(&self.host.outside("/run/migrate"));
+        assert!(known.iter().all(|name| name.starts_with('.')), "left in the state root: {known:?}");
+        let table = self.host.mountinfo();
+        let of_containers = ["/merged", "/userdata/shm", "/userdata/rootfs"];
+        let mounts: Vec<&str> =
+            table.lines().filter(|l| of_containers.iter().any(|end| l.contains(end))).collect();
+        assert!(mounts.is_empty(), "left mounted: {mounts:#?}");
+        let cgroups: Vec<_> = self.host.cgroups();
+        let cgroups: Vec<_> = cgroups.iter().filter(|c| c.to_string_lossy().contains("libpod-")).collect();
+        assert!(cgroups.is_empty(), "left cgroups: {cgroups:#?}");
+    }
+}
+
+/// Podman asks the `criu` that it finds in `PATH` for its version.
+fn in_environment(command: Command) -> Command {
+    let criu = std::env::var("MIGRATE_CRIU_PREFIX").unwrap_or_else(|_| "/opt/migrate-criu".into());
+    let path = format!("{criu}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    command.environment(&[("PATH", &path), ("HOME", "/root")])
+}
