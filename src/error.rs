@@ -140,13 +140,14 @@ impl Error {
         found
     }
 
-    /// The whole chain on one line, causes after colons, as the command line prints it.
+    /// The whole chain on one line, causes after colons, as the command line prints it. The operating system's
+    /// errors are in the lower case that Go writes them in: clients look for `no such file or directory`.
     pub fn chain(&self) -> String {
         let mut text = self.to_string();
         let mut next = std::error::Error::source(self);
         while let Some(error) = next {
             text.push_str(": ");
-            text.push_str(&error.to_string());
+            text.push_str(&text_of(error));
             next = error.source();
         }
         text
@@ -205,6 +206,26 @@ where
     }
 }
 
+/// The text of one link of the chain.
+fn text_of(error: &(dyn std::error::Error + 'static)) -> String {
+    let number = match error.downcast_ref::<io::Error>() {
+        Some(error) => error.raw_os_error(),
+        None => error.downcast_ref::<nix::errno::Errno>().map(|errno| *errno as i32),
+    };
+    let Some(number) = number else { return error.to_string() };
+    // The C library's words, which are Go's but for the first letter.
+    let text = io::Error::from_raw_os_error(number).to_string();
+    let text = text.split_once(" (os error").map_or(text.as_str(), |(words, _)| words);
+    let mut chars = text.chars();
+    match (chars.next(), chars.next()) {
+        // "RFS specific error" stays.
+        (Some(first), Some(second)) if !second.is_uppercase() => {
+            first.to_lowercase().chain(text.chars().skip(1)).collect()
+        }
+        _ => text.to_owned(),
+    }
+}
+
 fn kind_of(source: &(dyn std::error::Error + 'static)) -> ErrorKind {
     if let Some(inner) = source.downcast_ref::<Error>() {
         return inner.kind();
@@ -234,10 +255,23 @@ mod tests {
             .expect_err("an error was given");
         assert_eq!(error.kind(), ErrorKind::Storage);
         assert!(error.is_errno(libc::ENOSPC));
-        assert_eq!(
-            error.chain(),
-            "export container web: write pages-1.img: No space left on device (os error 28)"
-        );
+        assert_eq!(error.chain(), "export container web: write pages-1.img: no space left on device");
+    }
+
+    #[test]
+    fn the_operating_systems_errors_read_as_go_writes_them() {
+        for (errno, text) in [
+            (libc::ENOENT, "no such file or directory"),
+            (libc::EPERM, "operation not permitted"),
+            (libc::ENOTDIR, "not a directory"),
+            (libc::EACCES, "permission denied"),
+            (libc::ERANGE, "numerical result out of range"),
+        ] {
+            let io = Error::new(ErrorKind::System, "x").with_source(io::Error::from_raw_os_error(errno));
+            assert_eq!(io.chain(), format!("x: {text}"));
+            let nix = Error::new(ErrorKind::System, "x").with_source(nix::errno::Errno::from_raw(errno));
+            assert_eq!(nix.chain(), format!("x: {text}"));
+        }
     }
 
     #[test]

@@ -106,7 +106,7 @@ fn an_answer_without_a_log_is_quoted_unless_it_is_noise() {
 
     let noise = "rlimit: Can't setup RLIMIT_NOFILE for self: Operation not permitted";
     let error = dump_failure(&[&answer_failure(3, noise)]);
-    assert_eq!(error.chain(), "criu could not dump process 7: No such process (os error 3)");
+    assert_eq!(error.chain(), "criu could not dump process 7: no such process");
     let error = dump_failure(&[&answer_failure(0, noise)]);
     assert_eq!(error.chain(), "criu could not dump process 7: criu gave no reason");
 }

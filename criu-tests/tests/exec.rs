@@ -90,7 +90,7 @@ fn the_process_is_the_bundles_as_it_is_now_and_flags_go_before_it() {
         .migrate(&["exec", container.id(), "/run.sh"])
         .failed(255, &["exec /run.sh: no such file or directory"]);
     assert_eq!(said.lines().count(), 1, "{said}");
-    fails(&["--process", &host.path("none")], "No such file");
+    fails(&["--process", &host.path("none")], "no such file");
     drop(bundle);
     container.end();
 }

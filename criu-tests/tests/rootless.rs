@@ -212,7 +212,7 @@ fn a_machine_without_user_namespaces_is_named() {
         stage.id("none")
     );
     let output = host.command(&["unshare", "--map-root-user", "--mount", "sh", "-c", &script]).run();
-    let said = output.failed(1, &["unshare(CLONE_NEWUSER)", "No space left"]);
+    let said = output.failed(1, &["unshare(CLONE_NEWUSER)", "no space left"]);
     assert!(said.contains("user.max_user_namespaces"), "{said}");
     host.assert_no_trace();
 }
@@ -291,7 +291,7 @@ fn what_needs_root_is_refused_by_name() {
             |c| c["mounts"][2]["options"] = json!(["gid=5"]),
             &["mounts[2].options", "cannot specify gid=5 mount option for rootless container"],
         ),
-        (|c| c["linux"]["resources"] = json!({ "pids": { "limit": 5 } }), &["cgroup", "Permission denied"]),
+        (|c| c["linux"]["resources"] = json!({ "pids": { "limit": 5 } }), &["cgroup", "permission denied"]),
         (
             |c| c["linux"]["uidMappings"] = json!([{ "containerID": 0, "hostID": 1, "size": 1 }]),
             &["uid_map is refused to this caller", "newuidmap"],
@@ -311,6 +311,6 @@ fn what_needs_root_is_refused_by_name() {
     }
     let bundle = user.bundle("strict", &["inspect"]);
     let strict = user.run(&["--rootless", "false", "run", "-b", &bundle.path(), &stage.id("strict")]);
-    strict.failed(1, &["cgroup", "Permission denied"]);
+    strict.failed(1, &["cgroup", "permission denied"]);
     host.assert_no_trace();
 }

@@ -240,7 +240,7 @@ fn a_console_socket_and_a_terminal_need_each_other() {
     for args in [&["create"][..], &["run", "-d"]] {
         host.migrate(&[args, &["-b", &bundle, &id]].concat()).failed(1, &[WITHOUT_SOCKET]);
         host.migrate(&[args, &["--console-socket", &host.path("nobody"), "-b", &bundle, &id]].concat())
-            .failed(1, &["connect to the console socket", "No such file or directory"]);
+            .failed(1, &["connect to the console socket", "no such file or directory"]);
     }
     host.migrate(&["run", "--console-socket", &console.path, "-b", &bundle, &id]).failed(1, &[WITHOUT_USE]);
     let plain = Bundle::new(&host, "plain", &["exit"]).path();

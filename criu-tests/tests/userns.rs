@@ -317,7 +317,7 @@ fn wrong_configurations_name_the_field() {
         ),
         (
             |c| namespaces(c).push(json!({ "type": "time", "path": "/nonexistent" })),
-            &["/nonexistent", "No such file"],
+            &["/nonexistent", "no such file"],
         ),
         (
             |c| {

@@ -303,7 +303,7 @@ mod tests {
         );
         let missing = HookPlan { path: "/nonexistent".into(), ..hook("") };
         let error = run_these(&[missing]).expect_err("there is none");
-        assert!(error.chain().starts_with("error running createRuntime hook #0: /nonexistent: No such file"));
+        assert!(error.chain().starts_with("error running createRuntime hook #0: /nonexistent: no such file"));
         let slow = HookPlan { timeout: Some(1), ..hook("while :; do :; done") };
         let error = run_these(&[slow]).expect_err("its time is up");
         assert!(error.to_string().contains("hook ran past specified timeout of 1.0s"), "{error}");
