@@ -95,6 +95,13 @@ impl CapabilitySets {
     }
 }
 
+/// Every capability that this program knows by name, in the kernel's order.
+pub(super) fn known() -> Vec<String> {
+    let mut all: Vec<Capability> = caps::all().into_iter().collect();
+    all.sort_by_key(Capability::index);
+    all.iter().map(ToString::to_string).collect()
+}
+
 fn names(set: Option<&Capabilities>) -> Vec<String> {
     let mut names: Vec<String> =
         set.into_iter().flatten().map(|capability| format!("CAP_{capability}")).collect();

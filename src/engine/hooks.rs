@@ -36,7 +36,17 @@ pub(super) enum HookKind {
 }
 
 impl HookKind {
-    fn name(self) -> &'static str {
+    /// All kinds, in the order in which a container's life meets them.
+    pub(super) const ALL: [Self; 6] = [
+        Self::Prestart,
+        Self::CreateRuntime,
+        Self::CreateContainer,
+        Self::StartContainer,
+        Self::Poststart,
+        Self::Poststop,
+    ];
+
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Prestart => "prestart",
             Self::CreateRuntime => "createRuntime",

@@ -8,7 +8,10 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{InitProcess, State};
+use super::lock::lock;
+use super::state::load_config;
+use super::{Container, ContainerId, InitProcess, State, StateRoot};
+use crate::cgroup::{Cgroup, Hierarchies};
 use crate::{Context, Error, ErrorKind, Result, sys};
 
 /// How long a killed process may take to go.
@@ -54,6 +57,35 @@ pub(super) fn remove_unfinished(paths: &[PathBuf]) -> Vec<Error> {
         Err(e) => Err(e).context(|| format!("stat {}", path.display())),
     };
     paths.iter().filter_map(|path| remove(path).err()).collect()
+}
+
+impl Container {
+    /// Ends and removes a container whose record cannot be read: its cgroup is where its configuration puts it. A mount
+    /// that it has made on the host, and hooks for its end, are not known any more.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when there is nothing of it; what could not be removed, and then its directory stays.
+    pub fn remove_damaged(root: &StateRoot, id: &ContainerId) -> Result<()> {
+        let root = root.find(id)?;
+        let dir = root.dir(id);
+        if !dir.is_dir() {
+            return Err(Error::new(ErrorKind::NotFound, format!("container does not exist: {id}")));
+        }
+        let _lock = lock(&dir).context(|| format!("lock container {id}"))?;
+        if let Ok(config) = load_config(&dir) {
+            let linux = config.spec.linux().as_ref();
+            let path = linux.and_then(|linux| linux.cgroups_path().as_deref());
+            let cgroup = Cgroup::plan(&Hierarchies::detect()?, path, id.as_str())?;
+            let gone = |result: Result<()>| match result {
+                Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Unsupported) => Ok(()),
+                other => other.context(|| format!("remove container {id}")),
+            };
+            gone(cgroup.thaw_all())?;
+            gone(cgroup.kill_all())?;
+            gone(cgroup.destroy())?;
+        }
+        root.release(&dir, false)
+    }
 }
 
 /// Unmounts what a container without a mount namespace has mounted in its root file system.

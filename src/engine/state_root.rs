@@ -125,18 +125,23 @@ impl StateRoot {
     /// # Errors
     /// [`ErrorKind::NotFound`] when there is none of that id; [`ErrorKind::InvalidInput`] when several roots have one.
     pub fn load(&self, id: &ContainerId) -> Result<Container> {
+        Container::load(self.find(id)?, id)
+    }
+
+    /// The root that has the id; this one when none has.
+    pub(super) fn find(&self, id: &ContainerId) -> Result<Self> {
         if self.has(id) || self.explicit {
-            return Container::load(self.clone(), id);
+            return Ok(self.clone());
         }
         let mut found: Vec<Self> = self.others().into_iter().filter(|root| root.has(id)).collect();
         match (found.pop(), found.first()) {
-            (Some(root), None) => Container::load(root, id),
+            (Some(root), None) => Ok(root),
             (Some(one), Some(other)) => Err(Error::new(
                 ErrorKind::InvalidInput,
                 format!("container {id} exists under {} and {}", one.path.display(), other.path.display()),
             )
             .with_hint("say which one with --root")),
-            (None, _) => Container::load(self.clone(), id),
+            (None, _) => Ok(self.clone()),
         }
     }
 

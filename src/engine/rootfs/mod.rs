@@ -58,6 +58,11 @@ use crate::{Context, Result};
 use mounts::Builder;
 use resolve::{Links, Mountpoint, Root};
 
+/// The words of mount options that are not for the filesystem.
+pub(super) fn mount_words() -> &'static [&'static str] {
+    &options::WORDS
+}
+
 /// The root filesystem with its mounts and devices, not entered yet: the moment for createContainer hooks and for
 /// the console.
 #[derive(Debug)]

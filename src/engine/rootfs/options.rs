@@ -191,6 +191,74 @@ fn word(text: &str) -> Word {
     }
 }
 
+/// Every word that means something here rather than to a filesystem, in alphabetic order (the `features` command).
+pub(super) const WORDS: [&str; 64] = [
+    "acl",
+    "async",
+    "atime",
+    "bind",
+    "defaults",
+    "dev",
+    "diratime",
+    "dirsync",
+    "exec",
+    "idmap",
+    "iversion",
+    "lazytime",
+    "loud",
+    "mand",
+    "noacl",
+    "noatime",
+    "nodev",
+    "nodiratime",
+    "noexec",
+    "noiversion",
+    "nolazytime",
+    "nomand",
+    "norelatime",
+    "nostrictatime",
+    "nosuid",
+    "nosymfollow",
+    "private",
+    "ratime",
+    "rbind",
+    "rdev",
+    "rdiratime",
+    "relatime",
+    "remount",
+    "rexec",
+    "ridmap",
+    "rnoatime",
+    "rnodev",
+    "rnodiratime",
+    "rnoexec",
+    "rnorelatime",
+    "rnostrictatime",
+    "rnosuid",
+    "rnosymfollow",
+    "ro",
+    "rprivate",
+    "rrelatime",
+    "rro",
+    "rrw",
+    "rshared",
+    "rslave",
+    "rstrictatime",
+    "rsuid",
+    "rsymfollow",
+    "runbindable",
+    "rw",
+    "shared",
+    "silent",
+    "slave",
+    "strictatime",
+    "suid",
+    "symfollow",
+    "sync",
+    "tmpcopyup",
+    "unbindable",
+];
+
 /// Parses the option words of one mount; `field` is what an error calls them, such as `mounts[3].options`.
 ///
 /// # Errors
@@ -271,6 +339,14 @@ mod tests {
     fn parsed(words: &[&str]) -> MountOptions {
         let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
         parse(&words, "mounts[0].options").expect("all words are supported")
+    }
+
+    #[test]
+    fn every_word_of_the_list_means_something() {
+        for text in WORDS {
+            assert!(!matches!(word(text), Word::Data), "{text}");
+        }
+        assert!(WORDS.is_sorted());
     }
 
     #[test]
