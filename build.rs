@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Turns our own `.proto` files into Rust, without a `protoc` on the user's machine, and has libseccomp linked into the
-//! program where its archive is there: one shared library less to look for at each start.
+//! Turns our own `.proto` files into Rust, without a `protoc` on the user's machine, tells the program its commit, and has
+//! libseccomp linked into the program where its archive is there: one shared library less to look for at each start.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,6 +8,7 @@ use std::process::Command;
 use protobuf_codegen::{Codegen, Customize};
 
 fn main() {
+    tell_commit();
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=proto");
     Codegen::new()
@@ -44,4 +45,32 @@ fn find(archive: &str) -> Option<PathBuf> {
     let path = PathBuf::from(String::from_utf8(output.stdout).ok()?.trim_end());
     // A name without a directory says that there is none.
     (output.status.success() && path.is_absolute()).then_some(path)
+}
+
+/// `MIGRATE_COMMIT` for `--version`: as the environment has it (a package is built without a repository), else what git
+/// says, else `unknown`. Only a release build follows each commit: the others are built too often.
+fn tell_commit() {
+    println!("cargo:rerun-if-env-changed=MIGRATE_COMMIT");
+    let release = std::env::var("PROFILE").is_ok_and(|profile| profile == "release");
+    let commit = std::env::var("MIGRATE_COMMIT").ok().filter(|commit| !commit.is_empty());
+    let commit = commit.or_else(|| {
+        if !release {
+            return Some("development build".to_owned());
+        }
+        for file in ["HEAD", "logs/HEAD"] {
+            let path = git(&["rev-parse", "--git-path", file])?;
+            if Path::new(&path).exists() {
+                println!("cargo:rerun-if-changed={path}");
+            }
+        }
+        git(&["describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"])
+    });
+    println!("cargo:rustc-env=MIGRATE_COMMIT={}", commit.as_deref().unwrap_or("unknown"));
+}
+
+/// What git answers; nothing without git or outside of a repository.
+fn git(args: &[&str]) -> Option<String> {
+    let output = Command::new("git").args(args).output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    (output.status.success() && !text.trim().is_empty()).then(|| text.trim().to_owned())
 }

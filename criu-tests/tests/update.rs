@@ -220,7 +220,7 @@ fn flags_are_judged() {
     for (args, said) in [
         (&["--memory", "much"][..], "invalid size: 'much'"),
         (&["--memory-swap", "1M"], "linux.resources.memory.swap"),
-        (&["--cpu-share", "-5"], "--cpu-share"),
+        (&["--cpu-share", "-5"], "cpu-share"),
         (&["--blkio-weight", "5"], "linux.resources.blockIO.weight"),
     ] {
         let output = host.migrate(&[&["update"], args, &[id]].concat());

@@ -5,10 +5,10 @@ use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt;
+use std::str::FromStr;
 use std::sync::Mutex;
 use std::time::SystemTime;
 
-use clap::ValueEnum;
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Level, Subscriber};
@@ -16,15 +16,28 @@ use tracing_subscriber::layer::{Context as LayerContext, Layer, SubscriberExt};
 
 use super::Global;
 use crate::sys::clock::rfc3339_utc;
-use crate::{Context, Error, Result};
+use crate::{Context, Error, ErrorKind, Result};
 
 /// The forms of a log line, as runc has them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LogFormat {
     /// `time="…" level=… msg="…"`
     Text,
     /// `{"level":…,"msg":…,"time":…}`
     Json,
+}
+
+impl FromStr for LogFormat {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err(Error::new(ErrorKind::InvalidInput, format!("invalid log-format: {text}"))
+                .with_hint("it is text or json")),
+        }
+    }
 }
 
 /// Sets logging up for this process.

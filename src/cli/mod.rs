@@ -6,26 +6,31 @@
 mod commands;
 mod durations;
 mod exit;
+mod flags;
+mod format;
 mod inherited;
 mod logging;
 mod output;
 mod progress;
 mod sizes;
+mod usage;
+mod version;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser};
+use clap::{Args, CommandFactory as _, Parser};
 
 use crate::engine::{ContainerId, Rootless, StateRoot};
 use crate::{Error, ErrorKind, Result};
+use flags::{Misuse, Request};
 use inherited::Inherited;
 use logging::LogFormat;
 
 /// Runs, checkpoints, restores and moves Linux containers.
 #[derive(Debug, Parser)]
-#[command(name = "migrate", version, args_override_self = true, infer_subcommands = false)]
+#[command(name = "migrate", args_override_self = true, infer_subcommands = false)]
 #[command(
     after_help = "Exit codes: 0 success; 1 failure; 3 unusable archive; 4 no usable CRIU; 5 CRIU refused; \
 6 disk full or read-only; 255 failure of exec itself. `run` and `exec` in the foreground end with the container's code."
@@ -50,11 +55,14 @@ struct Global {
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
     /// Format of the log file
-    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    #[arg(long, value_name = "text|json", default_value = "text", hide_default_value = true)]
     log_format: LogFormat,
     /// Whether the cgroups of a container without limits may be left out where the caller may not make them
     #[arg(long, value_name = "true|false|auto", value_parser = parse_rootless, default_value = "auto", hide_default_value = true)]
     rootless: Rootless,
+    /// Have systemd make the cgroups
+    #[arg(long)]
+    systemd_cgroup: bool,
     /// Log what is done
     #[arg(long)]
     debug: bool,
@@ -63,6 +71,19 @@ struct Global {
 }
 
 impl Global {
+    /// Cgroups are made through the filesystem: who wants systemd to make them is told.
+    fn refuse_systemd(&self, command: &commands::Command) -> Result<()> {
+        if !self.systemd_cgroup || !command.makes_container() {
+            return Ok(());
+        }
+        if std::path::Path::new("/run/systemd/system").is_dir() {
+            tracing::warn!("--systemd-cgroup: cgroups are made through the filesystem");
+            return Ok(());
+        }
+        let message = "systemd not running on this host, cannot use systemd cgroups manager";
+        Err(Error::new(ErrorKind::Unsupported, message))
+    }
+
     fn state_root(&self) -> Result<StateRoot> {
         let root = self.root.as_deref().map_or_else(|| Ok(StateRoot::default_root()), StateRoot::at)?;
         Ok(root.rootless(self.rootless))
@@ -77,23 +98,27 @@ pub fn main() -> ExitCode {
         output::error(&Error::new(ErrorKind::System, "sigaction(SIGCHLD, SIG_DFL)").with_source(error));
         return exit::FAILURE.into();
     }
-    run(std::env::args_os(), inherited)
+    let mut args = std::env::args_os();
+    let program = usage::program_name(args.next());
+    let args: Vec<OsString> = args.collect();
+    match usage::grammar(program, &Cli::command()).read(&args) {
+        Ok(Request::Run(line)) => run(line, inherited),
+        Ok(Request::Help(topic)) => answer(usage::help(program, Cli::command(), topic.as_deref())),
+        Ok(Request::Version) => answer(version::print(program)),
+        Err(misuse) => refuse(misuse),
+    }
 }
 
-fn run(args: impl Iterator<Item = OsString>, inherited: Inherited) -> ExitCode {
-    let mut cli = match Cli::try_parse_from(args) {
+/// Runs a command line in the one form that [`flags`] knows.
+fn run(line: Vec<OsString>, inherited: Inherited) -> ExitCode {
+    let global = line.iter().take_while(|word| word.as_encoded_bytes().starts_with(b"--")).cloned().collect();
+    let mut cli = match Cli::try_parse_from(named(line)) {
         Ok(cli) => cli,
-        Err(error) => {
-            // Help and version are no errors; everything else is exit code 1, as runc has it.
-            let code = if error.use_stderr() { exit::FAILURE } else { exit::SUCCESS };
-            if error.print().is_err() {
-                return exit::FAILURE.into();
-            }
-            return code.into();
-        }
+        Err(error) => return refuse(Misuse { global, error: usage::error(&error) }),
     };
     cli.global.inherited = inherited;
-    let result = logging::init(&cli.global).and_then(|()| cli.command.run(&cli.global));
+    let result = logging::init(&cli.global).and_then(|()| cli.global.refuse_systemd(&cli.command));
+    let result = result.and_then(|()| cli.command.run(&cli.global));
     match result {
         Ok(code) => code,
         Err(error) => {
@@ -104,11 +129,40 @@ fn run(args: impl Iterator<Item = OsString>, inherited: Inherited) -> ExitCode {
     }
 }
 
-fn parse_id(text: &str) -> std::result::Result<ContainerId, String> {
-    text.parse().map_err(|e: crate::Error| match e.hint() {
-        Some(hint) => format!("{e}: {hint}"),
-        None => e.to_string(),
-    })
+/// The same, with a name in front, which clap wants.
+fn named(line: Vec<OsString>) -> impl Iterator<Item = OsString> + Clone {
+    std::iter::once(OsString::from("migrate")).chain(line)
+}
+
+fn answer(printed: Result<()>) -> ExitCode {
+    match printed {
+        Ok(()) => exit::SUCCESS.into(),
+        Err(error) => {
+            output::error(&error);
+            exit::FAILURE.into()
+        }
+    }
+}
+
+/// Says what is wrong with the command line, in the log too if the flags before the command name one.
+fn refuse(misuse: Misuse) -> ExitCode {
+    output::error(&misuse.error);
+    if let Ok(flags) = GlobalOnly::try_parse_from(named(misuse.global)) {
+        logging::error(&flags.global, &misuse.error);
+    }
+    exit::FAILURE.into()
+}
+
+/// The flags before a command that cannot be run.
+#[derive(Debug, Parser)]
+#[command(args_override_self = true)]
+struct GlobalOnly {
+    #[command(flatten)]
+    global: Global,
+}
+
+fn parse_id(text: &str) -> Result<ContainerId> {
+    text.parse()
 }
 
 /// `auto`, or a truth value in one of the spellings that runc takes.
@@ -123,12 +177,25 @@ fn parse_rootless(text: &str) -> std::result::Result<Rootless, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
+    use super::flags::Arguments;
     use super::*;
 
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_arguments_are_those_of_runc() {
+        let grammar = usage::grammar("migrate", &Cli::command());
+        for command in &grammar.commands {
+            let (least, most) = match command.name.as_str() {
+                "exec" | "ps" => (1, None),
+                "kill" => (1, Some(2)),
+                "list" | "spec" | "features" => (0, Some(0)),
+                _ => (1, Some(1)),
+            };
+            assert_eq!(command.arguments, Arguments { least, most }, "{}", command.name);
+        }
     }
 }

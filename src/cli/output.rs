@@ -30,20 +30,28 @@ pub(super) fn json_line(value: &impl Serialize) -> Result<()> {
 /// Prints lines of cells as columns.
 pub(super) fn table(rows: &[Vec<String>]) -> Result<()> {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    // As wide as runc's: scripts cut them at fixed places.
     let width = |column: usize| {
-        rows.iter().filter_map(|r| r.get(column)).map(|c| c.chars().count()).max().unwrap_or(0)
+        let cells = rows.iter().filter_map(|r| r.get(column)).map(|c| c.chars().count() + 3);
+        cells.max().unwrap_or(0).max(12)
     };
     let widths: Vec<usize> = (0..columns).map(width).collect();
     let mut out = String::new();
     for row in rows {
         let mut line = String::new();
         for (cell, width) in row.iter().zip(&widths) {
-            line.push_str(&format!("{cell:<width$}   "));
+            line.push_str(&format!("{cell:<width$}"));
         }
         out.push_str(line.trim_end());
         out.push('\n');
     }
     text(&out)
+}
+
+/// Tells on stderr of something that was left out of the answer.
+pub(super) fn left_out(error: &Error) {
+    // Without stderr there is nobody to tell.
+    drop(io::stderr().write_all(format!("{}\n", error.chain()).as_bytes()));
 }
 
 /// Prints an error: the chain on one line, what could not be cleaned up, the remedy, and where it began for those who have

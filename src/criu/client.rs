@@ -365,7 +365,7 @@ impl Drop for CriuClient {
 /// What to say of a program that does not answer as CRIU does: an old CRIU is called old, if it at least prints its
 /// version.
 fn unusable(criu: &Criu, error: Error) -> Error {
-    let old = printed_version(criu).and_then(|v| version::check(v, Kernel::running()).err());
+    let old = criu.ask_version().ok().and_then(|v| version::check(v, Kernel::running()).err());
     old.unwrap_or_else(|| {
         let message = format!("{} is not a criu that migrate can use", criu.path().display());
         Error::new(ErrorKind::CriuUnusable, message)
@@ -374,11 +374,19 @@ fn unusable(criu: &Criu, error: Error) -> Error {
     })
 }
 
-/// What `criu --version` prints.
-fn printed_version(criu: &Criu) -> Option<Version> {
-    let mut command = process::Command::new(criu.path());
-    let output = command.arg("--version").envs(environment()).stdin(process::Stdio::null()).output().ok()?;
-    Version::from_text(&String::from_utf8_lossy(&output.stdout))
+impl Criu {
+    /// The version that it prints when it is asked on its command line, which needs no rights.
+    ///
+    /// # Errors
+    /// [`ErrorKind::CriuUnusable`] when it prints none; when it does not start.
+    pub fn ask_version(&self) -> Result<Version> {
+        let context = || format!("ask {} for its version", self.path().display());
+        let mut command = process::Command::new(self.path());
+        command.arg("--version").envs(environment()).stdin(process::Stdio::null());
+        let output = command.output().context(context)?;
+        Version::from_text(&String::from_utf8_lossy(&output.stdout))
+            .ok_or_else(|| Error::new(ErrorKind::CriuUnusable, context()))
+    }
 }
 
 fn launch(criu: &Criu, options: &SpawnOptions, socket: BorrowedFd<'_>) -> Result<(Worker, Option<File>)> {

@@ -57,7 +57,7 @@ impl Container {
     pub(super) fn load(root: StateRoot, id: &ContainerId) -> Result<Self> {
         let dir = root.dir(id);
         let state = State::load(&dir).map_err(|e| match e.kind() {
-            ErrorKind::NotFound => Error::new(ErrorKind::NotFound, format!("container {id} does not exist"))
+            ErrorKind::NotFound => Error::new(ErrorKind::NotFound, format!("container does not exist: {id}"))
                 .with_hint(format!("`migrate list` shows what is under {}", root.path().display())),
             kind => Error::new(kind, format!("load container {id}")).with_source(e),
         })?;
@@ -204,7 +204,7 @@ impl Container {
         let file = lock(&self.dir).context(|| format!("lock container {}", self.id))?;
         let state = State::load(&self.dir).map_err(|e| match e.kind() {
             ErrorKind::NotFound => {
-                Error::new(ErrorKind::NotFound, format!("container {} does not exist", self.id))
+                Error::new(ErrorKind::NotFound, format!("container does not exist: {}", self.id))
                     .with_source(e)
             }
             kind => Error::new(kind, format!("load container {}", self.id)).with_source(e),
@@ -439,7 +439,7 @@ impl Container {
     pub fn remove_remains(root: &StateRoot, id: &ContainerId) -> Result<()> {
         let dir = root.dir(id);
         if !dir.is_dir() {
-            return Err(Error::new(ErrorKind::NotFound, format!("container {id} does not exist")));
+            return Err(Error::new(ErrorKind::NotFound, format!("container does not exist: {id}")));
         }
         let _lock = lock(&dir)?;
         root.release(&dir, false)

@@ -81,7 +81,14 @@ impl Container {
     /// failed. The container itself is untouched.
     pub fn exec(&self, process: Process, options: &ExecOptions) -> Result<RunningProcess> {
         let started = self.start_process(process, options);
-        started.map(RunningProcess::new).context(|| format!("exec in container {}", self.id()))
+        started.map(RunningProcess::new).map_err(|error| {
+            // The words are runc's.
+            let message = match error.kind() {
+                ErrorKind::WrongStatus => format!("exec failed: container {}", self.id()),
+                _ => "exec failed: unable to start container process".to_owned(),
+            };
+            Error::new(error.kind(), message).with_source(error)
+        })
     }
 
     /// A user of the container's: `USER[:GROUP]`, each a number or a name of its `/etc/passwd` and `/etc/group`.

@@ -25,14 +25,19 @@ impl FromStr for ContainerId {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
+        if text.is_empty() {
+            return Err(Error::new(ErrorKind::InvalidInput, "container id cannot be empty"));
+        }
         let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'+' | b'-' | b'.');
-        if text.is_empty()
-            || text.len() > LONGEST
+        if text.len() > LONGEST
             || matches!(text, "." | ".." | super::state_root::OTHER_ROOTS)
             || !text.bytes().all(allowed)
         {
-            return Err(Error::new(ErrorKind::InvalidInput, format!("invalid container id `{text}`"))
-                .with_hint("an id has letters, digits, `_`, `+`, `-` and `.`, and at most 255 of them"));
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                format!("invalid container ID format: {text:?}"),
+            )
+            .with_hint("an id has letters, digits, `_`, `+`, `-` and `.`, and at most 255 of them"));
         }
         Ok(Self(text.to_owned()))
     }

@@ -25,6 +25,10 @@ impl Args {
             Err(e) if e.kind() == ErrorKind::NotFound => {
                 Container::remove_remains(&root, &self.id).or_else(|e| self.forgive(e))
             }
+            // Its record is damaged.
+            Err(e) if self.force && e.kind() == ErrorKind::System => {
+                Container::remove_damaged(&root, &self.id).map_err(|failed| e.with_cleanup([failed]))
+            }
             Err(e) => Err(e),
         }
     }

@@ -1,26 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `migrate list`.
 
-use clap::ValueEnum;
-
 use super::state::Report;
-use crate::Result;
+use crate::cli::format::Format;
 use crate::cli::{Global, output};
+use crate::engine::ContainerId;
+use crate::{Error, Result};
 
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
     /// Form of the list
-    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    #[arg(short, long, value_name = "table|json", default_value = "table", hide_default_value = true)]
     format: Format,
     /// Only the ids
     #[arg(short, long)]
     quiet: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    Table,
-    Json,
+fn left_out(id: &ContainerId, error: Error) -> Error {
+    let message = format!("load container {id}");
+    if error.to_string() == message { error } else { Error::new(error.kind(), message).with_source(error) }
 }
 
 impl Args {
@@ -30,7 +29,8 @@ impl Args {
         for id in root.ids()? {
             match root.load(&id).and_then(|container| Report::of(&container)) {
                 Ok(report) => reports.push(report),
-                Err(error) => tracing::warn!(%id, error = error.chain(), "container skipped"),
+                // Deleted as this looked, or damaged: the others are listed all the same.
+                Err(error) => output::left_out(&left_out(&id, error)),
             }
         }
         if self.quiet {

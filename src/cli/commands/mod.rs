@@ -6,6 +6,7 @@ pub(super) mod create;
 pub(super) mod delete;
 pub(super) mod events;
 pub(super) mod exec;
+pub(super) mod features;
 pub(super) mod kill;
 pub(super) mod list;
 pub(super) mod ps;
@@ -35,6 +36,8 @@ pub(super) enum Command {
     Events(events::Args),
     /// Run a further process in a container
     Exec(exec::Args),
+    /// Print what this program can do as JSON
+    Features(features::Args),
     /// Send a signal to a container's first process
     Kill(kill::Args),
     /// List containers
@@ -80,6 +83,11 @@ fn start(mut container: Container) -> Result<()> {
 }
 
 impl Command {
+    /// Whether it makes cgroups.
+    pub(super) fn makes_container(&self) -> bool {
+        matches!(self, Self::Create(_) | Self::Run(_) | Self::Restore(_))
+    }
+
     pub(super) fn run(&self, global: &Global) -> Result<ExitCode> {
         let done = |result: Result<()>| result.map(|()| ExitCode::from(exit::SUCCESS));
         match self {
@@ -88,6 +96,7 @@ impl Command {
             Self::Delete(args) => done(args.run(global)),
             Self::Events(args) => done(args.run(global)),
             Self::Exec(args) => args.run(global),
+            Self::Features(_) => done(features::run()),
             Self::Kill(args) => done(args.run(global)),
             Self::List(args) => done(args.run(global)),
             Self::Pause(args) => done(args.load(global).and_then(|mut c| c.pause())),

@@ -3,8 +3,7 @@
 
 use std::process::{Command, ExitCode};
 
-use clap::ValueEnum;
-
+use crate::cli::format::Format;
 use crate::cli::{Global, exit, output, parse_id};
 use crate::engine::ContainerId;
 use crate::{Context, Error, ErrorKind, Result};
@@ -12,7 +11,7 @@ use crate::{Context, Error, ErrorKind, Result};
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
     /// Form of the list
-    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    #[arg(short, long, value_name = "table|json", default_value = "table", hide_default_value = true)]
     format: Format,
     /// The container's id
     #[arg(value_name = "CONTAINER", value_parser = parse_id)]
@@ -20,12 +19,6 @@ pub(in crate::cli) struct Args {
     /// Arguments for ps(1) [default: -ef]
     #[arg(value_name = "PS-ARGS", trailing_var_arg = true, allow_hyphen_values = true)]
     ps_args: Vec<String>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    Table,
-    Json,
 }
 
 impl Args {
