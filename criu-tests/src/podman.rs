@@ -41,6 +41,8 @@ set -e
 for at in /etc/containers /var/lib; do mount -t tmpfs -o mode=755 podman $at; done
 mount -t tmpfs -o mode=1777 podman /dev/shm
 cp containers.conf storage.conf policy.json /etc/containers/
+echo containers:100000:65536 >subids
+for at in /etc/subuid /etc/subgid; do mount --bind subids $at; done
 mkdir -p /var/lib/containers image/bin image/etc image/proc image/sys image/dev image/root image/run image/tmp
 chmod 1777 image/tmp
 busybox=$(command -v busybox)
@@ -91,14 +93,15 @@ impl<'h> Podman<'h> {
         self.command(args).run()
     }
 
-    /// `run` of a command in a container of the image without a network, to be started.
+    /// `run` of a command in a container of the image, to be started; without a network unless an option says otherwise.
     pub fn run_command(&self, options: &[&str], argv: &[&str]) -> Command {
         let parent = format!("--cgroup-parent={}", self.parent);
-        let common = ["run", "--network=none", &parent];
-        self.command(&[&common, options, &[Self::IMAGE], argv].concat())
+        let told = options.iter().any(|o| o.starts_with("--network"));
+        let network: &[&str] = if told { &[] } else { &["--network=none"] };
+        self.command(&[&["run", &parent], network, options, &[Self::IMAGE], argv].concat())
     }
 
-    /// Runs a command in a container of the image without a network (an option may say otherwise) and removes it.
+    /// Runs a command in a container of the image, and removes it.
     #[track_caller]
     pub fn run(&self, options: &[&str], argv: &[&str]) -> Output {
         self.run_command(&[&["--rm"], options].concat(), argv).run()

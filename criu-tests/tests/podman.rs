@@ -43,8 +43,7 @@ fn podman_knows_the_runtime() {
 
     // By its path instead of by its name in the configuration.
     podman.background("c", &[], COUNTS);
-    let by_path = ["--runtime", &migrate(), "run", "--rm", "--network=none", Podman::IMAGE, "echo", "hi"];
-    assert_eq!(podman.podman(&by_path).succeeded(), "hi\n");
+    assert_eq!(podman.run(&["--runtime", &migrate()], &["echo", "hi"]).succeeded(), "hi\n");
 
     // Podman gives the runtime no --root, and names containers by their whole id.
     let id = podman.inspect("c", "{{.Id}}");
@@ -165,11 +164,13 @@ fn errors_are_those_of_runc() {
             "OCI runtime attempted to invoke a command that was not found",
         ),
     ];
-    // With their path Podman reads errors from stderr, by name from a log in JSON.
-    for runtime in ["migrate", &migrate(), "runc"] {
+    // By name Podman reads errors from a log in JSON, by path from stderr.
+    let path = migrate();
+    let runtimes = [("migrate", &cases[..]), ("runc", &cases), (&path, &cases[1..3])];
+    for (runtime, cases) in runtimes {
         for (options, argv, code, phrase) in cases {
-            let output = podman.run(&[&["--runtime", runtime], options].concat(), argv);
-            assert_eq!(output.code, code, "{runtime} {options:?} {argv:?}: {}", output.stderr);
+            let output = podman.run(&[&["--runtime", runtime], *options].concat(), argv);
+            assert_eq!(output.code, *code, "{runtime} {options:?} {argv:?}: {}", output.stderr);
             assert!(output.stderr.contains(phrase), "{runtime} {options:?} {argv:?}: {}", output.stderr);
         }
     }

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Podman with the binary under test as its runtime: networks, pods, restarts, health checks, checkpoints.
+
+use criu_tests::{Host, Need, PATIENCE, Podman, Stage, wait_until};
+
+/// Serves one page on port 80.
+const SERVES: &str = "echo page > /tmp/index.html; exec httpd -f -p 80 -h /tmp";
+
+/// Asks for a page, in a shell that needs no other program for it.
+const ASKS: &str = r#"exec 3<>"/dev/tcp/$1/$2" && printf 'GET / HTTP/1.0\r\n\r\n' >&3 && cat <&3"#;
+
+/// Prints numbers, twenty a second.
+const COUNTS: &str = "i=0; while :; do i=$((i+1)); echo $i; sleep 0.05; done";
+
+/// Waits until a page comes.
+#[track_caller]
+fn serves(host: &Host, address: &str, port: u16) {
+    wait_until(PATIENCE, &format!("{address} serves at {port}"), || {
+        let output = host.command(&["bash", "-c", ASKS, "bash", address, &port.to_string()]).run();
+        if output.stdout.ends_with("\npage\n") { Ok(()) } else { Err(output) }
+    });
+}
+
+#[test]
+fn no_network() {
+    let Some(stage) = Stage::set(&[Need::Podman]) else { return };
+    let host = stage.host("a");
+    let podman = Podman::on(&host);
+    assert_eq!(
+        podman.says(&[], "ls /sys/class/net; cat /sys/class/net/lo/operstate; ip -4 -o a | wc -l"),
+        "lo\nunknown\n1"
+    );
+    let seen = podman.says(&[], "httpd -h /etc; wget -q -O - http://127.0.0.1/passwd");
+    assert!(seen.starts_with("root:"), "{seen}");
+    podman.end();
+}
+
+#[test]
+fn a_bridge_with_a_published_port() {
+    let Some(stage) = Stage::set(&[Need::Podman]) else { return };
+    let host = stage.host("a");
+    let podman = Podman::on(&host);
+    podman.background("web", &["--network=podman", "-p", "8080:80"], SERVES);
+    serves(&host, "127.0.0.1", 8080);
+    let address = podman.inspect("web", "{{.NetworkSettings.IPAddress}}");
+    serves(&host, &address, 80);
+    // From its neighbour.
+    let seen =
+        podman.says(&["--network=podman"], &format!("wget -q -O - http://{address}/; ls /sys/class/net"));
+    assert_eq!(seen, "page\neth0\nlo");
+    podman.podman(&["rm", "-f", "-t", "0", "web"]).succeeded();
+    let rules = host.command(&["iptables-save"]).run().succeeded();
+    assert!(!rules.contains("8080"), "{rules}");
+    podman.end();
+}
+
+#[test]
+fn a_pod() {
+    let Some(stage) = Stage::set(&[Need::Podman]) else { return };
+    let host = stage.host("a");
+    let podman = Podman::on(&host);
+    podman.pod("pod", &["--hostname=together", "-p", "8081:80"]);
+    let podded = |options: &[&str], script: &str| {
+        let argv = [&["run", "--pod=pod"], options, &[Podman::IMAGE, "sh", "-c", script]].concat();
+        podman.podman(&argv).succeeded()
+    };
+    podded(&["-d", "--name=web"], SERVES);
+    serves(&host, "127.0.0.1", 8081);
+    let asks = "hostname; for n in net ipc uts pid; do readlink /proc/self/ns/$n; done";
+    let one = podman.executes("web", asks);
+    let other = podded(&["--rm"], &format!("{asks}; wget -q -O - http://127.0.0.1/"));
+    let (one, other): (Vec<&str>, Vec<&str>) = (one.lines().collect(), other.lines().collect());
+    assert_eq!(one[0], "together");
+    assert_eq!(one[..4], other[..4], "host name, network, ipc and uts");
+    assert_ne!(one[4], other[4], "each has its own processes");
+    assert_eq!(other[5], "page");
+    podman.podman(&["pod", "pause", "pod"]).succeeded();
+    assert_eq!(podman.inspect("web", "{{.State.Status}}"), "paused");
+    podman.podman(&["pod", "unpause", "pod"]).succeeded();
+    podman.podman(&["pod", "stop", "-t", "0", "pod"]).succeeded();
+    assert_eq!(podman.inspect("web", "{{.State.Status}}"), "exited");
+    podman.podman(&["pod", "start", "pod"]).succeeded();
+    serves(&host, "127.0.0.1", 8081);
+    podman.end();
+}
+
+#[test]
+fn restart_policies() {
+    let Some(stage) = Stage::set(&[Need::Podman]) else { return };
+    let host = stage.host("a");
+    let podman = Podman::on(&host);
+    podman.background("fails", &["--restart=on-failure:2"], "echo run; exit 3");
+    podman.becomes("fails", "{{.RestartCount}} {{.State.Status}} {{.State.ExitCode}}", "2 exited 3");
+    assert_eq!(podman.logs("fails", ""), "run\nrun\nrun\n");
+    podman.background("always", &["--restart=always"], "echo up; exec sleep 1000");
+    podman.logs("always", "up\n");
+    let first = podman.inspect("always", "{{.State.Pid}}");
+    host.command(&["kill", "-9", &first]).run().succeeded();
+    podman.logs("always", "up\nup\n");
+    podman.becomes("always", "{{.RestartCount}} {{.State.Status}}", "1 running");
+    podman.podman(&["stop", "-t", "0", "always"]).succeeded();
+    assert_eq!(podman.inspect("always", "{{.State.Status}}"), "exited", "what was stopped stays so");
+    podman.end();
+}
+
+#[test]
+fn health_checks() {
+    let Some(stage) = Stage::set(&[Need::Podman]) else { return };
+    let host = stage.host("a");
+    let podman = Podman::on(&host);
+    // Without an interval nobody but the test runs them: Podman leaves that to systemd's timers.
+    let options = ["--health-cmd=test -f /tmp/well", "--health-retries=1", "--health-interval=disable"];
+    podman.background("c", &options, "exec sleep 1000");
+    assert_eq!(podman.podman(&["healthcheck", "run", "c"]).code, 1);
+    assert_eq!(podman.inspect("c", "{{.State.Health.Status}}"), "unhealthy");
+    podman.executes("c", "touch /tmp/well");
+    assert_eq!(podman.podman(&["healthcheck", "run", "c"]).code, 0);
+    assert_eq!(podman.inspect("c", "{{.State.Health.Status}}"), "healthy");
+    podman.end();
+}
+
+/// Asserts that a log holds the numbers from one on, each once, also those from after a restore.
+#[track_caller]
+fn without_a_gap(log: &str) -> usize {
+    let numbers: Vec<usize> = log.lines().map(|line| line.parse().expect("a number")).collect();
+    assert!(numbers.iter().enumerate().all(|(i, n)| i + 1 == *n), "{numbers:?}");
+    numbers.len()
+}
+
+#[test]
+fn checkpoint_and_restore() {
+    let Some(stage) = Stage::set(&[Need::Podman, Need::Criu]) else { return };
+    let host = stage.host("a");
+    let podman = Podman::on(&host);
+    podman.background("c", &[], COUNTS);
+    podman.logs("c", "5\n");
+    podman.podman(&["container", "checkpoint", "c"]).succeeded();
+    assert_eq!(podman.inspect("c", "{{.State.Status}} {{.State.Checkpointed}}"), "exited true");
+    let before = without_a_gap(&podman.logs("c", ""));
+    podman.podman(&["container", "restore", "c"]).succeeded();
+    let log = podman.logs("c", &format!("\n{}\n", before + 3));
+    without_a_gap(&log);
+    assert_eq!(podman.executes("c", "echo hi"), "hi");
+    podman.podman(&["container", "checkpoint", "--leave-running", "c"]).succeeded();
+    assert_eq!(podman.inspect("c", "{{.State.Status}}"), "running");
+    podman.podman(&["stop", "-t", "0", "c"]).succeeded();
+    podman.end();
+}
+
+#[test]
+fn an_archive_goes_to_another_host() {
+    let Some(stage) = Stage::set(&[Need::Podman, Need::Criu]) else { return };
+    let (a, b) = (stage.host("a"), stage.host("b"));
+    let (here, there) = (Podman::on(&a), Podman::on(&b));
+    let archive = stage.path("c.tar.zst");
+    here.background("c", &["-v", "data:/data"], &format!("echo kept > /data/f; echo mine > /mine; {COUNTS}"));
+    here.logs("c", "5\n");
+    here.podman(&["container", "checkpoint", "--export", &archive, "c"]).succeeded();
+    let before = without_a_gap(&here.logs("c", ""));
+    here.podman(&["rm", "c"]).succeeded();
+
+    // Podman finds the image by its id.
+    let image = stage.path("image.tar");
+    here.podman(&["save", "--quiet", "--output", &image, Podman::IMAGE]).succeeded();
+    there.podman(&["load", "--quiet", "--input", &image]).succeeded();
+    there.podman(&["container", "restore", "--import", &archive]).succeeded();
+    let log = there.logs("c", &format!("\n{}\n", before + 3));
+    without_a_gap(&log);
+    assert_eq!(there.executes("c", "cat /mine /data/f"), "mine\nkept");
+    there.end();
+    here.end();
+}
