@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One container by means of the library alone: a configuration made in code, a container of it, a process in it with a
-//! stdout of its own, numbers, pause and resume, a signal, and the end.
+//! One container by means of the library alone: a configuration made in code, a container of it with a network, processes
+//! in it with a stdout of their own, numbers, pause and resume, a signal, and the end.
 //!
 //! ```text
 //! sudo target/debug/examples/container STATE_ROOT ID ROOTFS
 //! ```
 //! ROOTFS holds busybox's programs and an `/etc/passwd` with a user `daemon`, and belongs to the host's user 100000, who is
-//! root in the container.
+//! root in the container. The container's network is a pair of interfaces without a way to anywhere else: the host's end
+//! would be made a port of a bridge, or given the gateway's address.
 
 use std::error::Error;
 use std::io::{Read as _, Write as _, pipe};
@@ -14,7 +15,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use migrate::engine::{
-    Container, ContainerBuilder, ExecOptions, Process, ProcessIo, StateRoot, init_if_requested,
+    Container, ContainerBuilder, ExecOptions, Network, Process, ProcessIo, StateRoot, VethNetwork,
+    init_if_requested,
 };
 use migrate::spec::oci::{
     Capability, LinuxBuilder, LinuxCapabilities, LinuxCapabilitiesBuilder, LinuxIdMapping,
@@ -46,7 +48,9 @@ fn main() -> ExitCode {
 
 fn show(root: &Path, id: &str, rootfs: &Path) -> Result<()> {
     let root = StateRoot::builder(root).open()?;
-    let builder = ContainerBuilder::from_spec(id.parse()?, configuration()?, rootfs).io(ProcessIo::null()?);
+    let builder = ContainerBuilder::from_spec(id.parse()?, configuration()?, rootfs)
+        .network(network()?)
+        .io(ProcessIo::null()?);
     let mut container = builder.create(&root)?;
     let done = use_it(&mut container);
     // Whatever went wrong, nothing stays.
@@ -62,17 +66,15 @@ fn use_it(container: &mut Container) -> Result<()> {
     say(&format!("status: {}", container.status()?))?;
     say(&format!("namespaces: {}", container.namespaces().keys().cloned().collect::<Vec<_>>().join(" ")))?;
 
-    let (mut reader, writer) = pipe()?;
     let whoami = Process::new(["/bin/sh", "-c", "echo $(id -un) in $PWD says $GREETING; exit 3"])
         .user("daemon")
         .cwd("/tmp")
-        .env("GREETING", "hello")
-        .stdout(writer);
-    let running = container.exec(whoami, &ExecOptions::default())?;
-    let mut text = String::new();
-    reader.read_to_string(&mut text)?;
+        .env("GREETING", "hello");
+    let (text, code) = output(container, whoami)?;
     say(&format!("output: {}", text.trim_end()))?;
-    say(&format!("exit code: {}", running.wait()?))?;
+    say(&format!("exit code: {code}"))?;
+    let (text, _) = output(container, Process::new(["ip", "-o", "-4", "addr", "show", "eth0"]))?;
+    say(&format!("address: {}", text.split_whitespace().nth(3).unwrap_or("none")))?;
 
     let sleeper = container.exec(Process::new(["sleep", "1000"]), &ExecOptions::default())?;
     say(&format!("processes: {}", container.processes()?.len()))?;
@@ -82,6 +84,10 @@ fn use_it(container: &mut Container) -> Result<()> {
     say(&format!("pids: {} of {}", stats.pids.current, stats.pids.limit))?;
     let io: u64 = stats.blkio.io_service_bytes_recursive.iter().map(|entry| entry.value).sum();
     say(&format!("io: {io} bytes"))?;
+    for interface in container.network_stats()? {
+        let (received, sent) = (interface.rx_bytes, interface.tx_bytes);
+        say(&format!("network: {}: {received} bytes received, {sent} sent", interface.name))?;
+    }
 
     container.pause()?;
     say(&format!("status: {}", container.status()?))?;
@@ -93,6 +99,24 @@ fn use_it(container: &mut Container) -> Result<()> {
     container.signal(TERMINATE)?;
     say(&format!("first process ended with {}", container.wait()?))?;
     Ok(())
+}
+
+/// Runs a process to its end: what it has written to its stdout, and its exit code.
+fn output(container: &Container, process: Process) -> Result<(String, i32)> {
+    let (mut reader, writer) = pipe()?;
+    let running = container.exec(process.stdout(writer), &ExecOptions::default())?;
+    let mut text = String::new();
+    reader.read_to_string(&mut text)?;
+    Ok((text, running.wait()?))
+}
+
+/// `eth0` in the container; the engine names the host's end.
+fn network() -> Result<Network> {
+    let mut veth = VethNetwork::new("eth0");
+    veth.address = Some("10.88.0.2/24".parse()?);
+    veth.gateway = Some("10.88.0.1".parse()?);
+    veth.mtu = Some(1400);
+    Ok(Network::Veth(veth))
 }
 
 fn configuration() -> Result<Spec> {

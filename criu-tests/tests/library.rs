@@ -21,7 +21,7 @@ fn the_example_does_what_it_says() {
         fs::create_dir_all(at(directory)).expect("mkdir");
     }
     fs::copy("/usr/bin/busybox", at("bin/busybox")).expect("busybox is installed");
-    for name in ["sh", "sleep", "id", "echo"] {
+    for name in ["sh", "sleep", "id", "echo", "ip"] {
         symlink("busybox", at(&format!("bin/{name}"))).expect("symlink");
     }
     fs::write(at("etc/passwd"), "root:x:0:0::/:/bin/sh\ndaemon:x:1:1::/:/bin/sh\n").expect("write");
@@ -36,6 +36,8 @@ fn the_example_does_what_it_says() {
     assert_eq!(value("output"), "daemon in /tmp says hello", "{output}");
     assert_eq!(value("exit code"), "3", "{output}");
     assert_eq!(value("namespaces"), "cgroup ipc mnt net pid user uts", "{output}");
+    assert_eq!(value("address"), "10.88.0.2/24", "{output}");
+    assert!(value("network").starts_with("veth") && value("network").ends_with(" sent"), "{output}");
     assert_eq!(value("processes"), "3", "its shell, that one's sleep and ours: {output}");
     let number = |name: &str| value(name).split(' ').next().and_then(|n| n.parse::<u64>().ok());
     assert!(number("cpu").is_some_and(|n| n > 0) && number("memory").is_some_and(|n| n > 0), "{output}");
