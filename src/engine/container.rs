@@ -100,6 +100,10 @@ impl Container {
         &self.state
     }
 
+    pub(super) fn state_mut(&mut self) -> &mut State {
+        &mut self.state
+    }
+
     /// The configuration as it was at create.
     ///
     /// # Errors

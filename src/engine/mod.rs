@@ -59,7 +59,9 @@ pub use features::{Features, features};
 pub use foreground::{ExitCode, Foreground};
 pub use id::ContainerId;
 pub use init::init_if_requested;
-pub use intel_rdt::RdtGroups;
+pub use intel_rdt::{
+    CacheInfo, CacheOccupancy, MemoryBandwidth, MemoryBandwidthInfo, RdtChange, RdtGroups, RdtStats,
+};
 pub use memory_notices::{MemoryNotices, Notice};
 pub use namespaces::Namespaces;
 pub use network::{Cidr, HostEnd, Network, NetworkInterface, NetworkRoute, NetworkState, VethNetwork};

@@ -3,6 +3,7 @@
 
 use serde_json::Value;
 
+use super::intel_rdt::{RdtChange, Undo};
 use super::state::save_config;
 use super::{Container, Status};
 use crate::spec::ResourceChange;
@@ -16,6 +17,15 @@ impl Container {
     /// [`ErrorKind::WrongStatus`] when it has stopped; else the field of the limit that could not be set. All limits
     /// are then as they were.
     pub fn update(&mut self, change: &ResourceChange) -> Result<()> {
+        self.update_with(change, &RdtChange::default())
+    }
+
+    /// [`Container::update`], and changes its shares of the cache and of the memory's bandwidth.
+    ///
+    /// # Errors
+    /// As there; [`ErrorKind::Unsupported`] for shares that this machine does not have.
+    pub fn update_with(&mut self, change: &ResourceChange, shares: &RdtChange) -> Result<()> {
+        shares.require_machine()?;
         let _lock = self.lock()?;
         let context = format!("update container {}", self.id());
         match self.status()? {
@@ -35,14 +45,35 @@ impl Container {
             let changed = change.applied_to(&linux["resources"])?;
             to_set = Some(change.to_set(&changed)?);
             linux["resources"] = changed;
+            shares.write_into(linux);
             Ok(())
         })?;
         let Some(to_set) = to_set else { return Ok(()) };
         // Written down first: a command that dies here leaves what was asked for on record, and asking again helps.
         save_config(self.dir(), &after.bytes)?;
-        self.cgroup()
-            .and_then(|cgroup| cgroup.update(&to_set))
-            .context(|| context)
+        let done = self.update_shares(shares).and_then(|undo| {
+            self.cgroup()
+                .and_then(|cgroup| cgroup.update(&to_set))
+                .map_err(|error| error.with_cleanup(undo.run().err()))
+        });
+        done.context(|| context)
             .map_err(|error| error.with_cleanup(save_config(self.dir(), &before.bytes).err()))
+    }
+
+    /// A container without a group gets one, with all of its processes, and keeps it whatever comes.
+    fn update_shares(&mut self, shares: &RdtChange) -> Result<Undo> {
+        let cgroup = self.cgroup()?;
+        let (id, dir) = (self.id().clone(), self.dir().to_owned());
+        let state = self.state_mut();
+        let groups = state.intel_rdt.clone();
+        shares.apply(
+            &groups,
+            &id,
+            || cgroup.all_pids(),
+            |groups| {
+                state.intel_rdt.clone_from(groups);
+                state.save(&dir)
+            },
+        )
     }
 }

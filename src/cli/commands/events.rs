@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::cgroup::Stats;
 use crate::cli::{Global, durations, output, parse_id};
-use crate::engine::{Container, ContainerId, MemoryNotices, NetworkInterface, Notice};
+use crate::engine::{Container, ContainerId, MemoryNotices, NetworkInterface, Notice, RdtStats};
 use crate::{Error, ErrorKind, Result};
 
 #[derive(Debug, clap::Args)]
@@ -36,14 +36,11 @@ struct Event<'a> {
 struct Data {
     #[serde(flatten)]
     stats: Stats,
-    /// Nothing is known of it: an empty object, as clients expect.
-    intel_rdt: Nothing,
+    /// An empty object where there is nothing to tell, as clients expect.
+    intel_rdt: RdtStats,
     /// Those that the engine has made, which it does for callers of the library.
     network_interfaces: Option<Vec<NetworkInterface>>,
 }
-
-#[derive(Debug, Serialize)]
-struct Nothing {}
 
 impl Args {
     pub(in crate::cli) fn run(&self, global: &Global) -> Result<()> {
@@ -86,7 +83,7 @@ fn print_stats(container: &Container) -> Result<()> {
     let interfaces = container.network_stats()?;
     let data = Data {
         stats: container.stats()?,
-        intel_rdt: Nothing {},
+        intel_rdt: container.intel_rdt_stats()?.unwrap_or_default(),
         network_interfaces: (!interfaces.is_empty()).then_some(interfaces),
     };
     output::json_line(&Event { kind: "stats", id: container.id().as_str(), data: Some(data) })
@@ -100,7 +97,7 @@ mod tests {
     fn the_form_is_runcs() {
         let print = |event: &Event<'_>| serde_json::to_string(event).expect("it serialises");
         assert_eq!(print(&Event { kind: "oom", id: "web", data: None }), r#"{"type":"oom","id":"web"}"#);
-        let data = Data { stats: Stats::default(), intel_rdt: Nothing {}, network_interfaces: None };
+        let data = Data { stats: Stats::default(), intel_rdt: RdtStats::default(), network_interfaces: None };
         assert_eq!(
             print(&Event { kind: "stats", id: "web", data: Some(data) }),
             concat!(

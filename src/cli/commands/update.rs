@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::cli::{Global, parse_id, sizes};
-use crate::engine::ContainerId;
+use crate::engine::{ContainerId, RdtChange};
 use crate::spec::ResourceChange;
 use crate::{Context, Error, ErrorKind, Result};
 
@@ -90,33 +90,15 @@ struct Limits {
 impl Args {
     pub(in crate::cli) fn run(&self, global: &Global) -> Result<()> {
         let mut container = global.state_root()?.load(&self.id)?;
-        self.refuse_rdt()?;
         let change = match &self.resources {
             Some(path) => ResourceChange::parse(&read(path)?)?,
             None => ResourceChange::from_value(self.limits.to_json())?,
         };
-        container.update(&change)
-    }
-
-    /// The words before the comma are runc's.
-    fn refuse_rdt(&self) -> Result<()> {
-        let refused = [
-            (&self.l3_cache_schema, "L3", "Intel RDT/CAT: l3 cache schema is not enabled"),
-            (&self.mem_bw_schema, "MB", "Intel RDT/MBA: memory bandwidth schema is not enabled"),
-        ];
-        for (schema, resource, message) in refused {
-            if schema.as_deref().is_none_or(str::is_empty) {
-                continue;
-            }
-            if Path::new("/sys/fs/resctrl/info").join(resource).is_dir() {
-                let flag = if resource == "L3" { "--l3-cache-schema" } else { "--mem-bw-schema" };
-                return Err(Error::new(ErrorKind::Unsupported, format!("{flag} is not supported yet")));
-            }
-            return Err(Error::new(ErrorKind::Unsupported, message).with_hint(
-                "it needs a processor with Intel RDT or AMD QoS, and resctrl mounted on /sys/fs/resctrl",
-            ));
-        }
-        Ok(())
+        let shares = RdtChange {
+            l3_cache_schema: self.l3_cache_schema.clone(),
+            mem_bw_schema: self.mem_bw_schema.clone(),
+        };
+        container.update_with(&change, &shares)
     }
 }
 

@@ -10,19 +10,35 @@
 //! A group that the configuration names is shared and stays; one of the container's id is removed with it, if it was
 //! made for it.
 
+mod change;
+mod statistics;
+
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+pub use change::RdtChange;
+pub(super) use change::Undo;
+pub use statistics::{CacheInfo, CacheOccupancy, MemoryBandwidth, MemoryBandwidthInfo, RdtStats};
+
 use super::ContainerId;
 use crate::spec::oci::{LinuxIntelRdt, Spec};
 use crate::{Context, Error, ErrorKind, Result, sys};
 
+/// The resources of the cache, together or by code and data, and of the memory's bandwidth.
+const CACHE: [&str; 3] = ["L3", "L3CODE", "L3DATA"];
+const MEMORY: [&str; 1] = ["MB"];
+
+const WHAT_IT_NEEDS: &str =
+    "it needs a processor with Intel RDT or AMD QoS, and resctrl mounted on /sys/fs/resctrl";
+
 /// What is decided for a container.
 #[derive(Debug)]
 pub(super) struct RdtPlan {
+    /// Where resctrl is mounted.
+    root: PathBuf,
     group: PathBuf,
     /// The lines of `schemata`.
     schemata: String,
@@ -50,33 +66,28 @@ impl RdtPlan {
         let Some(config) = spec.linux().as_ref().and_then(|linux| linux.intel_rdt().as_ref()) else {
             return Ok(None);
         };
-        let mounts = sys::mountinfo::read().context(|| "read /proc/thread-self/mountinfo")?;
-        let root = mounts.into_iter().find(|mount| mount.fstype == "resctrl").map(|mount| mount.mount_point);
-        Self::beneath(root.as_deref(), config, id).map(Some)
+        Self::beneath(mounted()?.as_deref(), config, id).map(Some)
     }
 
     /// The words are runc's.
     fn beneath(root: Option<&Path>, config: &LinuxIntelRdt, id: &ContainerId) -> Result<Self> {
         let refuse = |field: &str, why: &str| {
             let error = Error::new(ErrorKind::Unsupported, format!("field `linux.intelRdt{field}`: {why}"));
-            Err(error.with_hint(
-                "it needs a processor with Intel RDT or AMD QoS, and resctrl mounted on /sys/fs/resctrl",
-            ))
+            Err(error.with_hint(WHAT_IT_NEEDS))
         };
         let Some(root) = root else {
             return refuse("", "intelRdt is specified in config, but Intel RDT is not supported or enabled");
         };
-        let has = |names: &[&str]| names.iter().any(|name| root.join("info").join(name).is_dir());
         let (cache, memory) = (text(config.l3_cache_schema()), text(config.mem_bw_schema()));
-        if cache.is_some() && !has(&["L3", "L3CODE", "L3DATA"]) {
+        if cache.is_some() && !has(root, &CACHE) {
             let why = "intelRdt.l3CacheSchema is specified in config, but Intel RDT/CAT is not enabled";
             return refuse(".l3CacheSchema", why);
         }
-        if memory.is_some() && !has(&["MB"]) {
+        if memory.is_some() && !has(root, &MEMORY) {
             let why = "intelRdt.memBwSchema is specified in config, but Intel RDT/MBA is not enabled";
             return refuse(".memBwSchema", why);
         }
-        if monitors(config) && !has(&["L3_MON"]) {
+        if monitors(config) && !has(root, &["L3_MON"]) {
             return refuse(".enableMonitoring", "this machine has no monitoring of Intel RDT");
         }
         let named = text(config.clos_id());
@@ -86,7 +97,13 @@ impl RdtPlan {
             None => root.join(id.as_str()),
         };
         let monitoring = monitors(config).then(|| group.join("mon_groups").join(id.as_str()));
-        Ok(Self { schemata: schemata(config), is_shared: named.is_some(), monitoring, group })
+        Ok(Self {
+            root: root.to_owned(),
+            schemata: schemata(config),
+            is_shared: named.is_some(),
+            monitoring,
+            group,
+        })
     }
 
     /// Whether there is nothing to set, so that a group that is named must be there already.
@@ -132,11 +149,7 @@ impl RdtPlan {
         if self.schemata.is_empty() {
             return Ok(());
         }
-        let file = self.group.join("schemata");
-        fs::write(&file, &self.schemata).context(|| {
-            let lines = self.schemata.trim_end().replace('\n', "; ");
-            format!("write the schemata of linux.intelRdt ({lines}) to {}", file.display())
-        })
+        set(&self.root, &self.group, &self.schemata)
     }
 }
 
@@ -175,6 +188,33 @@ impl RdtGroups {
         }
         Ok(())
     }
+}
+
+/// Where resctrl is mounted, if it is.
+fn mounted() -> Result<Option<PathBuf>> {
+    let mounts = sys::mountinfo::read().context(|| "read /proc/thread-self/mountinfo")?;
+    Ok(mounts.into_iter().find(|mount| mount.fstype == "resctrl").map(|mount| mount.mount_point))
+}
+
+/// Whether the machine has one of these resources.
+fn has(root: &Path, names: &[&str]) -> bool {
+    names.iter().any(|name| root.join("info").join(name).is_dir())
+}
+
+/// Sets the lines of a group; those of other resources stay.
+fn set(root: &Path, group: &Path, lines: &str) -> Result<()> {
+    let file = group.join("schemata");
+    let Err(error) = fs::write(&file, lines) else { return Ok(()) };
+    let mut message = format!(
+        "write the schemata of linux.intelRdt ({}) to {}",
+        lines.trim_end().replace('\n', "; "),
+        file.display()
+    );
+    // The kernel's reason in words, if it gives one.
+    if let Ok(reason) = fs::read_to_string(root.join("info/last_cmd_status")) {
+        message = format!("{message}: last_cmd_status: {}", reason.trim());
+    }
+    Err(Error::new(ErrorKind::System, message).with_source(error))
 }
 
 /// Whether it was made now, and not by somebody else meanwhile.
@@ -230,7 +270,7 @@ mod tests {
     use super::*;
 
     /// A machine with everything, as files.
-    fn machine() -> tempfile::TempDir {
+    pub(in crate::engine::intel_rdt) fn machine() -> tempfile::TempDir {
         let root = tempfile::tempdir().expect("tempdir");
         for dir in ["info/L3", "info/MB", "info/L3_MON", "mon_groups"] {
             fs::create_dir_all(root.path().join(dir)).expect("mkdir");
