@@ -54,11 +54,26 @@ tar -C image -cf image.tar .
 podman import --quiet image.tar localhost/small
 "#;
 
+/// Adds a user with ids to give away, a home, a runtime directory and a runtime that lies where that user can go.
+const PREPARE_USER: &str = r#"
+set -e
+for file in passwd group; do cp /etc/$file .; mount --bind $file /etc/$file; done
+echo caller:x:54321:54321::/var/lib/caller:/bin/sh >>passwd
+echo caller:x:54321: >>group
+echo caller:300000:65536 >>subids
+mkdir -p /var/lib/caller /run/user/54321
+chown 54321:54321 /var/lib/caller /run/user/54321
+chmod 700 /run/user/54321
+rm /etc/containers/storage.conf
+cp containers.conf /etc/containers/
+"#;
+
 /// Podman on a host.
 #[derive(Debug)]
 pub struct Podman<'h> {
     host: &'h Host,
-    parent: String,
+    /// `--cgroup-parent=` of the test's cgroup; absent for a user who can make no cgroups.
+    parent: Option<String>,
 }
 
 impl<'h> Podman<'h> {
@@ -71,20 +86,49 @@ impl<'h> Podman<'h> {
     /// When that fails.
     #[track_caller]
     pub fn on(host: &'h Host) -> Self {
-        let conf = CONTAINERS_CONF.replace("RUNTIME", &programs::migrate());
-        for (name, text) in
-            [("containers.conf", conf.as_str()), ("storage.conf", STORAGE_CONF), ("policy.json", POLICY)]
-        {
-            fs::write(host.path(name), text).expect("write Podman's configuration");
-        }
-        let new = Self { host, parent: format!("/{}", host.tag()) };
-        in_environment(host.command(&["sh", "-c", PREPARE])).run().succeeded();
+        let write = |name: &str, text: &str| fs::write(host.path(name), text).expect("configure Podman");
+        write("containers.conf", &CONTAINERS_CONF.replace("RUNTIME", &programs::migrate()));
+        write("storage.conf", STORAGE_CONF);
+        write("policy.json", POLICY);
+        let new = Self { host, parent: Some(format!("--cgroup-parent=/{}", host.tag())) };
+        new.in_environment(&["sh", "-c", PREPARE]).run().succeeded();
         new
+    }
+
+    /// Makes Podman usable on a host for a user who is not root.
+    ///
+    /// # Panics
+    /// When that fails.
+    #[track_caller]
+    pub fn without_root(host: &'h Host) -> Self {
+        Self::on(host);
+        let runtime = host.path("migrate");
+        fs::copy(programs::migrate(), &runtime).expect("copy the program");
+        let conf = CONTAINERS_CONF.replace("RUNTIME", &runtime);
+        fs::write(host.path("containers.conf"), conf).expect("configure Podman");
+        host.command(&["sh", "-c", PREPARE_USER]).run().succeeded();
+        let new = Self { host, parent: None };
+        new.podman(&["import", "--quiet", "image.tar", Self::IMAGE]).succeeded();
+        new
+    }
+
+    /// A command with the environment of the one who calls Podman, and as that user.
+    fn in_environment(&self, argv: &[&str]) -> Command {
+        // Podman asks the `criu` that it finds in `PATH` for its version.
+        let criu = std::env::var("MIGRATE_CRIU_PREFIX").unwrap_or_else(|_| "/opt/migrate-criu".into());
+        let path = format!("{criu}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+        if self.parent.is_some() {
+            return self.host.command(argv).environment(&[("PATH", &path), ("HOME", "/root")]);
+        }
+        let change = ["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups"];
+        let runtime_directory = ("XDG_RUNTIME_DIR", "/run/user/54321");
+        let environment = [("PATH", path.as_str()), ("HOME", "/var/lib/caller"), runtime_directory];
+        self.host.command(&[&change, argv].concat()).environment(&environment)
     }
 
     /// A command of Podman, to be started.
     pub fn command(&self, args: &[&str]) -> Command {
-        in_environment(self.host.command(&[&["podman"], args].concat()))
+        self.in_environment(&[&["podman"], args].concat())
     }
 
     /// Runs a command of Podman.
@@ -95,10 +139,10 @@ impl<'h> Podman<'h> {
 
     /// `run` of a command in a container of the image, to be started; without a network unless an option says otherwise.
     pub fn run_command(&self, options: &[&str], argv: &[&str]) -> Command {
-        let parent = format!("--cgroup-parent={}", self.parent);
+        let parent: Vec<&str> = self.parent.as_deref().into_iter().collect();
         let told = options.iter().any(|o| o.starts_with("--network"));
         let network: &[&str] = if told { &[] } else { &["--network=none"] };
-        self.command(&[&["run", &parent], network, options, &[Self::IMAGE], argv].concat())
+        self.command(&[&["run"], &parent[..], network, options, &[Self::IMAGE], argv].concat())
     }
 
     /// Runs a command in a container of the image, and removes it.
@@ -132,8 +176,8 @@ impl<'h> Podman<'h> {
     /// When it cannot be made.
     #[track_caller]
     pub fn pod(&self, name: &str, options: &[&str]) {
-        let parent = format!("--cgroup-parent={}", self.parent);
-        self.podman(&[&["pod", "create", "--name", name, &parent], options].concat()).succeeded();
+        let parent: Vec<&str> = self.parent.as_deref().into_iter().collect();
+        self.podman(&[&["pod", "create", "--name", name], &parent[..], options].concat()).succeeded();
     }
 
     /// What a command prints that is executed in a container.
@@ -190,11 +234,16 @@ impl<'h> Podman<'h> {
         for what in [&["pod", "rm", "-fa", "-t", "0"][..], &["rm", "-fa", "-t", "0"]] {
             self.podman(what).succeeded();
         }
+        if self.parent.is_none() {
+            // Ends the process that keeps the user namespace of that user's Podman.
+            self.podman(&["system", "migrate"]).succeeded();
+        }
         wait_until(PATIENCE, "no process is left", || match self.host.processes() {
             none if none.is_empty() => Ok(()),
             some => Err(some),
         });
-        let known = list(&self.host.outside("/run/migrate"));
+        let of_root = list(&self.host.outside("/run/migrate"));
+        let known = [of_root, list(&self.host.outside("/run/user/54321/migrate"))].concat();
         assert!(known.iter().all(|name| name.starts_with('.')), "left in the state root: {known:?}");
         let table = self.host.mountinfo();
         let of_containers = ["/merged", "/userdata/shm", "/userdata/rootfs"];
@@ -205,11 +254,4 @@ impl<'h> Podman<'h> {
         let cgroups: Vec<_> = cgroups.iter().filter(|c| c.to_string_lossy().contains("libpod-")).collect();
         assert!(cgroups.is_empty(), "left cgroups: {cgroups:#?}");
     }
-}
-
-/// Podman asks the `criu` that it finds in `PATH` for its version.
-fn in_environment(command: Command) -> Command {
-    let criu = std::env::var("MIGRATE_CRIU_PREFIX").unwrap_or_else(|_| "/opt/migrate-criu".into());
-    let path = format!("{criu}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
-    command.environment(&[("PATH", &path), ("HOME", "/root")])
 }

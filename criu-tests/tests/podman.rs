@@ -175,8 +175,8 @@ fn errors_are_those_of_runc() {
         }
     }
     // What failed can be removed like anything else.
-    podman.podman(&["create", "--name", "c", Podman::IMAGE, "nosuch"]).succeeded();
-    assert_eq!(podman.podman(&["start", "c"]).code, 125);
+    assert_eq!(podman.run_command(&["--name=c"], &["nosuch"]).run().code, 127);
+    assert_eq!(podman.inspect("c", "{{.State.Status}}"), "created");
     podman.podman(&["rm", "c"]).succeeded();
     podman.end();
 }
