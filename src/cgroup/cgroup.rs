@@ -17,12 +17,15 @@ use super::hierarchy::{Hierarchies, Layout, Version, label};
 use super::mounts::{CgroupMount, CgroupMounts};
 use super::placement::place;
 use super::state::CgroupState;
+use super::systemd::Unit;
 use crate::{Context, Error, ErrorKind, Result};
 
 /// A container's cgroup in all hierarchies. Holds paths only: usable from any process, serialisable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cgroup {
     pub(super) nodes: Vec<Node>,
+    /// What systemd knows of it, if that has made it.
+    pub(super) unit: Option<Unit>,
 }
 
 /// The directory in one hierarchy.
@@ -86,10 +89,10 @@ impl Cgroup {
                 relative: place(hierarchy, cgroups_path, id)?,
             })
         });
-        Ok(Self { nodes: nodes.collect::<Result<_>>()? })
+        Ok(Self { nodes: nodes.collect::<Result<_>>()?, unit: None })
     }
 
-    /// The cgroup that `state.json` describes.
+    /// The cgroup that `state.json` describes, without its unit: see [`Cgroup::with_unit`].
     ///
     /// # Errors
     /// A path does not lie beneath the mount point of its controller's hierarchy, or that is not mounted.
@@ -119,7 +122,7 @@ impl Cgroup {
                 nodes.push(node);
             }
         }
-        Ok(Self { nodes })
+        Ok(Self { nodes, unit: None })
     }
 
     /// What to keep in `state.json`.

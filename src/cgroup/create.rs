@@ -41,9 +41,9 @@ impl Cgroup {
     /// # Errors
     /// As [`Cgroup::create`], but for a lack of permission.
     pub fn create_where_permitted(&self) -> Result<Self> {
-        let mut made = Self { nodes: Vec::new() };
+        let mut made = Self { nodes: Vec::new(), unit: None };
         for node in &self.nodes {
-            let one = Self { nodes: vec![node.clone()] };
+            let one = Self { nodes: vec![node.clone()], unit: None };
             match one.create().and_then(|()| one.require_entry()) {
                 Ok(()) => made.nodes.push(node.clone()),
                 Err(error) if is_no_permission(&error) => {
@@ -119,7 +119,8 @@ impl Cgroup {
                 made.push((parent, name));
             }
         }
-        if !is_ours {
+        // What systemd has made has a process in it, of ours.
+        if !is_ours && self.unit.is_none() {
             self.require_unused_node(node, &directory)?;
         }
         if self.freezer_node() == Some(node) && freezer::is_frozen_from_above(&directory, node.version)? {

@@ -20,31 +20,46 @@ impl Cgroup {
     /// A value is invalid or the kernel refuses it (the message names the field of the configuration), or a
     /// controller that a limit needs is not there. Limits written before stay.
     pub fn set(&self, resources: &LinuxResources) -> Result<()> {
+        let writes = self.writes(resources, &self.current(resources)?)?;
+        writes.iter().try_for_each(|write| self.perform(write))
+    }
+
+    /// What to write where the cgroup is as `current` says.
+    pub(super) fn writes(&self, resources: &LinuxResources, current: &Current) -> Result<Vec<Write>> {
         let v2_controllers = self.v2_controllers()?;
-        let version_of = |controller: &str| self.version_of(controller, &v2_controllers);
+        resources::writes(resources, current, &|controller| self.version_of(controller, &v2_controllers))
+    }
+
+    /// [`Cgroup::set`] of a running container's cgroup, and of its unit: all of it or nothing. `before` are all limits
+    /// that it had.
+    ///
+    /// # Errors
+    /// As there; what was written is taken back.
+    pub fn update(&self, resources: &LinuxResources, before: Option<&LinuxResources>) -> Result<()> {
         let current = self.current(resources)?;
-        for write in resources::writes(resources, &current, &version_of)? {
-            self.perform(&write)?;
+        let writes = self.writes(resources, &current)?;
+        // systemd writes to the files, too, and less exactly: what is written after it stays.
+        self.set_unit(&writes, &current)?;
+        let mut done = Vec::new();
+        for write in writes {
+            if let Err(error) = self.perform_undoably(&write, &mut done) {
+                let mut failures: Vec<Error> = self.restore_unit(before).err().into_iter().collect();
+                failures.extend(done.iter().rev().filter_map(|undo: &Undo| undo.perform().err()));
+                return Err(error.with_cleanup(failures));
+            }
         }
         Ok(())
     }
 
-    /// [`Cgroup::set`] of a running container's cgroup: all of it or nothing.
-    ///
-    /// # Errors
-    /// As there; what was written is taken back.
-    pub fn update(&self, resources: &LinuxResources) -> Result<()> {
-        let v2_controllers = self.v2_controllers()?;
-        let version_of = |controller: &str| self.version_of(controller, &v2_controllers);
-        let current = self.current(resources)?;
-        let mut done = Vec::new();
-        for write in resources::writes(resources, &current, &version_of)? {
-            if let Err(error) = self.perform_undoably(&write, &mut done) {
-                let failures = done.iter().rev().filter_map(|undo: &Undo| undo.perform().err());
-                return Err(error.with_cleanup(failures.collect::<Vec<_>>()));
+    /// Gives the unit the limits that it had. What it had no limit of keeps the one that has failed, for systemd only.
+    fn restore_unit(&self, before: Option<&LinuxResources>) -> Result<()> {
+        match (before, self.unit()) {
+            (Some(before), Some(_)) => {
+                let current = Current::default();
+                self.set_unit(&self.writes(before, &current)?, &current)
             }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// The fields of `resources` that are set but have no effect on this host, for a warning.

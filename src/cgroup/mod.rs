@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Control groups of a container, through the filesystem: v1, hybrid and v2.
+//! Control groups of a container: v1, hybrid and v2, made through the filesystem or by systemd.
 //!
 //! Owns: which hierarchies this host has ([`Hierarchies`]), where a container's directory lies in each of them,
 //! its life there ([`Cgroup`]: create, set limits, join, freeze, kill, destroy), the translation of the runtime
@@ -35,6 +35,7 @@ pub mod resources;
 mod state;
 pub mod stats;
 mod sub;
+mod systemd;
 #[cfg(test)]
 mod tests;
 mod visible;
@@ -47,3 +48,4 @@ pub use mounts::{CgroupMount, CgroupMounts};
 pub use state::CgroupState;
 pub use stats::Stats;
 pub use sub::SubCgroups;
+pub use systemd::{Manager, NewUnit, Unit, UnitHolder};

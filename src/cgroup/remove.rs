@@ -18,12 +18,13 @@ use crate::{Context, Result};
 const REMOVAL_DEADLINE: Duration = Duration::from_secs(2);
 
 impl Cgroup {
-    /// Removes the cgroup and all beneath it in every hierarchy; directories above it stay, whoever made them.
+    /// Removes the cgroup and all beneath it in every hierarchy, and its unit; directories above it stay, whoever made them.
     /// Waits up to 2 s for processes that are about to vanish. That it is gone already is success.
     ///
     /// # Errors
     /// A directory still holds processes or cannot be removed; all others are gone.
     pub fn destroy(&self) -> Result<()> {
+        self.stop_unit();
         let deadline = Instant::now() + REMOVAL_DEADLINE;
         let mut failures = self.nodes.iter().filter_map(|node| remove_tree(node, deadline).err());
         match failures.next() {

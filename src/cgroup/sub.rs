@@ -105,7 +105,7 @@ impl Cgroup {
                 return Err(Error::new(ErrorKind::NotFound, message));
             }
         }
-        Ok(Self { nodes })
+        Ok(Self { nodes, unit: self.unit.clone() })
     }
 
     /// The place beneath it in which a process of the container is now, in the unified hierarchy: it may have moved
@@ -127,7 +127,7 @@ impl Cgroup {
             Version::V2 => Node { relative: relative.to_path_buf(), ..node.clone() },
             Version::V1 => node.clone(),
         };
-        Ok(Some(Self { nodes: self.nodes.iter().map(moved).collect() }))
+        Ok(Some(Self { nodes: self.nodes.iter().map(moved).collect(), unit: self.unit.clone() }))
     }
 }
 

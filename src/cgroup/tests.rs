@@ -522,7 +522,7 @@ fn v2_devices_are_denied_except_the_listed() {
     guard.0.create().expect("created");
     // On a hybrid the controller of v1 is asked first; the unified tree can do it as well.
     let nodes = guard.0.nodes.iter().filter(|node| node.version == Version::V2).cloned().collect();
-    let cgroup = Cgroup { nodes };
+    let cgroup = Cgroup { nodes, unit: None };
     if cgroup.nodes.is_empty() {
         return;
     }

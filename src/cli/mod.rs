@@ -22,7 +22,7 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory as _, Parser};
 
-use crate::engine::{ContainerId, Rootless, StateRoot};
+use crate::engine::{CgroupDriver, ContainerId, Rootless, StateRoot};
 use crate::{Error, ErrorKind, Result};
 use flags::{Misuse, Request};
 use inherited::Inherited;
@@ -71,22 +71,10 @@ struct Global {
 }
 
 impl Global {
-    /// Cgroups are made through the filesystem: who wants systemd to make them is told.
-    fn refuse_systemd(&self, command: &commands::Command) -> Result<()> {
-        if !self.systemd_cgroup || !command.makes_container() {
-            return Ok(());
-        }
-        if std::path::Path::new("/run/systemd/system").is_dir() {
-            tracing::warn!("--systemd-cgroup: cgroups are made through the filesystem");
-            return Ok(());
-        }
-        let message = "systemd not running on this host, cannot use systemd cgroups manager";
-        Err(Error::new(ErrorKind::Unsupported, message))
-    }
-
     fn state_root(&self) -> Result<StateRoot> {
         let root = self.root.as_deref().map_or_else(|| Ok(StateRoot::default_root()), StateRoot::at)?;
-        Ok(root.rootless(self.rootless))
+        let driver = if self.systemd_cgroup { CgroupDriver::Systemd } else { CgroupDriver::Files };
+        Ok(root.rootless(self.rootless).cgroup_driver(driver))
     }
 }
 
@@ -117,8 +105,7 @@ fn run(line: Vec<OsString>, inherited: Inherited) -> ExitCode {
         Err(error) => return refuse(Misuse { global, error: usage::error(&error) }),
     };
     cli.global.inherited = inherited;
-    let result = logging::init(&cli.global).and_then(|()| cli.global.refuse_systemd(&cli.command));
-    let result = result.and_then(|()| cli.command.run(&cli.global));
+    let result = logging::init(&cli.global).and_then(|()| cli.command.run(&cli.global));
     match result {
         Ok(code) => code,
         Err(error) => {

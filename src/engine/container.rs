@@ -153,7 +153,8 @@ impl Container {
                 self.hierarchies.get_or_init(|| found)
             }
         };
-        Cgroup::from_state(&self.state.cgroup, hierarchies)
+        let cgroup = Cgroup::from_state(&self.state.cgroup, hierarchies)?;
+        Ok(cgroup.with_unit(self.state.cgroup_unit.clone()))
     }
 
     /// Its first process, as long as it lives.

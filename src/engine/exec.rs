@@ -217,6 +217,7 @@ impl Container {
         start: impl Fn(&Cgroup) -> Result<Starting>,
     ) -> Result<Starting> {
         let cgroup = self.cgroup()?.beneath(places)?;
+        cgroup.come_near()?;
         let error = match start(&cgroup) {
             Err(error) if places.is_empty() && may_not_enter(&error) => error,
             Err(error) if may_not_enter(&error) => {

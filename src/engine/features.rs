@@ -128,7 +128,7 @@ pub fn features() -> Features {
         linux: LinuxFeatures {
             namespaces: sorted(&NAMESPACES),
             capabilities: capabilities::known(),
-            cgroup: CgroupFeatures { v1: true, v2: true, systemd: false, systemd_user: false, rdma: true },
+            cgroup: CgroupFeatures { v1: true, v2: true, systemd: true, systemd_user: true, rdma: true },
             seccomp,
             apparmor: Enabled { enabled: true },
             selinux: Enabled { enabled: true },

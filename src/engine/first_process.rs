@@ -103,6 +103,7 @@ impl NewContainer {
                 among_others: self.user.is_some() && !namespaces.creates(CloneFlags::CLONE_NEWPID),
             },
         )?;
+        self.release_unit()?;
         self.state.intel_rdt.join(&[starting.pid().as_raw()])?;
         let serving = sources.map(|server| server.serve(starting.pidfd())).transpose()?;
         starting

@@ -12,6 +12,7 @@
 mod attributes;
 mod builder;
 mod capabilities;
+mod cgroup_driver;
 mod console;
 mod container;
 pub mod descriptors;
@@ -52,6 +53,7 @@ mod user;
 mod user_namespace;
 
 pub use builder::ContainerBuilder;
+pub use cgroup_driver::CgroupDriver;
 pub use console::Console;
 pub use container::Container;
 pub use exec::ExecOptions;

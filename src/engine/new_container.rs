@@ -21,7 +21,7 @@ use super::rootfs::{CgroupBind, CgroupLayout, PlanContext, RootfsPlan};
 use super::sd_notify;
 use super::state::{Creator, InitProcess, STATE, State, save_config};
 use super::{Container, ContainerId, Rootless, StateRoot, UserNamespace, rootless};
-use crate::cgroup::{Cgroup, CgroupMounts, CgroupState, Hierarchies};
+use crate::cgroup::{Cgroup, CgroupMounts, CgroupState, NewUnit, UnitHolder};
 use crate::spec::oci::LinuxDeviceCgroup;
 use crate::spec::{self, Config};
 use crate::{Context, Error, ErrorKind, Result, sys};
@@ -37,6 +37,10 @@ pub struct NewContainer {
     pub(super) rootfs_plan: Option<RootfsPlan>,
     pub(super) user: Option<UserNamespace>,
     pub(super) cgroup: Option<Cgroup>,
+    /// The unit of systemd's that the cgroup is going to be.
+    pub(super) unit: Option<NewUnit>,
+    /// What keeps it from ending until the first process is in it.
+    pub(super) unit_holder: Option<UnitHolder>,
     intel_rdt: Option<RdtPlan>,
     /// Whether the cgroup was free and is ours: another container's must not be emptied.
     pub(super) owns_cgroup: bool,
@@ -81,6 +85,7 @@ impl NewContainer {
                 host_mount: None,
                 network: NetworkState::default(),
                 cgroup: CgroupState::default(),
+                cgroup_unit: None,
                 intel_rdt: RdtGroups::default(),
                 namespace_paths: BTreeMap::new(),
                 external_descriptors: Default::default(),
@@ -101,6 +106,8 @@ impl NewContainer {
                 rootfs_plan: None,
                 user: None,
                 cgroup: None,
+                unit: None,
+                unit_holder: None,
                 intel_rdt: None,
                 owns_cgroup: false,
                 unfinished: Vec::new(),
@@ -183,10 +190,7 @@ impl NewContainer {
         self.network =
             network::Setup::new(&config.spec, &self.state.network.networks, &self.state.network.routes)?;
         let rootfs = root_path(&config, &bundle)?;
-        let linux = config.spec.linux().as_ref();
-        let hierarchies = Hierarchies::detect()?;
-        let cgroups_path = linux.and_then(|l| l.cgroups_path().as_deref());
-        let cgroup = Cgroup::plan(&hierarchies, cgroups_path, self.id.as_str())?;
+        let cgroup = self.plan_cgroup(&config)?;
         let plan = RootfsPlan::from_spec(
             &config.spec,
             &bundle,
@@ -247,8 +251,14 @@ impl NewContainer {
         cgroup.require_unused()?;
         self.owns_cgroup = true;
         self.state.cgroup = cgroup.state();
+        self.state.cgroup_unit = cgroup.unit().cloned();
         self.state.save(&self.dir)?;
-        if self.root.cgroups_are_optional() && !rootless::needs_cgroup(&self.config().spec) {
+        self.start_unit()?;
+        let cgroup = self.cgroup();
+        if cgroup.unit().is_none()
+            && self.root.cgroups_are_optional()
+            && !rootless::needs_cgroup(&self.config().spec)
+        {
             return self.create_permitted_cgroups();
         }
         cgroup.create().map_err(|error| self.explain_cgroup(error))?;
@@ -262,6 +272,9 @@ impl NewContainer {
         }
         let devices = resources.and_then(|r| r.devices().as_deref()).unwrap_or_default();
         restrict_devices(cgroup, devices)?;
+        if let Some(held) = &mut self.unit_holder {
+            held.make_room()?;
+        }
         let is_own = || Namespaces::from_spec(&self.config().spec).creates(CloneFlags::CLONE_NEWCGROUP);
         match &self.user {
             Some(user) if self.rootfs_plan().has_writable_cgroup() && is_own() => {
@@ -361,6 +374,7 @@ impl NewContainer {
             failed.push(e);
         }
         failed.extend(self.network.undo());
+        drop(self.unit_holder.take());
         if let (true, Some(cgroup)) = (self.owns_cgroup, &self.cgroup) {
             failed.extend(cgroup.kill_all().err());
             failed.extend(cgroup.destroy().err());

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use super::intel_rdt::RdtGroups;
 use super::network::NetworkState;
 use super::rootfs::host::HostMount;
-use crate::cgroup::CgroupState;
+use crate::cgroup::{CgroupState, Unit};
 use crate::sys::proc::Stat;
 use crate::{Context, Error, ErrorKind, Result};
 
@@ -100,6 +100,9 @@ pub struct State {
     pub network: NetworkState,
     /// Its cgroups.
     pub cgroup: CgroupState,
+    /// The unit of systemd's that they belong to, if systemd has made them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup_unit: Option<Unit>,
     /// Its groups of `linux.intelRdt`.
     #[serde(default)]
     pub intel_rdt: RdtGroups,
@@ -225,6 +228,7 @@ mod tests {
             host_mount: None,
             network: NetworkState::default(),
             cgroup: CgroupState::default(),
+            cgroup_unit: None,
             intel_rdt: RdtGroups::default(),
             namespace_paths: BTreeMap::new(),
             external_descriptors: Default::default(),

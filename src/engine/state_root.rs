@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use super::remains::remove_container_dir;
 use super::rootless::has_own_runtime_directory;
-use super::{Container, ContainerId, Rootless};
+use super::{CgroupDriver, Container, ContainerId, Rootless};
 use crate::{Context, Error, ErrorKind, Result};
 
 /// The default state root of a privileged caller.
@@ -28,6 +28,7 @@ pub struct StateRoot {
     path: PathBuf,
     explicit: bool,
     rootless: Rootless,
+    cgroup_driver: CgroupDriver,
     /// What becomes the first process of containers instead of this program.
     init_command: Option<PathBuf>,
 }
@@ -38,6 +39,7 @@ pub struct StateRoot {
 pub struct StateRootBuilder {
     path: PathBuf,
     rootless: Rootless,
+    cgroup_driver: CgroupDriver,
     init_command: Option<PathBuf>,
 }
 
@@ -45,6 +47,12 @@ impl StateRootBuilder {
     /// What new containers under it may do without.
     pub fn rootless(mut self, rootless: Rootless) -> Self {
         self.rootless = rootless;
+        self
+    }
+
+    /// Who makes the cgroups of new containers under it.
+    pub fn cgroup_driver(mut self, driver: CgroupDriver) -> Self {
+        self.cgroup_driver = driver;
         self
     }
 
@@ -62,7 +70,7 @@ impl StateRootBuilder {
     /// [`ErrorKind::NotFound`] when there is no such program as is to become init; [`ErrorKind::System`] when a path is
     /// relative and the working directory cannot be found.
     pub fn open(self) -> Result<StateRoot> {
-        let root = StateRoot::at(&self.path)?.rootless(self.rootless);
+        let root = StateRoot::at(&self.path)?.rootless(self.rootless).cgroup_driver(self.cgroup_driver);
         let absolute = |program: PathBuf| {
             program.canonicalize().map_err(|e| {
                 Error::new(ErrorKind::NotFound, format!("find the program {}", program.display()))
@@ -76,7 +84,12 @@ impl StateRootBuilder {
 impl StateRoot {
     /// A state root at a path, with more to be said of it.
     pub fn builder(path: impl Into<PathBuf>) -> StateRootBuilder {
-        StateRootBuilder { path: path.into(), rootless: Rootless::Auto, init_command: None }
+        StateRootBuilder {
+            path: path.into(),
+            rootless: Rootless::Auto,
+            cgroup_driver: CgroupDriver::Files,
+            init_command: None,
+        }
     }
 
     /// The root at a path, which is made on first use.
@@ -86,7 +99,13 @@ impl StateRoot {
     pub fn at(path: &Path) -> Result<Self> {
         let path =
             std::path::absolute(path).context(|| format!("resolve the state root {}", path.display()))?;
-        Ok(Self { path, explicit: true, rootless: Rootless::Auto, init_command: None })
+        Ok(Self {
+            path,
+            explicit: true,
+            rootless: Rootless::Auto,
+            cgroup_driver: CgroupDriver::Files,
+            init_command: None,
+        })
     }
 
     /// The default root: `/run/migrate`, or `migrate` under `XDG_RUNTIME_DIR` for a caller who is not root of the machine. Needs no
@@ -94,7 +113,13 @@ impl StateRoot {
     pub fn default_root() -> Self {
         let own = if has_own_runtime_directory() { runtime_directory() } else { None };
         let path = own.map_or_else(|| PathBuf::from(DEFAULT), |directory| directory.join("migrate"));
-        Self { path, explicit: false, rootless: Rootless::Auto, init_command: None }
+        Self {
+            path,
+            explicit: false,
+            rootless: Rootless::Auto,
+            cgroup_driver: CgroupDriver::Files,
+            init_command: None,
+        }
     }
 
     /// What new containers under it may do without.
@@ -102,6 +127,18 @@ impl StateRoot {
     pub fn rootless(mut self, rootless: Rootless) -> Self {
         self.rootless = rootless;
         self
+    }
+
+    /// Who makes the cgroups of new containers under it.
+    #[must_use]
+    pub fn cgroup_driver(mut self, driver: CgroupDriver) -> Self {
+        self.cgroup_driver = driver;
+        self
+    }
+
+    /// Who makes cgroups.
+    pub(super) fn driver(&self) -> CgroupDriver {
+        self.cgroup_driver
     }
 
     /// Whether a container without limits may do without cgroups.

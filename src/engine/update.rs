@@ -49,11 +49,12 @@ impl Container {
             Ok(())
         })?;
         let Some(to_set) = to_set else { return Ok(()) };
+        let limits_before = before.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
         // Written down first: a command that dies here leaves what was asked for on record, and asking again helps.
         save_config(self.dir(), &after.bytes)?;
         let done = self.update_shares(shares).and_then(|undo| {
             self.cgroup()
-                .and_then(|cgroup| cgroup.update(&to_set))
+                .and_then(|cgroup| cgroup.update(&to_set, limits_before))
                 .map_err(|error| error.with_cleanup(undo.run().err()))
         });
         done.context(|| context)

@@ -152,6 +152,7 @@ fn restore_processes(
     }
     let work_dir = work_path.map(open_work_dir).transpose()?;
     let client = CriuClient::spawn(criu, spawn)?;
+    new.release_unit()?;
     client.reuse_kernel_facts(mounts);
     let request = options::restore_request(
         new,

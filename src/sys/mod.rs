@@ -10,6 +10,7 @@ pub mod bpf;
 pub mod clock;
 pub mod command;
 pub mod fd;
+pub mod holder;
 pub mod id_maps;
 pub mod keyring;
 pub mod mapping_namespace;

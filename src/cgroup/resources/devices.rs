@@ -14,9 +14,12 @@ use crate::Result;
 
 const FIELD: &str = "linux.resources.devices";
 
+/// What a device is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Kind {
+pub enum Kind {
+    /// A block device.
     Block,
+    /// A character device.
     Character,
 }
 
@@ -90,6 +93,19 @@ impl Entry {
     }
 }
 
+/// Devices that may be used, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Allowed {
+    /// Of which kind.
+    pub kind: Kind,
+    /// The major number, or all.
+    pub major: Option<u32>,
+    /// The minor number, or all.
+    pub minor: Option<u32>,
+    /// Letters of `rwm`.
+    pub access: String,
+}
+
 /// What a container may do with devices, worked out from the configuration's rules.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceTable {
@@ -136,6 +152,17 @@ impl DeviceTable {
         shown.sort_unstable();
         wanted.sort_unstable();
         shown == wanted
+    }
+
+    /// What is allowed if nothing else is. Absent where the table says what is not allowed.
+    pub fn allowed(&self) -> Option<Vec<Allowed>> {
+        let entry = |e: &Entry| Allowed {
+            kind: e.kind,
+            major: e.major,
+            minor: e.minor,
+            access: e.access.to_string(),
+        };
+        (!self.allows_by_default).then(|| self.exceptions.iter().map(entry).collect())
     }
 
     fn apply(&mut self, rule: &LinuxDeviceCgroup) -> Result<()> {

@@ -22,7 +22,7 @@ use super::hierarchy::Version;
 use crate::{Error, ErrorKind, Result};
 
 pub use device_program::DeviceProgram;
-pub use devices::DeviceTable;
+pub use devices::{Allowed as AllowedDevices, DeviceTable, Kind as DeviceKind};
 
 /// One value for one file of one controller.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -83,11 +83,6 @@ fn start(mut container: Container) -> Result<()> {
 }
 
 impl Command {
-    /// Whether it makes cgroups.
-    pub(super) fn makes_container(&self) -> bool {
-        matches!(self, Self::Create(_) | Self::Run(_) | Self::Restore(_))
-    }
-
     pub(super) fn run(&self, global: &Global) -> Result<ExitCode> {
         let done = |result: Result<()>| result.map(|()| ExitCode::from(exit::SUCCESS));
         match self {

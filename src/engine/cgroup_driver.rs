@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Who makes a new container's cgroups, and the way there with systemd. Must not know what a unit is made of.
+
+use super::NewContainer;
+use crate::cgroup::{Cgroup, Hierarchies};
+use crate::spec::Config;
+use crate::{Context, Result};
+
+/// Who makes cgroups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CgroupDriver {
+    /// The engine, through the filesystem.
+    #[default]
+    Files,
+    /// systemd, as a unit for each container; `linux.cgroupsPath` is `slice:prefix:name` then.
+    Systemd,
+}
+
+impl NewContainer {
+    /// Decides where the cgroup lies.
+    pub(super) fn plan_cgroup(&mut self, config: &Config) -> Result<Cgroup> {
+        let hierarchies = Hierarchies::detect()?;
+        let path = config.spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
+        if self.root.driver() == CgroupDriver::Files {
+            return Cgroup::plan(&hierarchies, path, self.id.as_str());
+        }
+        let annotations = config.spec.annotations().as_ref();
+        let rootless = self.root.cgroups_are_optional();
+        let (cgroup, unit) = Cgroup::plan_unit(&hierarchies, path, self.id.as_str(), annotations, rootless)?;
+        self.unit = Some(unit);
+        Ok(cgroup)
+    }
+
+    /// Starts the unit, if there is one.
+    pub(super) fn start_unit(&mut self) -> Result<()> {
+        let Some(unit) = self.unit.take() else { return Ok(()) };
+        let linux = self.config().spec.linux().as_ref();
+        let resources = linux.and_then(|linux| linux.resources().as_ref());
+        let started =
+            unit.start(self.cgroup(), resources).context(|| "unable to apply cgroup configuration")?;
+        self.unit_holder = Some(started);
+        self.cgroup().come_near()
+    }
+
+    /// Lets the unit go that was held for the first process to come: it is there.
+    ///
+    /// # Errors
+    /// When a limit of the cgroup cannot be written.
+    pub fn release_unit(&mut self) -> Result<()> {
+        self.unit_holder.take().map_or(Ok(()), |held| held.release().context(|| "release the unit"))
+    }
+}
