@@ -21,7 +21,7 @@ use super::init::sync::Failure;
 use super::lock::lock;
 use super::network::remove_host_ends;
 use super::new_container::plan_context;
-use super::remains::{kill_process, remove_host_mounts, remove_unfinished};
+use super::remains::{remove_host_mounts, remove_unfinished};
 use super::rootfs::RootfsPlan;
 use super::running_process::reap;
 use super::saved_config::SavedConfig;
@@ -339,17 +339,6 @@ impl Container {
         self.let_die(signal)
     }
 
-    /// Thaws it after a SIGKILL: a frozen process of cgroup v1 does not even die.
-    fn let_die(&self, signal: i32) -> Result<()> {
-        if signal != libc::SIGKILL {
-            return Ok(());
-        }
-        match self.cgroup()?.thaw_all() {
-            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Unsupported) => Ok(()),
-            thawed => thawed,
-        }
-    }
-
     /// The pids on the host of all its processes.
     ///
     /// # Errors
@@ -420,21 +409,6 @@ impl Container {
     fn has_own_pids(&self) -> bool {
         self.config()
             .is_ok_and(|config| Namespaces::from_spec(&config.spec).creates(CloneFlags::CLONE_NEWPID))
-    }
-
-    fn end_processes(&self, cgroup: &Cgroup) -> Result<()> {
-        let mut failed = Vec::new();
-        // A frozen process of cgroup v1 does not even die.
-        match cgroup.thaw_all() {
-            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Unsupported) => {}
-            thawed => failed.extend(thawed.err()),
-        }
-        let killed = self.init().map_or(Ok(()), kill_process);
-        match (killed, cgroup.kill_all()) {
-            (Ok(()), Ok(())) => Ok(()),
-            (Err(error), other) => Err(error.with_cleanup(failed.into_iter().chain(other.err()))),
-            (Ok(()), Err(error)) => Err(error.with_cleanup(failed)),
-        }
     }
 
     /// Removes what is left of a container whose record was never written or cannot be read.

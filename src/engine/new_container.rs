@@ -369,7 +369,7 @@ impl NewContainer {
     fn undo(&mut self) -> Vec<Error> {
         let mut failed = Vec::new();
         if let Some(init) = self.state.init.filter(InitProcess::is_alive)
-            && let Err(e) = kill_process(init)
+            && let Err(e) = kill_process(init, || ())
         {
             failed.push(e);
         }

@@ -4,9 +4,9 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::lock::lock;
 use super::state::load_config;
@@ -17,8 +17,15 @@ use crate::{Context, Error, ErrorKind, Result, sys};
 /// How long a killed process may take to go.
 const END_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Kills a process and waits for its end.
-pub(super) fn kill_process(process: InitProcess) -> Result<()> {
+/// How often a killed process is roused, and looked for, while it does not end.
+const ROUSE_INTERVAL: Duration = Duration::from_millis(5);
+
+/// How long a process of a container that keeps freezing itself is roused after it was sent SIGKILL by a command that
+/// does not wait for its end.
+const ROUSE_DEADLINE: Duration = Duration::from_millis(100);
+
+/// Kills a process and waits for its end; `rouse` sees to it that it can end, as long as it has not.
+pub(super) fn kill_process(process: InitProcess, rouse: impl FnMut()) -> Result<()> {
     let pidfd = match sys::pidfd::open(process.pid()) {
         Ok(pidfd) => pidfd,
         Err(e) if e.raw_os_error() == Some(libc::ESRCH) => return Ok(()),
@@ -33,7 +40,7 @@ pub(super) fn kill_process(process: InitProcess) -> Result<()> {
         }
         _ => {}
     }
-    if sys::pidfd::wait_ended(&pidfd, END_DEADLINE).context(|| format!("wait for process {}", process.pid))? {
+    if ends(process, &pidfd, END_DEADLINE, rouse)? {
         return Ok(());
     }
     Err(Error::new(
@@ -41,6 +48,20 @@ pub(super) fn kill_process(process: InitProcess) -> Result<()> {
         format!("process {} did not end within {} s of SIGKILL", process.pid, END_DEADLINE.as_secs()),
     )
     .with_hint("it hangs in the kernel (state D): look at /proc/PID/stack and at its storage"))
+}
+
+/// Whether it ends in time.
+fn ends(process: InitProcess, pidfd: &OwnedFd, time: Duration, mut rouse: impl FnMut()) -> Result<bool> {
+    let deadline = Instant::now() + time;
+    loop {
+        rouse();
+        let left = deadline.saturating_duration_since(Instant::now());
+        let ended = sys::pidfd::wait_ended(pidfd, left.min(ROUSE_INTERVAL))
+            .context(|| format!("wait for process {}", process.pid))?;
+        if ended || left.is_zero() {
+            return Ok(ended);
+        }
+    }
 }
 
 /// Removes what a container that did not come to be has made elsewhere.
@@ -85,6 +106,48 @@ impl Container {
             gone(cgroup.destroy())?;
         }
         root.release(&dir, false)
+    }
+}
+
+/// How a container's processes end. A frozen process of cgroup v1 does not even die; one that may write to its own
+/// freezer can have frozen itself after the SIGKILL and after it was thawed: a write that was under way is finished first.
+impl Container {
+    /// Thaws it after a SIGKILL, until its first process has ended or had the time to.
+    pub(super) fn let_die(&self, signal: i32) -> Result<()> {
+        if signal != libc::SIGKILL {
+            return Ok(());
+        }
+        let cgroup = self.cgroup()?;
+        let mut thawed = Ok(());
+        let mut thaw = || thawed = thaw_if_frozen(&cgroup);
+        match self.init() {
+            None => thaw(),
+            Some(init) => match sys::pidfd::open(init.pid()) {
+                Ok(pidfd) if init.is_alive() => drop(ends(init, &pidfd, ROUSE_DEADLINE, thaw)?),
+                Ok(_) => thaw(),
+                Err(e) if e.raw_os_error() == Some(libc::ESRCH) => thaw(),
+                Err(e) => return Err(e).context(|| format!("pidfd_open({})", init.pid)),
+            },
+        }
+        thawed
+    }
+
+    pub(super) fn end_processes(&self, cgroup: &Cgroup) -> Result<()> {
+        let mut thawed = Ok(());
+        let killed =
+            self.init().map_or(Ok(()), |init| kill_process(init, || thawed = thaw_if_frozen(cgroup)));
+        match (killed, cgroup.kill_all()) {
+            (Ok(()), Ok(())) => Ok(()),
+            (Err(error), other) => Err(error.with_cleanup([thawed.err(), other.err()].into_iter().flatten())),
+            (Ok(()), Err(error)) => Err(error.with_cleanup(thawed.err())),
+        }
+    }
+}
+
+fn thaw_if_frozen(cgroup: &Cgroup) -> Result<()> {
+    match cgroup.thaw_all() {
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Unsupported) => Ok(()),
+        thawed => thawed,
     }
 }
 
