@@ -11,7 +11,7 @@
 //!                         host.assert_no_trace()
 //! ```
 //! Environment: `MIGRATE_BIN` names the binary under test; `MIGRATE_CRIU` a CRIU; `MIGRATE_TEST_ALL=1` makes a missing
-//! requirement a failure instead of a reason to ignore the test.
+//! requirement a failure instead of a reason to ignore the test; `MIGRATE_TEST_FULL=1` asks for [`rounds`] in full.
 
 mod bundle;
 mod cgroup_files;
@@ -36,7 +36,7 @@ pub use host::Host;
 pub use inspect::Inspection;
 pub use podman::Podman;
 pub use programs::{embedder, example, migrate, workload};
-pub use requirements::{Need, criu};
+pub use requirements::{Need, criu, rounds};
 pub use stage::Stage;
 pub use status::Status;
 pub use terminal::{Terminal, receive_descriptor};

@@ -71,50 +71,6 @@ impl Freezer {
 }
 
 #[test]
-fn a_hundred_containers_one_after_the_other_leave_nothing() {
-    let Some(stage) = Stage::set(&[]) else { return };
-    let host = stage.host("a");
-    let bundle = Bundle::new(&host, "short", &["exit"]);
-    let id = stage.id("again");
-    for round in 0..50 {
-        host.migrate_detached(&["create", "-b", &bundle.path(), &id]);
-        if round % 2 == 0 {
-            host.migrate(&["start", &id]).succeeded();
-        }
-        host.migrate(&["delete", "--force", &id]).succeeded();
-        host.migrate(&["run", "-b", &bundle.path(), &id]).succeeded();
-    }
-    host.assert_no_trace();
-}
-
-#[test]
-fn fifty_containers_at_once_do_not_get_into_each_others_way() {
-    let Some(stage) = Stage::set(&[]) else { return };
-    let host = stage.host("a");
-    let bundle = waiting(&host, |config| config["linux"]["resources"]["pids"] = json!({"limit": 10}));
-    let ids: Vec<String> = (0..50).map(|number| stage.id(&format!("n{number}"))).collect();
-    let all = |args: &dyn Fn(&str) -> Vec<String>| {
-        let started: Vec<_> = ids
-            .iter()
-            .map(|id| {
-                let args = args(id);
-                let args: Vec<&str> = args.iter().map(String::as_str).collect();
-                host.migrate_command(&args).without_stdio().start()
-            })
-            .collect();
-        started.into_iter().for_each(|command| drop(command.wait().succeeded()));
-    };
-    let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
-    all(&|id| words(&["run", "-d", "-b", &bundle.path(), id]));
-    for id in &ids {
-        assert_eq!(host.state(id)["status"], json!("running"), "{id}");
-        assert_eq!(host.cgroup_value(id, "pids.max", "pids.max"), "10", "{id}");
-    }
-    all(&|id| words(&["delete", "--force", id]));
-    host.assert_no_trace();
-}
-
-#[test]
 fn a_fork_bomb_stays_below_its_limit() {
     let Some(stage) = Stage::set(&[]) else { return };
     let host = stage.host("a");

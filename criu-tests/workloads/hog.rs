@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `hog`: takes `--memory` bytes, or makes `--forks` processes that wait, as far as it is let, and prints how far that was. With
-//! `--wait` it then waits for a signal.
+//! `--wait` it then waits for a signal. With `--bomb` it does nothing but make processes that do the same, whatever becomes of it.
 
 use std::io::Write as _;
 
@@ -15,6 +15,9 @@ use crate::sys;
 const CHUNK: usize = 1 << 20;
 
 pub(crate) fn run(options: &Options) -> Checked {
+    if options.has("bomb") {
+        return explode();
+    }
     let mut chunks = Vec::new();
     let wanted = usize::try_from(options.number("memory", 0)?).during("--memory")?;
     while chunks.len() * CHUNK < wanted {
@@ -38,4 +41,16 @@ pub(crate) fn run(options: &Options) -> Checked {
         pause();
     }
     Ok(())
+}
+
+/// Ignores who asks it to end.
+fn explode() -> Checked {
+    sys::ignore_term().during("ignore SIGTERM")?;
+    loop {
+        // Refused is what a limit makes of it.
+        let _ = sys::fork(|| match explode() {
+            Ok(()) => 0,
+            Err(_) => 1,
+        });
+    }
 }

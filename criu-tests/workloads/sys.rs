@@ -128,6 +128,13 @@ pub(crate) fn read_signalfd(fd: BorrowedFd<'_>) -> io::Result<Option<Taken>> {
     }
 }
 
+/// SIGTERM is nothing to this process from now on.
+pub(crate) fn ignore_term() -> io::Result<()> {
+    // SAFETY: SIG_IGN is no function that could be called at a bad moment.
+    let before = unsafe { libc::signal(libc::SIGTERM, libc::SIG_IGN) };
+    if before == libc::SIG_ERR { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Forks; the child runs `body` and exits with its result.
 ///
 /// The process must have one thread only, which is checked: then the child may allocate and lock as it likes.
