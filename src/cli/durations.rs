@@ -3,11 +3,13 @@
 
 use std::time::Duration;
 
+use crate::{Error, ErrorKind};
+
 const UNITS: [(&str, f64); 7] =
     [("ns", 1e-9), ("us", 1e-6), ("µs", 1e-6), ("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
 
 /// Reads a length of time greater than nothing.
-pub(super) fn positive(text: &str) -> Result<Duration, String> {
+pub(super) fn positive(text: &str) -> Result<Duration, Box<dyn std::error::Error + Send + Sync>> {
     let invalid = || format!("`{text}` is no length of time, like 5s or 100ms");
     let mut rest = text.strip_prefix('+').unwrap_or(text);
     let negative = rest.starts_with('-');
@@ -16,7 +18,7 @@ pub(super) fn positive(text: &str) -> Result<Duration, String> {
     if rest == "0" {
         rest = "";
     } else if rest.is_empty() {
-        return Err(invalid());
+        return Err(invalid().into());
     }
     while !rest.is_empty() {
         let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(invalid)?;
@@ -30,8 +32,8 @@ pub(super) fn positive(text: &str) -> Result<Duration, String> {
     }
     match Duration::try_from_secs_f64(seconds) {
         Ok(length) if !length.is_zero() && !negative => Ok(length),
-        Ok(_) => Err("duration interval must be greater than 0".to_owned()),
-        Err(_) => Err(invalid()),
+        Ok(_) => Err(Error::new(ErrorKind::InvalidInput, "duration interval must be greater than 0").into()),
+        Err(_) => Err(invalid().into()),
     }
 }
 
@@ -52,10 +54,10 @@ mod tests {
             assert_eq!(positive(text).expect(text).as_millis(), milliseconds, "{text}");
         }
         for text in ["", "5", "s", "5x", "1s-", "5 s", "-", "1.2.3s"] {
-            assert!(positive(text).expect_err(text).contains("no length of time"), "{text}");
+            assert!(positive(text).expect_err(text).to_string().contains("no length of time"), "{text}");
         }
         for text in ["0", "0s", "-1s", "-0"] {
-            assert!(positive(text).expect_err(text).contains("must be greater than 0"), "{text}");
+            assert!(positive(text).expect_err(text).to_string().contains("must be greater than 0"), "{text}");
         }
     }
 }

@@ -96,12 +96,14 @@ pub(super) fn error(error: &clap::Error) -> Error {
     };
     let ours = error.source().and_then(|source| source.downcast_ref::<Error>());
     let flag = text(ContextKind::InvalidArg).filter(|arg| arg.starts_with('-'));
+    let mut why = None;
     let message = match (ours, flag, text(ContextKind::InvalidValue)) {
         (Some(ours), _, _) => ours.to_string(),
         (_, Some(flag), Some(value)) => {
             let flag = flag.trim_start_matches('-').split([' ', '=']).next().unwrap_or_default().to_owned();
-            let why = error.source().map_or_else(|| "parse error".to_owned(), ToString::to_string);
-            format!("invalid value \"{value}\" for flag -{flag}: {why}")
+            why = error.source().map(ToString::to_string);
+            // Go's words.
+            format!("invalid value \"{value}\" for flag -{flag}: parse error")
         }
         _ => {
             let text = error.to_string();
@@ -109,8 +111,8 @@ pub(super) fn error(error: &clap::Error) -> Error {
         }
     };
     let new = Error::new(ErrorKind::InvalidInput, message);
-    match ours.and_then(Error::hint) {
-        Some(hint) => new.with_hint(hint.to_owned()),
+    match ours.and_then(Error::hint).map(str::to_owned).or(why) {
+        Some(hint) => new.with_hint(hint),
         None => new,
     }
 }

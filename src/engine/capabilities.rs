@@ -8,7 +8,7 @@ use caps::{CapSet, Capability};
 use serde::{Deserialize, Serialize};
 
 use crate::spec::oci::{Capabilities, LinuxCapabilities};
-use crate::{Context, Error, ErrorKind, Result};
+use crate::{Context, Result};
 
 /// The sets of one process, by name. A set that the configuration leaves out is empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,14 +34,13 @@ impl CapabilitySets {
 
     /// Adds capabilities as `exec --cap` does: to bounding, effective and permitted, and to ambient where the
     /// capability is inheritable.
-    ///
-    /// # Errors
-    /// [`ErrorKind::InvalidInput`] for a name that is none.
-    pub(super) fn add(&mut self, wanted: &[String]) -> Result<()> {
+    /// A name that is none is left out, as in a configuration.
+    pub(super) fn add(&mut self, wanted: &[String]) {
         for name in wanted {
             let name = if name.starts_with("CAP_") { name.clone() } else { format!("CAP_{name}") };
             if Capability::from_str(&name).is_err() {
-                return Err(Error::new(ErrorKind::InvalidInput, format!("unknown capability `{name}`")));
+                tracing::warn!(name, "unknown capability ignored");
+                continue;
             }
             let inheritable = self.inheritable.contains(&name);
             for set in [&mut self.bounding, &mut self.effective, &mut self.permitted] {
@@ -51,7 +50,6 @@ impl CapabilitySets {
                 push_once(&mut self.ambient, &name);
             }
         }
-        Ok(())
     }
 
     /// First half, still as root: what is not in the bounding set can never come back.
@@ -152,9 +150,8 @@ mod tests {
     #[test]
     fn an_added_capability_is_ambient_only_when_inheritable() {
         let mut sets = CapabilitySets { inheritable: vec!["CAP_KILL".into()], ..CapabilitySets::default() };
-        sets.add(&["CAP_KILL".into(), "CHOWN".into()]).expect("both exist");
+        sets.add(&["CAP_KILL".into(), "CHOWN".into(), "CAP_NOPE".into()]);
         assert_eq!(sets.ambient, ["CAP_KILL"]);
         assert_eq!(sets.permitted, ["CAP_KILL", "CAP_CHOWN"]);
-        assert_eq!(sets.add(&["CAP_NOPE".into()]).expect_err("no such").kind(), ErrorKind::InvalidInput);
     }
 }

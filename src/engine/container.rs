@@ -241,7 +241,8 @@ impl Container {
             Status::Creating => {
                 return Err(self.wrong_status("cannot start a container that is being created"));
             }
-            Status::Running | Status::Paused => {
+            Status::Paused => return Err(self.wrong_status("cannot start a container in the paused state")),
+            Status::Running => {
                 return Err(self.wrong_status("cannot start an already running container"));
             }
         }

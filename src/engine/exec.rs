@@ -81,13 +81,10 @@ impl Container {
     /// failed. The container itself is untouched.
     pub fn exec(&self, process: Process, options: &ExecOptions) -> Result<RunningProcess> {
         let started = self.start_process(process, options);
-        started.map(RunningProcess::new).map_err(|error| {
+        started.map(RunningProcess::new).map_err(|error| match error.kind() {
+            ErrorKind::WrongStatus => error,
             // The words are runc's.
-            let message = match error.kind() {
-                ErrorKind::WrongStatus => format!("exec failed: container {}", self.id()),
-                _ => "exec failed: unable to start container process".to_owned(),
-            };
-            Error::new(error.kind(), message).with_source(error)
+            kind => Error::new(kind, "unable to start container process").with_source(error),
         })
     }
 
@@ -97,16 +94,17 @@ impl Container {
     /// [`ErrorKind::NotFound`] for a name that is not there; [`ErrorKind::WrongStatus`] for a name in a container that
     /// has stopped.
     pub fn user(&self, text: &str) -> Result<UserId> {
-        let init = self.init().ok_or_else(Self::stopped)?;
+        let init = self.init().ok_or_else(|| self.stopped())?;
         let root = user::root_of(init.pid)?;
         if !init.is_alive() {
-            return Err(Self::stopped());
+            return Err(self.stopped());
         }
         user::resolve(text, root.as_fd())
     }
 
-    fn stopped() -> Error {
-        Error::new(ErrorKind::WrongStatus, "cannot exec in a stopped container")
+    /// The words are runc's, in [`Self::start_process`] too.
+    fn stopped(&self) -> Error {
+        Error::new(ErrorKind::WrongStatus, format!("cannot exec in a stopped container: {}", self.id()))
     }
 
     /// A process that enters a cgroup whose parent is frozen stands still before it has begun, and who starts it waits.
@@ -133,10 +131,13 @@ impl Container {
             Status::Running | Status::Created => self.require_moving(options)?,
             Status::Paused if options.ignore_paused => {}
             Status::Paused => {
-                return Err(Error::new(ErrorKind::WrongStatus, "cannot exec in a paused container")
-                    .with_hint("resume it first, or pass --ignore-paused"));
+                let message = format!(
+                    "cannot exec in a paused container (use --ignore-paused to override): {}",
+                    self.id()
+                );
+                return Err(Error::new(ErrorKind::WrongStatus, message));
             }
-            Status::Stopped | Status::Creating => return Err(Self::stopped()),
+            Status::Stopped | Status::Creating => return Err(self.stopped()),
         }
         let saved = self.config()?;
         let config = &saved.spec;
@@ -250,7 +251,7 @@ impl Container {
         }
         // The pid in those paths is init's only if init has lived until now.
         if self.init().is_none() {
-            return Err(Self::stopped());
+            return Err(self.stopped());
         }
         Ok(joined)
     }

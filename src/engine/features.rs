@@ -135,7 +135,7 @@ pub fn features() -> Features {
             intel_rdt: IntelRdtFeatures { enabled: true, schemata: true, monitoring: true },
             memory_policy: MemoryPolicyFeatures { modes: sorted(&MODES), flags: sorted(&FLAGS) },
             mount_extensions: MountExtensions { idmap: Enabled { enabled: true } },
-            net_devices: Enabled { enabled: false },
+            net_devices: Enabled { enabled: true },
         },
         potentially_unsafe_config_annotations: vec!["bundle", "org.systemd.property.", "org.criu.config"],
     }

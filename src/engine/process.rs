@@ -319,7 +319,7 @@ impl ProcessPlan {
         let spec = &process.spec;
         let user = spec.user();
         let mut capabilities = CapabilitySets::from_spec(spec.capabilities().as_ref());
-        capabilities.add(&process.added_capabilities)?;
+        capabilities.add(&process.added_capabilities);
         Ok(Self {
             args: spec.args().clone().unwrap_or_default(),
             env: environment(spec.env().as_deref().unwrap_or_default()),

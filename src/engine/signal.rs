@@ -12,7 +12,7 @@ use crate::{Error, ErrorKind, Result};
 /// [`ErrorKind::InvalidInput`] when there is no such signal.
 pub fn parse_signal(text: &str) -> Result<i32> {
     let unknown = || {
-        Error::new(ErrorKind::InvalidInput, format!("unknown signal `{text}`"))
+        Error::new(ErrorKind::InvalidInput, format!("unknown signal {text:?}"))
             .with_hint("give a number or a name such as TERM or SIGTERM; `kill -l` lists them")
     };
     let highest = libc::SIGRTMAX();

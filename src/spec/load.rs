@@ -55,15 +55,15 @@ impl Config {
         let path = bundle.join("config.json");
         let file = File::open(&path).map_err(|e| {
             let missing = e.kind() == std::io::ErrorKind::NotFound;
+            if missing && bundle.is_dir() {
+                // runc's words.
+                let message = "JSON specification file config.json not found";
+                return Error::new(ErrorKind::InvalidConfig, message)
+                    .with_hint(format!("`migrate spec --bundle {}` writes a first one", bundle.display()));
+            }
             let error =
                 Error::new(ErrorKind::InvalidConfig, format!("open {}", path.display())).with_source(e);
-            if missing {
-                error.with_hint(
-                    "pass the bundle's directory with --bundle; `migrate spec` writes a first config.json",
-                )
-            } else {
-                error
-            }
+            if missing { error.with_hint("pass the bundle's directory with --bundle") } else { error }
         })?;
         let mut bytes = Vec::with_capacity(16 << 10);
         file.take(SIZE_LIMIT + 1).read_to_end(&mut bytes).context(|| format!("read {}", path.display()))?;

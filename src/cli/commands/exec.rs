@@ -82,6 +82,10 @@ pub(in crate::cli) struct Args {
 
 impl Args {
     pub(in crate::cli) fn run(&self, global: &Global) -> Result<ExitCode> {
+        self.run_process(global).context(|| "exec failed")
+    }
+
+    fn run_process(&self, global: &Global) -> Result<ExitCode> {
         let passed = global.inherited.pass(self.preserve_fds)?;
         let container = global.state_root()?.load(&self.id)?;
         let mut process = self.process(&container)?;

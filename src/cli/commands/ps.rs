@@ -47,7 +47,7 @@ fn select(table: &str, pids: &[i32]) -> Result<String> {
     let mut lines = table.lines();
     let heading = lines.next().unwrap_or_default();
     let column = heading.split_ascii_whitespace().position(|word| word == "PID").ok_or_else(|| {
-        Error::new(ErrorKind::InvalidInput, "ps printed no column PID")
+        Error::new(ErrorKind::InvalidInput, "couldn't find PID field in ps output")
             .with_hint("let the arguments for ps show it")
     })?;
     let mut out = format!("{heading}\n");

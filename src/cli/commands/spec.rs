@@ -35,10 +35,11 @@ impl Args {
             .open(&path)
             .and_then(|mut f| f.write_all(text.as_bytes()));
         match written {
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Err(Error::new(
-                ErrorKind::AlreadyExists,
-                format!("file {} exists, remove it first", path.display()),
-            )),
+            // runc's words.
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+                Err(Error::new(ErrorKind::AlreadyExists, "File config.json exists. Remove it first")
+                    .with_hint(format!("it is {}", path.display())))
+            }
             other => other.context(|| format!("write {}", path.display())),
         }
     }

@@ -244,8 +244,9 @@ fn flags_first(flags: &[Flag], args: &[OsString]) -> Vec<OsString> {
             may_be_value = false;
             first.push(arg.clone());
         } else if arg == "--" {
-            last.push(arg.clone());
             last.extend(args.cloned());
+            // What is behind it stays behind it; what was before it is no flag either.
+            first.push(arg.clone());
             break;
         } else {
             last.push(arg.clone());
