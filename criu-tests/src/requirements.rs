@@ -10,6 +10,8 @@ use std::sync::OnceLock;
 pub enum Need {
     /// A CRIU that works on the running kernel.
     Criu,
+    /// The runc with which the documented differences were found.
+    Runc,
     /// The `zstd` program.
     Zstd,
     /// `newuidmap` and `newgidmap`.
@@ -32,6 +34,13 @@ impl Need {
                 let all = succeeds("podman", &["--version"])
                     && ["/usr/bin/conmon", "/usr/lib/podman/netavark"].iter().all(|p| Path::new(p).exists());
                 (!all).then(|| "Podman is not installed (packages podman, netavark, catatonit)".to_owned())
+            }
+            Need::Runc => {
+                let output = Command::new("runc").arg("--version").output();
+                let said = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+                let first = said.as_deref().unwrap_or_default().lines().next().unwrap_or_default();
+                let is_known = first.starts_with("runc version 1.1.");
+                (!is_known).then(|| format!("there is no runc 1.1 (package runc), but `{first}`"))
             }
             Need::Zstd => (!succeeds("zstd", &["--version"])).then(|| "zstd is not installed".to_owned()),
         }
