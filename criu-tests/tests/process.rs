@@ -60,6 +60,12 @@ fn what_the_kernel_or_the_specification_refuses_names_its_field() {
             "process.ioPriority",
         ),
         ("class", json!({"ioPriority": {"class": "IOPRIO_CLASS_NO", "priority": 1}}), "process.ioPriority"),
+        // More than fs.nr_open, which nobody may have.
+        (
+            "limit",
+            json!({"rlimits": [{"type": "RLIMIT_NOFILE", "soft": 9, "hard": 1_u64 << 40}]}),
+            "set RLIMIT_NOFILE to 9:1099511627776 (process.rlimits[0]): operation not permitted",
+        ),
         // A deadline needs all processors of the system.
         (
             "deadline",

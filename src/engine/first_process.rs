@@ -227,10 +227,15 @@ pub(super) fn blame_memory(cgroup: &Cgroup, error: Error) -> Error {
     }
 }
 
+/// Podman asks for high limits of its own accord, so its users meet this in containers and virtual machines.
+const WHAT_LIMITS_NEED: &str = "a hard limit above the caller's own needs CAP_SYS_RESOURCE, and RLIMIT_NOFILE ends at the kernel's fs.nr_open";
+
 pub(super) fn set_limits(pid: Pid, process: &spec::oci::Process) -> Result<()> {
-    for (i, (resource, soft, hard)) in limits(process).into_iter().enumerate() {
-        sys::process::set_limit(pid, resource, soft, hard)
-            .context(|| format!("prlimit(process.rlimits[{i}], soft {soft}, hard {hard})"))?;
+    for (i, (limit, resource, soft, hard)) in limits(process).into_iter().enumerate() {
+        let set = sys::process::set_limit(pid, resource, soft, hard);
+        set.context(|| format!("set {limit} to {soft}:{hard} (process.rlimits[{i}])")).map_err(|error| {
+            if error.is_errno(libc::EPERM) { error.with_hint(WHAT_LIMITS_NEED) } else { error }
+        })?;
     }
     Ok(())
 }

@@ -347,13 +347,13 @@ fn environment(entries: &[String]) -> Vec<(String, String)> {
     pairs
 }
 
-/// A resource limit as prlimit(2) takes it: the kernel's number, soft, hard.
-pub(super) fn limits(process: &oci::Process) -> Vec<(u32, u64, u64)> {
+/// A resource limit and, as prlimit(2) takes it, the kernel's number, soft, hard.
+pub(super) fn limits(process: &oci::Process) -> Vec<(PosixRlimitType, u32, u64, u64)> {
     process
         .rlimits()
         .iter()
         .flatten()
-        .map(|limit| (limit_number(limit.typ()), limit.soft(), limit.hard()))
+        .map(|limit| (limit.typ(), limit_number(limit.typ()), limit.soft(), limit.hard()))
         .collect()
 }
 
