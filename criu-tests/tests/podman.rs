@@ -151,7 +151,8 @@ fn errors_are_those_of_runc() {
     let Some(stage) = Stage::set(&[Need::Podman]) else { return };
     let host = stage.host("a");
     let podman = Podman::on(&host);
-    let cases: [(&[&str], &[&str], i32, &str); 5] = [
+    let cases: [(&[&str], &[&str], i32, &str); 6] = [
+        (&[], &[""], 127, "exec: \"\": executable file not found in $PATH"),
         (&[], &["nosuch"], 127, "OCI runtime attempted to invoke a command that was not found"),
         (&[], &["/bin/nosuch"], 127, "OCI runtime attempted to invoke a command that was not found"),
         (&[], &["/etc/passwd"], 126, "OCI permission denied"),
@@ -166,7 +167,7 @@ fn errors_are_those_of_runc() {
     ];
     // By name Podman reads errors from a log in JSON, by path from stderr.
     let path = migrate();
-    let runtimes = [("migrate", &cases[..]), ("runc", &cases), (&path, &cases[1..3])];
+    let runtimes = [("migrate", &cases[..]), ("runc", &cases), (&path, &cases[2..4])];
     for (runtime, cases) in runtimes {
         for (options, argv, code, phrase) in cases {
             let output = podman.run(&[&["--runtime", runtime], *options].concat(), argv);

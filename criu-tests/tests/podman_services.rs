@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Podman with the binary under test as its runtime: networks, pods, restarts, health checks, checkpoints.
 
-use criu_tests::{Host, Need, PATIENCE, Podman, Stage, wait_until};
+use std::os::unix::net::UnixDatagram;
+
+use criu_tests::{Bundle, Host, Need, PATIENCE, Podman, Stage, wait_until};
 
 /// Serves one page on port 80.
 const SERVES: &str = "echo page > /tmp/index.html; exec httpd -f -p 80 -h /tmp";
@@ -116,6 +118,34 @@ fn health_checks() {
     podman.executes("c", "touch /tmp/well");
     assert_eq!(podman.podman(&["healthcheck", "run", "c"]).code, 0);
     assert_eq!(podman.inspect("c", "{{.State.Health.Status}}"), "healthy");
+    podman.end();
+}
+
+#[test]
+fn readiness_for_a_service_manager() {
+    let Some(stage) = Stage::set(&[Need::Podman]) else { return };
+    let host = stage.host("a");
+    let podman = Podman::on(&host);
+    let address = host.path("manager");
+    let manager = UnixDatagram::bind(&address).expect("bind");
+    manager.set_read_timeout(Some(PATIENCE)).expect("set a timeout");
+    // The socket in the container is Podman's and conmon's; the runtime has none to do with it.
+    let bundle = Bundle::new(&host, "notifies", &[]);
+    let (root, parent) = (bundle.rootfs(), format!("--cgroup-parent=/{}", stage.id("parent")));
+    let run =
+        ["podman", "run", "-d", "--name=c", "--network=none", "--sdnotify=container", &parent, "--rootfs"];
+    let program = [root.as_str(), "/workload", "notify", "--when", "/"];
+    let (path, manager_address) =
+        (("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), ("NOTIFY_SOCKET", address.as_str()));
+    host.command(&[&run[..], &program].concat()).environment(&[path, manager_address]).run().succeeded();
+    let mut message = [0; 4096];
+    let mut heard = String::new();
+    while !heard.contains("READY=1") {
+        let length = manager.recv(&mut message).unwrap_or_else(|e| panic!("{e}; heard {heard:?}"));
+        heard.push_str(&String::from_utf8_lossy(&message[..length]));
+    }
+    let main = podman.inspect("c", "{{.State.ConmonPid}}");
+    assert!(heard.contains(&format!("MAINPID={main}")), "{heard}");
     podman.end();
 }
 

@@ -128,7 +128,8 @@ pub(super) fn find(name: &str, environment: &[(String, String)]) -> Result<PathB
     }
     let path = environment.iter().find(|(n, _)| n == "PATH").map_or("", |(_, value)| value.as_str());
     let mut denied = false;
-    for directory in path.split(':') {
+    // No name is no program, although every directory is there under it.
+    for directory in path.split(':').filter(|_| !name.is_empty()) {
         let candidate = Path::new(if directory.is_empty() { "." } else { directory }).join(name);
         match executable(&candidate) {
             Ok(()) => return Ok(candidate),
@@ -204,6 +205,7 @@ mod tests {
         let environment = [("PATH".to_owned(), "/bin".to_owned())];
         let text = |name: &str| find(name, &environment).expect_err(name).chain();
         assert_eq!(text("nosuch"), "exec: \"nosuch\": executable file not found in $PATH");
+        assert_eq!(text(""), "exec: \"\": executable file not found in $PATH");
         assert_eq!(text("/nosuch"), "exec: \"/nosuch\": stat /nosuch: no such file or directory");
         assert_eq!(text("/etc/passwd"), "exec: \"/etc/passwd\": permission denied");
         assert_eq!(text("/etc"), "exec: \"/etc\": permission denied");

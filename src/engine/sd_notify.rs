@@ -2,7 +2,7 @@
 //! Readiness of a container's program for the service manager that started the runtime (sd_notify(3)).
 //!
 //! ```text
-//!   program ── READY=1 ─▶ /run/notify/notify.sock ═ S/notify/notify.sock ─▶ NotifyProxy ── READY=1, MAINPID=… ─▶ $NOTIFY_SOCKET
+//!   program ── READY=1 ─▶ /run/notify/notify.sock ═ S/sd-notify/notify.sock ─▶ NotifyProxy ── READY=1, MAINPID=… ─▶ $NOTIFY_SOCKET
 //! ```
 //!
 //! The program does not get at the service manager's own socket: of what it says only its being ready is passed on.
@@ -30,8 +30,8 @@ use crate::spec::oci::{Mount, Spec};
 use crate::sys::fd::proc_path;
 use crate::{Context, Result, sys};
 
-/// The directory in the container's, and the socket in that.
-const DIRECTORY: &str = "notify";
+/// The directory in the container's, and the socket in that. Podman has a `notify` of its own, which it mounts to the same place.
+const DIRECTORY: &str = "sd-notify";
 const SOCKET: &str = "notify.sock";
 
 /// The directory in the container.
@@ -73,7 +73,7 @@ pub(super) fn prepare(dir: &Path, config: &mut Value) -> Result<()> {
     Ok(())
 }
 
-/// Nobody else binds a directory of this name to this place.
+/// Nobody else binds a directory of this name to this place. One that somebody else binds there is that one's to keep.
 fn is_ours(mount: &Value) -> bool {
     let source = mount["source"].as_str().map(Path::new);
     mount["destination"] == INSIDE && source.is_some_and(|source| source.ends_with(DIRECTORY))
@@ -219,13 +219,19 @@ mod tests {
         let other = tempfile::tempdir().expect("tempdir");
         let mut moved = config.clone();
         prepare(other.path(), &mut moved).expect("prepare");
-        assert_eq!(moved["mounts"][0]["source"], json!(other.path().join("notify")));
+        assert_eq!(moved["mounts"][0]["source"], json!(other.path().join("sd-notify")));
         assert_eq!(moved["process"], config["process"]);
+        let mut podmans =
+            json!({"mounts": [{"destination": "/run/notify", "source": "/run/c/userdata/notify"}]});
+        let before = podmans["mounts"][0].clone();
+        assert!(!is_ours(&before));
+        prepare(tempfile::tempdir().expect("tempdir").path(), &mut podmans).expect("prepare");
+        assert_eq!(podmans["mounts"][0], before);
         for _ in ["first", "after one that was killed"] {
             let proxy =
                 NotifyProxy::listen(dir.path(), path.as_os_str()).expect("listen").expect("it is there");
             let program = UnixDatagram::unbound().expect("socket");
-            program.connect(dir.path().join("notify/notify.sock")).expect("connect");
+            program.connect(dir.path().join("sd-notify/notify.sock")).expect("connect");
             assert!(!proxy.pass_on(7).expect("nothing has come"));
             program.send(b"STATUS=still busy\nMAINPID=1").expect("send");
             program.send(b"STATUS=done\nREADY=1\nMAINPID=1").expect("send");

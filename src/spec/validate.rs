@@ -40,7 +40,7 @@ pub fn validate(spec: &Spec) -> Result<()> {
 /// # Errors
 /// [`ErrorKind::InvalidConfig`]; the message names the field and the rule.
 pub fn validate_process(process: &Process, field: &str) -> Result<()> {
-    if process.args().as_ref().is_none_or(|args| args.is_empty() || args[0].is_empty()) {
+    if process.args().as_ref().is_none_or(Vec::is_empty) {
         return Err(invalid(&format!("{field}.args"), "must name a program"));
     }
     if !process.cwd().is_absolute() {
