@@ -169,6 +169,48 @@ fn a_cgroup_above_that_is_frozen() {
     host.assert_no_trace();
 }
 
+/// Cgroups in the unified hierarchy, also where that lies beside the others.
+fn unified() -> PathBuf {
+    let roots = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(PathBuf::from);
+    roots.into_iter().find(|root| root.join("cgroup.controllers").exists()).expect("every host has one")
+}
+
+#[test]
+fn beneath_a_threaded_cgroup() {
+    let Some(stage) = Stage::set(&[]) else { return };
+    let host = stage.host("a");
+    let name = stage.id("threaded");
+    let above = unified().join(&name);
+    fs::create_dir_all(above.join("pool")).expect("make the cgroups");
+    fs::write(above.join("pool/cgroup.type"), "threaded").expect("a threaded cgroup");
+    let bundle = waiting(&host, in_cgroup(&format!("/{name}/pool/inner"))).edit(without_pid_namespace);
+    let container = run(&stage, &host, "threaded", &bundle);
+    let kind = fs::read_to_string(above.join("pool/inner/cgroup.type")).expect("it is there");
+    assert_eq!(kind, "threaded\n");
+    let other = exec_waiting(&host, &container);
+    let mut expected = vec![container.state()["pid"].clone(), json!(other)];
+    expected.sort_by_key(Value::as_i64);
+    assert_eq!(processes(&host, &container), expected);
+    host.migrate(&["pause", container.id()]).succeeded();
+    assert_eq!(container.state_status(), "paused");
+    host.migrate(&["resume", container.id()]).succeeded();
+    host.migrate(&["events", "--stats", container.id()]).succeeded();
+    host.migrate(&["delete", "--force", container.id()]).succeeded();
+
+    // A limit of memory would be one of processes; a host that has that in v1 may have huge pages here.
+    let controllers = fs::read_to_string(unified().join("cgroup.controllers")).expect("readable");
+    let resources = match controllers.contains("memory") {
+        true => json!({"memory": {"limit": 100_000_000}}),
+        false => json!({"hugepageLimits": [{"pageSize": "2MB", "limit": 0}]}),
+    };
+    let limited = bundle.edit(|config| config["linux"]["resources"] = resources);
+    let words = ["cannot enter cgroupv2", "with domain controllers -- it is in threaded mode"];
+    host.migrate(&["create", "-b", &limited.path(), &stage.id("limited")]).failed(1, &words);
+    assert!(!above.join("pool/inner").exists());
+    host.cgroups().iter().rev().for_each(|group| fs::remove_dir(group).expect("an empty cgroup"));
+    host.assert_no_trace();
+}
+
 #[test]
 fn a_created_container_can_be_paused_too() {
     let Some(stage) = Stage::set(&[]) else { return };

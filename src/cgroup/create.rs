@@ -21,8 +21,7 @@ impl Cgroup {
     ///
     /// # Errors
     /// The cgroup exists and holds processes or is frozen (`AlreadyExists`), or one above it is (`WrongStatus`); a
-    /// directory cannot be made; a v2 cgroup
-    /// lies in a threaded subtree. What was made is removed again.
+    /// directory cannot be made. What was made is removed again.
     pub fn create(&self) -> Result<()> {
         let mut made = Vec::new();
         let created = self.nodes.iter().try_for_each(|node| self.create_node(node, &mut made));
@@ -132,12 +131,10 @@ impl Cgroup {
             return Ok(());
         }
         match directory.read_if_exists("cgroup.type")?.as_deref() {
-            None | Some("domain" | "domain threaded") => Ok(()),
-            Some(kind) => Err(Error::new(
-                ErrorKind::Unsupported,
-                format!("cgroup {node} cannot hold a container: its type is {kind:?}"),
-            )
-            .with_hint("a cgroup above it is threaded: choose another linux.cgroupsPath")),
+            // One above it is threaded or has processes of its own: this one takes processes as a threaded one only, and
+            // those limits that threads can have.
+            Some("domain invalid") => directory.write("cgroup.type", "threaded"),
+            _ => Ok(()),
         }
     }
 }

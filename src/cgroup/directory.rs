@@ -16,6 +16,7 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat, openat2};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
+use crate::sys::proc::process_of;
 use crate::{Context, Error, ErrorKind, Result};
 
 /// More than this in one interface file is refused: `cgroup.procs` with a million pids has 8 MB.
@@ -141,16 +142,23 @@ impl Directory {
         openat(&self.fd, file, flags, Mode::empty())
     }
 
-    /// The processes in this cgroup itself; in a threaded one, its threads.
+    /// The processes in this cgroup itself; in a threaded one, those that have a thread there.
     pub(super) fn pids(&self) -> Result<Vec<i32>> {
         let text = match self.read("cgroup.procs") {
-            Err(e) if e.is_errno(libc::EOPNOTSUPP) => self.read("cgroup.threads")?,
+            Err(e) if e.is_errno(libc::EOPNOTSUPP) => {
+                let threads = numbers(&self.read("cgroup.threads")?);
+                let context = || format!("read whose threads are in cgroup {}", self.path.display());
+                let owners = threads.into_iter().filter_map(|thread| process_of(thread).transpose());
+                let mut pids: Vec<i32> = owners.collect::<std::io::Result<_>>().context(context)?;
+                pids.sort_unstable();
+                pids.dedup();
+                return Ok(pids);
+            }
             // The cgroup was removed while it was open.
             Err(e) if e.is_errno(libc::ENODEV) => return Ok(Vec::new()),
             other => other?,
         };
-        // A process outside of our pid namespace reads as 0: nothing that we could name.
-        Ok(text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0).collect())
+        Ok(numbers(&text))
     }
 
     /// The processes in this cgroup and in all beneath it, sorted, each once.
@@ -229,6 +237,11 @@ impl AsFd for Directory {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// A process outside of our pid namespace reads as 0: nothing that we could name.
+fn numbers(text: &str) -> Vec<i32> {
+    text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0).collect()
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 
 use crate::spec::oci::LinuxResources;
 
-use super::cgroup::Cgroup;
+use super::cgroup::{Cgroup, Node};
 use super::create::enable_down_to;
 use super::directory::Directory;
 use super::hierarchy::{Layout, Version};
@@ -135,7 +135,8 @@ impl Cgroup {
         };
         let directory = node.existing()?;
         if node.version == Version::V2 && write.controller != "cgroup" {
-            enable_down_to(node, &write.controller)?;
+            enable_down_to(node, &write.controller)
+                .map_err(|error| explain_threaded(error, write, node, &directory))?;
         }
         let (file, value) = match &write.missing {
             Missing::Fail if !directory.has(&write.file) && node.version == Version::V2 => {
@@ -147,6 +148,22 @@ impl Cgroup {
         };
         Ok(Some((directory, file, value)))
     }
+}
+
+/// The words in the middle are runc's.
+fn explain_threaded(error: Error, write: &Write, node: &Node, directory: &Directory) -> Error {
+    let kind = directory.read_if_exists("cgroup.type").ok().flatten().unwrap_or_default();
+    if !error.is_errno(libc::EOPNOTSUPP) || !kind.contains("threaded") {
+        return error;
+    }
+    let message = format!(
+        "set {}: cannot enter cgroupv2 {:?} with domain controllers -- it is in {kind} mode",
+        write.field,
+        node.path()
+    );
+    Error::new(ErrorKind::Unsupported, message)
+        .with_source(error)
+        .with_hint("a cgroup above it is threaded or has processes of its own: choose another linux.cgroupsPath, or remove the limit")
 }
 
 fn read_memory(directory: &Directory, version: Version, current: &mut Current) -> Result<()> {

@@ -401,13 +401,14 @@ fn v2_controllers_are_enabled_down_the_path_and_limits_converted() {
 }
 
 #[test]
-fn v2_threaded_subtrees_take_no_container() {
-    for kind in ["domain invalid\n", "threaded\n"] {
-        let (_temp, cgroup) = fake_v2(&[("cgroup.type", kind)]);
-        let error = cgroup.create().expect_err("threaded");
-        assert_eq!(error.kind(), ErrorKind::Unsupported);
-        assert!(error.to_string().contains(kind.trim()), "{error}");
-        assert!(error.hint().is_some());
+fn in_a_v2_threaded_subtree_the_cgroup_is_a_threaded_one() {
+    for (kind, after) in
+        [("domain invalid\n", "threaded"), ("threaded\n", "threaded\n"), ("domain\n", "domain\n")]
+    {
+        let (temp, cgroup) = fake_v2(&[("cgroup.type", kind)]);
+        cgroup.create().expect("made");
+        let now = std::fs::read_to_string(temp.path().join("pod/web/cgroup.type")).expect("read");
+        assert_eq!(now, after, "{kind}");
     }
 }
 

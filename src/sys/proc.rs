@@ -121,6 +121,22 @@ pub fn has_inet_sockets(pid: Pid) -> io::Result<bool> {
     Ok(false)
 }
 
+/// The process that this thread is of; nothing when it is gone.
+///
+/// # Errors
+/// When `/proc/THREAD/status` cannot be read, or has no such line (`InvalidData`).
+pub fn process_of(thread: i32) -> io::Result<Option<i32>> {
+    let text = match read_short(Path::new(&format!("/proc/{thread}/status"))) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound || e.raw_os_error() == Some(libc::ESRCH) => {
+            return Ok(None);
+        }
+        text => text?,
+    };
+    let text = String::from_utf8_lossy(&text);
+    let pid = text.lines().find_map(|line| line.strip_prefix("Tgid:")?.trim().parse().ok());
+    pid.map(Some).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+}
+
 /// The release of the running kernel, as `uname -r`.
 pub fn kernel_release() -> io::Result<String> {
     Ok(nix::sys::utsname::uname()?.release().to_string_lossy().into_owned())
@@ -160,6 +176,14 @@ mod tests {
         let stat = Stat::of(Pid::this()).expect("this process has an entry");
         assert!(!stat.ended());
         assert!(stat.start_time > 0);
+    }
+
+    #[test]
+    fn a_thread_is_of_its_process() {
+        let own = std::thread::spawn(|| process_of(nix::unistd::gettid().as_raw()));
+        let own = own.join().expect("the thread ends").expect("read");
+        assert_eq!(own, Some(std::process::id() as i32));
+        assert_eq!(process_of(i32::MAX).expect("no error"), None);
     }
 
     #[test]
