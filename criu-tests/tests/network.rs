@@ -164,6 +164,17 @@ fn what_cannot_move_is_told_and_everything_is_as_it_was() {
         },
         &["linux.netDevices", "unable to move network devices without a private NET namespace"],
     );
+    refuse(
+        &|c| {
+            c["linux"]["sysctl"] = json!({"net.ipv4.ip_forward": "1"});
+            for namespace in c["linux"]["namespaces"].as_array_mut().expect("a list") {
+                if namespace["type"] == json!("network") {
+                    namespace["path"] = json!("/proc/1/ns/net");
+                }
+            }
+        },
+        &["linux.sysctl[net.ipv4.ip_forward]", "not allowed in host network namespace"],
+    );
     // Both have moved by then.
     refuse(
         &|c| {

@@ -3,11 +3,13 @@
 
 use std::fs::File;
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::sched::CloneFlags;
 
 use crate::spec::oci::{LinuxNamespaceType, Spec};
+use crate::spec::parameter_namespace;
 use crate::sys::spawn::CLONE_NEWTIME;
 use crate::{Context, Error, ErrorKind, Result, sys};
 
@@ -62,6 +64,42 @@ impl Namespaces {
             if !Path::new("/proc/self/ns").join(name).exists() {
                 let message = format!("{name} namespaces aren't enabled in the kernel");
                 return Err(Error::new(ErrorKind::Unsupported, message));
+            }
+        }
+        Ok(())
+    }
+
+    /// The path of the namespace of this kind, if that is the one that this process is in.
+    ///
+    /// # Errors
+    /// When it cannot be looked at.
+    pub(super) fn joins_ours(&self, kind: CloneFlags) -> Result<Option<&Path>> {
+        let (Some(path), Some(name)) = (self.path(kind), name_of(kind)) else { return Ok(None) };
+        let own = Path::new("/proc/thread-self/ns").join(name);
+        let of = |path: &Path| {
+            let found = std::fs::metadata(path).context(|| format!("stat {}", path.display()))?;
+            Ok::<_, Error>((found.dev(), found.ino()))
+        };
+        Ok((of(path)? == of(&own)?).then_some(path))
+    }
+
+    /// Refuses kernel parameters that would be the host's: those of a namespace by path that is the host's.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidConfig`], naming the parameter; or a namespace cannot be looked at.
+    pub(super) fn check_parameters(&self, spec: &Spec) -> Result<()> {
+        let parameters = spec.linux().as_ref().and_then(|linux| linux.sysctl().as_ref());
+        for name in parameters.into_iter().flatten().map(|(name, _)| name) {
+            let kind = KINDS.iter().find(|(_, _, typ)| Some(*typ) == parameter_namespace(name));
+            let Some((flag, short, _)) = kind else { continue };
+            if let Some(path) = self.joins_ours(*flag)? {
+                let kind = if *short == "net" { "network" } else { short };
+                let message = format!(
+                    "invalid configuration: field `linux.sysctl[{name}]` would change the host: sysctl {name:?} not \
+                     allowed in host {kind} namespace, which {} is",
+                    path.display()
+                );
+                return Err(Error::new(ErrorKind::InvalidConfig, message));
             }
         }
         Ok(())
@@ -205,6 +243,30 @@ mod tests {
             error.chain()
         );
         open("time", Path::new("/proc/self/ns/time")).expect("a time namespace");
+    }
+
+    #[test]
+    fn parameters_of_the_hosts_are_refused_also_by_path() {
+        let judge = |kind: &str, path: &str, name: &str| {
+            let linux = json!({"namespaces": [{"type": kind, "path": path}], "sysctl": {name: "1"}});
+            let spec = serde_json::from_value(json!({"ociVersion": "1.0.2", "linux": linux}));
+            let spec: Spec = spec.expect("a valid configuration");
+            Namespaces::from_spec(&spec).check_parameters(&spec)
+        };
+        for (kind, file, name) in [
+            ("network", "net", "net.ipv4.ip_forward"),
+            ("network", "net", "net/ipv4/ip_forward"),
+            ("ipc", "ipc", "fs.mqueue.msg_max"),
+            ("uts", "uts", "kernel.domainname"),
+        ] {
+            let error = judge(kind, &format!("/proc/self/ns/{file}"), name).expect_err(name);
+            let words = [format!("`linux.sysctl[{name}]`"), format!("not allowed in host {kind} namespace")];
+            assert!(words.iter().all(|words| error.to_string().contains(words)), "{error}");
+        }
+        judge("ipc", "/proc/self/ns/ipc", "net.ipv4.ip_forward").expect("of another kind");
+        // Any file that is not this process's namespace.
+        judge("network", "/dev/null", "net.ipv4.ip_forward").expect("another's");
+        judge("network", "/nothing", "net.ipv4.ip_forward").expect_err("it cannot be looked at");
     }
 
     #[test]

@@ -181,7 +181,9 @@ impl NewContainer {
         }
         spec::validate(&config.spec)?;
         rootless::check(&config.spec)?;
-        Namespaces::from_spec(&config.spec).require_kernel()?;
+        let namespaces = Namespaces::from_spec(&config.spec);
+        namespaces.require_kernel()?;
+        namespaces.check_parameters(&config.spec)?;
         let user = UserNamespace::from_spec(&config.spec)?;
         if let (Some(user), Some(process)) = (&user, config.spec.process()) {
             user.check_user(process.user())?;

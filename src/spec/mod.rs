@@ -21,7 +21,7 @@ pub use process::parse_list;
 pub use resources::ResourceChange;
 pub use seccomp::asks_others;
 pub use template::{make_rootless, template};
-pub use validate::{validate, validate_process};
+pub use validate::{parameter_namespace, validate, validate_process};
 
 /// The version of the runtime specification that this crate implements.
 pub const OCI_VERSION: &str = "1.3.0";

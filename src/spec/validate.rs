@@ -131,8 +131,9 @@ fn version(version: &str) -> Result<()> {
     Ok(())
 }
 
-/// The kernel parameters that belong to a namespace, and the namespace they belong to (sysctl(2), namespaces(7)).
-fn sysctls(spec: &Spec) -> Result<()> {
+/// The kind of namespace that a kernel parameter belongs to, if it belongs to one and may be set (sysctl(2),
+/// namespaces(7)).
+pub fn parameter_namespace(name: &str) -> Option<LinuxNamespaceType> {
     const IPC: [&str; 10] = [
         "kernel.msgmax",
         "kernel.msgmnb",
@@ -145,36 +146,38 @@ fn sysctls(spec: &Spec) -> Result<()> {
         "kernel.msg_next_id",
         "kernel.sem_next_id",
     ];
+    match dotted(name).as_str() {
+        name if IPC.contains(&name) || name.starts_with("fs.mqueue.") => Some(LinuxNamespaceType::Ipc),
+        name if name.starts_with("net.") => Some(LinuxNamespaceType::Network),
+        name if name.starts_with("user.") => Some(LinuxNamespaceType::User),
+        "kernel.domainname" => Some(LinuxNamespaceType::Uts),
+        _ => None,
+    }
+}
+
+/// Refuses kernel parameters of the host's. That a namespace by path is another than the host's is for
+/// [`Namespaces`](crate::engine::Namespaces) to say.
+fn sysctls(spec: &Spec) -> Result<()> {
     let Some(linux) = spec.linux() else { return Ok(()) };
-    let own = |typ: LinuxNamespaceType| {
-        linux.namespaces().iter().flatten().any(|n| n.typ() == typ && n.path().is_none())
-    };
-    let joined = |typ: LinuxNamespaceType| linux.namespaces().iter().flatten().any(|n| n.typ() == typ);
     for name in linux.sysctl().iter().flatten().map(|(name, _)| name) {
         let field = format!("linux.sysctl[{name}]");
-        let dotted = dotted(name);
         if Path::new(name).components().any(|c| !matches!(c, std::path::Component::Normal(_))) {
             return Err(invalid(&field, "is not the name of a kernel parameter"));
         }
-        let (needs, present) = if IPC.contains(&dotted.as_str()) || dotted.starts_with("fs.mqueue.") {
-            ("an ipc namespace", own(LinuxNamespaceType::Ipc) || joined(LinuxNamespaceType::Ipc))
-        } else if dotted.starts_with("net.") {
-            ("a network namespace", joined(LinuxNamespaceType::Network))
-        } else if dotted.starts_with("user.") {
-            ("a user namespace", joined(LinuxNamespaceType::User))
-        } else if dotted == "kernel.domainname" {
-            ("a uts namespace", joined(LinuxNamespaceType::Uts))
-        } else if dotted == "kernel.hostname" {
-            return Err(invalid(&field, "is set by the field `hostname`"));
-        } else {
-            return Err(invalid(&field, "does not belong to a namespace, so it would change the host"));
+        let needs = match parameter_namespace(name) {
+            Some(kind) if linux.namespaces().iter().flatten().any(|n| n.typ() == kind) => continue,
+            Some(LinuxNamespaceType::Ipc) => "an ipc namespace",
+            Some(LinuxNamespaceType::Network) => "a network namespace",
+            Some(LinuxNamespaceType::User) => "a user namespace",
+            Some(_) => "a uts namespace",
+            None if dotted(name) == "kernel.hostname" => {
+                return Err(invalid(&field, "is set by the field `hostname`"));
+            }
+            None => {
+                return Err(invalid(&field, "does not belong to a namespace, so it would change the host"));
+            }
         };
-        if !present {
-            return Err(invalid(
-                &field,
-                &format!("needs {needs} of the container, or it would change the host"),
-            ));
-        }
+        return Err(invalid(&field, &format!("needs {needs} of the container, or it would change the host")));
     }
     Ok(())
 }

@@ -16,7 +16,6 @@ mod veth;
 
 use std::fs::File;
 use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
 
 use nix::sched::CloneFlags;
 use nix::unistd::{Pid, geteuid};
@@ -94,18 +93,12 @@ impl Setup {
         if !namespaces.types().contains(&"net") {
             return Err(fail(what, "unable to apply network settings without a private NET namespace"));
         }
-        if let Some(path) = namespaces.path(CloneFlags::CLONE_NEWNET) {
-            let of = |path: &std::path::Path| {
-                let found = std::fs::metadata(path).context(|| format!("stat {}", path.display()))?;
-                Ok::<_, Error>((found.dev(), found.ino()))
-            };
-            if of(path)? == of("/proc/thread-self/ns/net".as_ref())? {
-                let why = format!(
-                    "unable to move network devices without a private NET namespace: {} is the host's",
-                    path.display()
-                );
-                return Err(fail(what, &why));
-            }
+        if let Some(path) = namespaces.joins_ours(CloneFlags::CLONE_NEWNET)? {
+            let why = format!(
+                "unable to move network devices without a private NET namespace: {} is the host's",
+                path.display()
+            );
+            return Err(fail(what, &why));
         }
         Ok(Self { devices, ..Self::default() })
     }
