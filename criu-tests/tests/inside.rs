@@ -2,6 +2,7 @@
 //! What a container's process sees: each setting of `config.json`, looked at from inside.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 
 use criu_tests::{Bundle, Host, Stage};
 use serde_json::{Value, json};
@@ -166,6 +167,25 @@ fn capabilities() {
         json!(["21", "21", "21", "20", "20"].map(|low| format!("{low:0>16}"))),
         "{sets:?}"
     );
+}
+
+#[test]
+fn a_capability_lets_a_user_run_what_is_anothers() {
+    stage_and_host!(stage, host);
+    let run = |name: &str, capabilities: &[&str]| {
+        let bundle = Bundle::new(&host, name, &["exit"]).edit(|config| {
+            config["process"]["user"] = json!({"uid": 1000, "gid": 1000});
+            for set in ["bounding", "effective", "permitted"] {
+                config["process"]["capabilities"][set] = json!(capabilities);
+            }
+        });
+        let program = format!("{}/workload", bundle.rootfs());
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o700)).expect("chmod");
+        host.migrate(&["run", "-b", &bundle.path(), &stage.id(name)])
+    };
+    run("without", &[]).failed(1, &["exec: \"/workload\": permission denied"]);
+    run("with", &["CAP_DAC_OVERRIDE"]).succeeded();
+    host.assert_no_trace();
 }
 
 #[test]

@@ -7,7 +7,9 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use nix::unistd::{AccessFlags, access};
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::unistd::{AccessFlags, faccessat};
 
 use super::process::ProcessPlan;
 use crate::{Context, Error, ErrorKind, Result, sys};
@@ -64,7 +66,7 @@ pub(super) fn own_stdio(uid: u32) -> Result<()> {
         }
         match nix::unistd::fchown(fd, Some(nix::unistd::Uid::from_raw(uid)), None) {
             Ok(()) => {}
-            Err(nix::errno::Errno::EPERM | nix::errno::Errno::EINVAL | nix::errno::Errno::EROFS) => {}
+            Err(Errno::EPERM | Errno::EINVAL | Errno::EROFS) => {}
             Err(e) => return Err(e).context(|| format!("fchown({number}, {uid})")),
         }
     }
@@ -145,7 +147,7 @@ pub(super) fn find(name: &str, environment: &[(String, String)]) -> Result<PathB
 
 /// Why the kernel does not execute a program that was found, in the words that engines recognise.
 pub(super) fn cannot_execute(path: &Path, error: &io::Error) -> Error {
-    let mut why = nix::errno::Errno::from_raw(error.raw_os_error().unwrap_or_default()).desc().to_owned();
+    let mut why = Errno::from_raw(error.raw_os_error().unwrap_or_default()).desc().to_owned();
     if let Some(first) = why.get_mut(..1) {
         first.make_ascii_lowercase();
     }
@@ -158,8 +160,12 @@ fn executable(path: &Path) -> io::Result<()> {
     if file.is_dir() || file.is_socket() || file.is_fifo() || status.permissions().mode() & 0o111 == 0 {
         return Err(io::ErrorKind::PermissionDenied.into());
     }
-    access(path, AccessFlags::X_OK)?;
-    Ok(())
+    // With the effective ids and capabilities, as execve will ask: the program may belong to another user and
+    // CAP_DAC_OVERRIDE let this one run it. A filter from before faccessat2(2) refuses the question: ask execve then.
+    match faccessat(AT_FDCWD, path, AccessFlags::X_OK, AtFlags::AT_EACCESS) {
+        Ok(()) | Err(Errno::ENOSYS | Errno::EPERM) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
 }
 
 fn kind(error: &io::Error) -> ErrorKind {
