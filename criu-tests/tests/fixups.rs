@@ -257,6 +257,33 @@ fn a_paused_container_is_checkpointed_and_stays_paused_if_it_stays() {
 }
 
 #[test]
+fn a_container_brings_further_options_for_criu_but_an_archive_does_not() {
+    let Some(stage) = Stage::set(&[Need::Criu]) else { return };
+    let host = stage.host("a");
+    let (config, work) = (host.path("criu.conf"), host.path("work"));
+    fs::write(&config, "log-file=own.log\n").expect("write");
+    fs::create_dir(&work).expect("mkdir");
+    let written = || fs::remove_file(format!("{work}/own.log")).is_ok();
+    let bundle = Bundle::of_workload(&host, "counter", &[])
+        .edit(|spec| spec["annotations"] = json!({"org.criu.config": config}));
+    let container = host.run_detached(&stage.id("first"), &bundle);
+    let (images, archive) = (host.path("images"), host.path("archive"));
+    let before = container.reports();
+    container.checkpoint(&["--image-path", &images, "--work-path", &work]);
+    assert!(written(), "CRIU logged where its file says");
+    let restore = ["restore", "-d", "--work-path", &work];
+    let from_images = ["--image-path", &images, "-b", &bundle.path()];
+    host.migrate_detached(&[&restore[..], &from_images, &[container.id()]].concat());
+    assert!(written(), "CRIU logged where its file says");
+    container.goes_on(&before);
+    container.checkpoint(&["--export", &archive]);
+    host.migrate_detached(&[&restore[..], &["--import", &archive, container.id()]].concat());
+    assert!(!written(), "what others wrote chooses no file of this host");
+    host.imported(container.id()).end();
+    host.assert_no_trace();
+}
+
+#[test]
 fn a_log_file_of_the_host_on_stdio_travels() {
     let Some(stage) = Stage::set(&[Need::Criu]) else { return };
     let host = stage.host("a");

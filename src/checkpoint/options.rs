@@ -9,7 +9,10 @@ use std::path::PathBuf;
 use nix::sched::CloneFlags;
 
 use super::{Dump, externals};
-use crate::criu::{AfterDump, DumpRequest, ManageCgroups, NetworkLock, TcpConnections, Version};
+use crate::criu::{
+    AfterDump, CONFIG_ANNOTATION, DumpRequest, ManageCgroups, NetworkLock, TcpConnections, Version,
+    config_file,
+};
 use crate::engine::{InitProcess, Namespaces, Status};
 use crate::sys::proc::namespace_inode;
 use crate::{Context, Result};
@@ -104,6 +107,8 @@ pub(super) fn dump_request<'a>(dump: &'a Dump<'_>, version: Version) -> Result<D
     common.file_locks = options.file_locks;
     common.empty_netns = namespaces.creates(CloneFlags::CLONE_NEWNET);
     common.orphan_pts_master = true;
+    let annotations = config.spec.annotations().as_ref();
+    common.config_file = config_file(annotations.and_then(|a| a.get(CONFIG_ANNOTATION)).map(String::as_str));
     Ok(request)
 }
 

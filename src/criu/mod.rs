@@ -10,6 +10,7 @@
 //! ```
 
 mod client;
+mod config_file;
 mod find;
 mod kerndat;
 mod log;
@@ -20,6 +21,7 @@ mod stats;
 mod version;
 
 pub use client::{CriuClient, Dumped, Features, Restored, Session, SpawnOptions, Stdio};
+pub use config_file::{CONFIG_ANNOTATION, config_file};
 pub use find::{Criu, require_root};
 pub use log::{Job, LogError, first_error};
 pub use notify::{Notify, Silent};

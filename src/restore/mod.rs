@@ -22,7 +22,9 @@ use nix::unistd::Pid;
 pub use options::{RestoreOptions, Source};
 
 use crate::archive::Progress;
-use crate::criu::{Criu, CriuClient, Notify, SpawnOptions, Stdio, require_root};
+use crate::criu::{
+    CONFIG_ANNOTATION, Criu, CriuClient, Notify, SpawnOptions, Stdio, config_file, require_root,
+};
 use crate::engine::rootfs::prepare_mountpoints;
 use crate::engine::{
     Container, ContainerId, Namespaces, NewContainer, ProcessIo, ResolvedIo, StateRoot, descriptors,
@@ -97,9 +99,10 @@ fn run(
     new.create_intel_rdt()?;
     // The mounts that CRIU needs on the way stay in a mount namespace that ends with it, however this ends.
     let logs = Logs::choose(new, options, imported.is_some());
-    let restored = in_private_mount_namespace(|mounts| {
-        restore_processes(new, criu, options, &images, logs.path(), io, mounts)
-    });
+    let files =
+        Files { images: &images, work_path: logs.path(), config: criu_config(new, imported.is_some()) };
+    let restored =
+        in_private_mount_namespace(|mounts| restore_processes(new, criu, options, &files, io, mounts));
     restored
         .context(|| "make a private mount namespace for criu")
         .flatten()
@@ -114,16 +117,35 @@ fn run(
     Ok(())
 }
 
+/// Files that CRIU works with.
+struct Files<'a> {
+    images: &'a OwnedFd,
+    work_path: Option<&'a Path>,
+    config: Option<PathBuf>,
+}
+
+/// The file with further options for CRIU. An archive comes from others: it does not choose one here, for such a file
+/// can name programs to run.
+fn criu_config(new: &NewContainer, imported: bool) -> Option<PathBuf> {
+    let annotations = new.config().spec.annotations().as_ref();
+    let named = annotations.and_then(|a| a.get(CONFIG_ANNOTATION)).map(String::as_str);
+    if imported && named.is_some() {
+        tracing::warn!("annotation {CONFIG_ANNOTATION} of the archive is ignored");
+        return config_file(None);
+    }
+    config_file(named)
+}
+
 /// Runs CRIU.
 fn restore_processes(
     new: &mut NewContainer,
     criu: &Criu,
     options: &RestoreOptions,
-    images: &OwnedFd,
-    work_path: Option<&Path>,
+    files: &Files<'_>,
     io: ResolvedIo,
     mounts: &PrivateMounts,
 ) -> Result<()> {
+    let images = files.images;
     let names = descriptors::read(images.as_fd())?;
     let new_names = descriptors::names(io.stdio())?;
     if let Some(user) = new.user_namespace() {
@@ -150,11 +172,11 @@ fn restore_processes(
         })?;
         external_namespaces.push((key, spawn.inherit(file.as_fd())?));
     }
-    let work_dir = work_path.map(open_work_dir).transpose()?;
+    let work_dir = files.work_path.map(open_work_dir).transpose()?;
     let client = CriuClient::spawn(criu, spawn)?;
     new.release_unit()?;
     client.reuse_kernel_facts(mounts);
-    let request = options::restore_request(
+    let mut request = options::restore_request(
         new,
         options,
         &namespaces,
@@ -165,6 +187,7 @@ fn restore_processes(
         &external_namespaces,
         client.pid(),
     )?;
+    request.options.config_file.clone_from(&files.config);
     let names = stdio_names(&names, new_names);
     let mut steps = Steps { new, namespaces: &namespaces, names, terminal: fixups::Terminal::new(console) };
     client.restore(&request, &mut steps)?;
