@@ -135,6 +135,7 @@ fn a_process_that_is_killed_for_want_of_memory_is_an_event() {
     let events = Events::start(&host, &["--interval", "20ms"], container.id());
     // It watches before it prints.
     events.wait_for("stats", 1);
+    assert!(!format!("{:?}", events.lines()).contains("oom"), "nothing yet for who looks for the word");
     let hog = ["exec", container.id(), "/workload", "hog", "--memory", "134217728"];
     assert_eq!(host.migrate(&hog).code, 137);
     events.wait_for("oom", 1);

@@ -52,19 +52,25 @@ pub struct MemoryEntry {
     pub failcnt: u64,
 }
 
-/// How often something happened for want of memory (v2: `memory.events`; v1 knows `oom_kill`).
+/// How often something happened for want of memory (v2: `memory.events`; v1 knows `oom_kill`). What never happened is
+/// not written: clients look for the word `oom` in the lines of `events`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct MemoryCounts {
     /// Reclaimed below the protected amount.
+    #[serde(skip_serializing_if = "is_zero")]
     pub low: u64,
     /// Slowed down above `memory.high`.
+    #[serde(skip_serializing_if = "is_zero")]
     pub high: u64,
     /// At the limit.
+    #[serde(skip_serializing_if = "is_zero")]
     pub max: u64,
     /// Allocations that were about to fail.
+    #[serde(skip_serializing_if = "is_zero")]
     pub oom: u64,
     /// Processes killed.
+    #[serde(skip_serializing_if = "is_zero")]
     pub oom_kill: u64,
 }
 

@@ -106,7 +106,7 @@ mod tests {
                 r#""memory_spread_page":0,"memory_spread_slab":0,"memory_pressure":0,"sched_load_balance":0,"#,
                 r#""sched_relax_domain_level":0},"memory":{"usage":{"limit":0,"failcnt":0},"#,
                 r#""swap":{"limit":0,"failcnt":0},"kernel":{"limit":0,"failcnt":0},"#,
-                r#""kernelTCP":{"limit":0,"failcnt":0},"event_count":{"low":0,"high":0,"max":0,"oom":0,"oom_kill":0}},"#,
+                r#""kernelTCP":{"limit":0,"failcnt":0},"event_count":{}},"#,
                 r#""pids":{},"blkio":{},"hugetlb":{},"intel_rdt":{},"network_interfaces":null}}"#
             )
         );
