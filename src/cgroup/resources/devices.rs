@@ -46,13 +46,18 @@ impl Access {
         self.0 & other.0 != 0
     }
 
+    /// Further letters mean nothing, as for runc: there are configurations with "rwa".
     pub(super) fn parse(text: &str) -> Result<Self> {
-        text.chars().try_fold(Self(0), |bits, letter| match letter {
-            'r' => Ok(Self(bits.0 | 1)),
-            'w' => Ok(Self(bits.0 | 2)),
-            'm' => Ok(Self(bits.0 | 4)),
-            _ => Err(invalid(FIELD, format_args!("has the access {text:?}, not letters of \"rwm\""))),
-        })
+        let known = text.chars().fold(0, |bits, letter| match letter {
+            'r' => bits | 1,
+            'w' => bits | 2,
+            'm' => bits | 4,
+            _ => bits,
+        });
+        match known {
+            0 => Err(invalid(FIELD, format_args!("has the access {text:?}, not letters of \"rwm\""))),
+            _ => Ok(Self(known)),
+        }
     }
 }
 
@@ -278,6 +283,7 @@ mod tests {
         assert_eq!(shown(&format!("{deny},{fuse},{no_write}"))[1], "allow c 10:229 rm");
         assert_eq!(shown(&format!("{fuse},{deny}")).len(), 1 + DEFAULTS);
         assert_eq!(shown(r#"{"allow":true,"access":"r"}"#)[1..3], ["allow b *:* rm", "allow c *:* rm"]);
+        assert_eq!(shown(r#"{"allow":true,"access":"ra"}"#), shown(r#"{"allow":true,"access":"r"}"#));
         assert_eq!(shown(r#"{"allow":true}"#), ["allow a"]);
         let no_disk = r#"{"allow":false,"type":"b","major":8,"minor":-1,"access":"rw"}"#;
         assert_eq!(shown(&format!(r#"{{"allow":true}},{no_disk}"#)), ["allow a", "deny b 8:* rw"]);
