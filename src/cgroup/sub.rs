@@ -62,7 +62,8 @@ fn relative(path: &str) -> Result<PathBuf> {
             Component::Normal(name) => relative.push(name),
             Component::RootDir | Component::CurDir => {}
             Component::ParentDir | Component::Prefix(_) => {
-                return Err(Error::new(ErrorKind::InvalidInput, format!("bad sub cgroup path: {path}"))
+                let message = format!("bad sub cgroup path: {path} is not a sub cgroup path");
+                return Err(Error::new(ErrorKind::InvalidInput, message)
                     .with_hint("the cgroup must lie beneath the container's"));
             }
         }
@@ -151,7 +152,7 @@ mod tests {
             (&["a", "b"][..], "missing <controller>: prefix"),
             (&[":a"], "empty <controller> prefix"),
             (&["cpu:a", "cpu:b"], "controller cpu specified multiple times"),
-            (&[".."], "bad sub cgroup path"),
+            (&[".."], "bad sub cgroup path: .. is not a sub cgroup path"),
             (&["cpu:a/../../b"], "bad sub cgroup path"),
         ] {
             let error = parse(bad).expect_err(why).to_string();

@@ -230,7 +230,11 @@ fn run_one(
     state: &HookState,
     place: &Place<'_>,
 ) -> Result<()> {
-    let describe = || format!("error running {} hook #{number}: {}", kind.name(), hook.path.display());
+    let describe = || {
+        // Newer clients look for the first half, older ones for the words of the second.
+        let path = hook.path.display();
+        format!("error running {} hook #{number}: error running hook {path}", kind.name())
+    };
     let input = serde_json::to_vec(state).context(|| "serialise the container's state")?;
     let outcome = run(&ShortCommand {
         path: hook.path.clone(),
@@ -309,11 +313,13 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::HookFailed);
         assert_eq!(
             error.chain(),
-            "error running createRuntime hook #1: /bin/sh: exit status 3, stdout: out, stderr: err"
+            "error running createRuntime hook #1: error running hook /bin/sh: exit status 3, stdout: out, stderr: err"
         );
         let missing = HookPlan { path: "/nonexistent".into(), ..hook("") };
         let error = run_these(&[missing]).expect_err("there is none");
-        assert!(error.chain().starts_with("error running createRuntime hook #0: /nonexistent: no such file"));
+        assert!(error.chain().starts_with(
+            "error running createRuntime hook #0: error running hook /nonexistent: no such file"
+        ));
         let slow = HookPlan { timeout: Some(1), ..hook("while :; do :; done") };
         let error = run_these(&[slow]).expect_err("its time is up");
         assert!(error.to_string().contains("hook ran past specified timeout of 1.0s"), "{error}");
