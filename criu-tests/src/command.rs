@@ -61,6 +61,13 @@ impl Command {
         self
     }
 
+    /// Standard error, captured otherwise.
+    #[must_use]
+    pub fn stderr(mut self, fd: impl Into<OwnedFd>) -> Self {
+        self.stderr = Some(fd.into());
+        self
+    }
+
     /// Nothing is captured, all three are `/dev/null`: for commands that leave their descriptors to a container.
     #[must_use]
     pub fn without_stdio(mut self) -> Self {

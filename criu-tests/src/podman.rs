@@ -8,6 +8,7 @@ use std::fs;
 
 use crate::command::{Command, Output};
 use crate::host::{Host, list};
+use crate::image::MAKE_ROOT;
 use crate::programs;
 use crate::wait::{PATIENCE, wait_until};
 
@@ -35,7 +36,7 @@ runroot = "/run/containers/storage"
 
 const POLICY: &str = r#"{"default": [{"type": "insecureAcceptAnything"}]}"#;
 
-/// Hides what the machine has of Podman, and makes the image: busybox under every name that it has.
+/// Hides what the machine has of Podman, and makes the image.
 const PREPARE: &str = r#"
 set -e
 for at in /etc/containers /var/lib; do mount -t tmpfs -o mode=755 podman $at; done
@@ -43,13 +44,8 @@ mount -t tmpfs -o mode=1777 podman /dev/shm
 cp containers.conf storage.conf policy.json /etc/containers/
 echo containers:100000:65536 >subids
 for at in /etc/subuid /etc/subgid; do mount --bind subids $at; done
-mkdir -p /var/lib/containers image/bin image/etc image/proc image/sys image/dev image/root image/run image/tmp
-chmod 1777 image/tmp
-busybox=$(command -v busybox)
-cp "$busybox" image/bin/busybox
-for name in $("$busybox" --list); do [ "$name" = busybox ] || ln -s busybox "image/bin/$name"; done
-printf 'root:x:0:0:root:/root:/bin/sh\nguest:x:1000:1000:guest:/tmp:/bin/sh\n' >image/etc/passwd
-printf 'root:x:0:\nguest:x:1000:\n' >image/etc/group
+mkdir -p /var/lib/containers
+MAKE_ROOT
 tar -C image -cf image.tar .
 podman import --quiet image.tar localhost/small
 "#;
@@ -91,7 +87,7 @@ impl<'h> Podman<'h> {
         write("storage.conf", STORAGE_CONF);
         write("policy.json", POLICY);
         let new = Self { host, parent: Some(format!("--cgroup-parent=/{}", host.tag())) };
-        new.in_environment(&["sh", "-c", PREPARE]).run().succeeded();
+        new.in_environment(&["sh", "-c", &PREPARE.replace("MAKE_ROOT", MAKE_ROOT)]).run().succeeded();
         new
     }
 

@@ -16,6 +16,8 @@ pub enum Need {
     Zstd,
     /// `newuidmap` and `newgidmap`.
     Uidmap,
+    /// containerd with its shim and `ctr`.
+    Containerd,
     /// Podman, conmon and netavark.
     Podman,
 }
@@ -29,6 +31,12 @@ impl Need {
                 let is_there = |name: &str| Path::new("/usr/bin").join(name).exists();
                 let all = is_there("newuidmap") && is_there("newgidmap");
                 (!all).then(|| "newuidmap and newgidmap are not installed (package uidmap)".to_owned())
+            }
+            Need::Containerd => {
+                let all = succeeds("containerd", &["--version"])
+                    && succeeds("ctr", &["--version"])
+                    && succeeds("containerd-shim-runc-v2", &["-v"]);
+                (!all).then(|| "containerd is not installed (package containerd)".to_owned())
             }
             Need::Podman => {
                 let all = succeeds("podman", &["--version"])
