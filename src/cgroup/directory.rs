@@ -92,7 +92,24 @@ impl Directory {
 
     /// The content of an interface file, without white space around it.
     pub(super) fn read(&self, file: &str) -> Result<String> {
-        self.read_raw(file).context(|| format!("read {}", self.path.join(file).display()))
+        let attempted = || format!("read {}", self.path.join(file).display());
+        match self.read_raw(file) {
+            Err(e) if self.is_gone_after(e.raw_os_error()) => {
+                Err(e).context_kind(ErrorKind::NotFound, attempted)
+            }
+            read => read.context(attempted),
+        }
+    }
+
+    /// Whether this failed since the cgroup was removed, by somebody else, while it was open: systemd does so with what
+    /// becomes empty.
+    fn is_gone_after(&self, errno: Option<i32>) -> bool {
+        match errno {
+            Some(libc::ENODEV) => true,
+            // Every cgroup has this file.
+            Some(libc::ENOENT) => !self.has("cgroup.procs"),
+            _ => false,
+        }
     }
 
     /// [`Directory::read`], `None` if there is no such file.
@@ -119,8 +136,13 @@ impl Directory {
 
     /// Writes an interface file in one write(2), as the kernel wants it.
     pub(super) fn write(&self, file: &str, value: &str) -> Result<()> {
-        self.write_raw(file, value)
-            .context(|| format!("write(\"{}\", {value:?})", self.path.join(file).display()))
+        let attempted = || format!("write(\"{}\", {value:?})", self.path.join(file).display());
+        match self.write_raw(file, value) {
+            Err(e) if self.is_gone_after(Some(e as i32)) => {
+                Err(e).context_kind(ErrorKind::NotFound, attempted)
+            }
+            written => written.context(attempted),
+        }
     }
 
     /// [`Directory::write`] with the bare error number, for callers that decide by it.
@@ -154,8 +176,7 @@ impl Directory {
                 pids.dedup();
                 return Ok(pids);
             }
-            // The cgroup was removed while it was open.
-            Err(e) if e.is_errno(libc::ENODEV) => return Ok(Vec::new()),
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
             other => other?,
         };
         Ok(numbers(&text))

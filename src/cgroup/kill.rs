@@ -71,6 +71,8 @@ impl Cgroup {
                 return match directory.write("cgroup.kill", "1") {
                     // The container has made it a threaded one.
                     Err(e) if e.is_errno(libc::EOPNOTSUPP) => Ok(false),
+                    // With its last process.
+                    Err(e) if e.kind() == ErrorKind::NotFound => Ok(true),
                     written => written.map(|()| true),
                 };
             }

@@ -31,14 +31,22 @@ impl NewContainer {
         Ok(cgroup)
     }
 
-    /// Starts the unit, if there is one.
+    /// Starts the unit, if there is one. Only one that is started is written down: who undoes this ends it by its name,
+    /// and until then the name may be another's. If this process dies in between, systemd ends it, as it is empty then.
     pub(super) fn start_unit(&mut self) -> Result<()> {
         let Some(unit) = self.unit.take() else { return Ok(()) };
         let linux = self.config().spec.linux().as_ref();
         let resources = linux.and_then(|linux| linux.resources().as_ref());
-        let started =
-            unit.start(self.cgroup(), resources).context(|| "unable to apply cgroup configuration")?;
-        self.unit_holder = Some(started);
+        let started = unit.start(self.cgroup(), resources).context(|| "unable to apply cgroup configuration");
+        match started {
+            Ok(held) => self.unit_holder = Some(held),
+            Err(error) => {
+                self.cgroup = self.cgroup.take().map(|cgroup| cgroup.with_unit(None));
+                return Err(error);
+            }
+        }
+        self.state.cgroup_unit = self.cgroup().unit().cloned();
+        self.state.save(&self.dir)?;
         self.cgroup().come_near()
     }
 

@@ -253,7 +253,6 @@ impl NewContainer {
         cgroup.require_unused()?;
         self.owns_cgroup = true;
         self.state.cgroup = cgroup.state();
-        self.state.cgroup_unit = cgroup.unit().cloned();
         self.state.save(&self.dir)?;
         self.start_unit()?;
         let cgroup = self.cgroup();
