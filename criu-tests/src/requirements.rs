@@ -18,6 +18,8 @@ pub enum Need {
     Uidmap,
     /// containerd with its shim and `ctr`.
     Containerd,
+    /// systemd, its tools, and a bus.
+    Systemd,
     /// Podman, conmon and netavark.
     Podman,
 }
@@ -49,6 +51,11 @@ impl Need {
                 let first = said.as_deref().unwrap_or_default().lines().next().unwrap_or_default();
                 let is_known = first.starts_with("runc version 1.1.");
                 (!is_known).then(|| format!("there is no runc 1.1 (package runc), but `{first}`"))
+            }
+            Need::Systemd => {
+                let needed = ["/lib/systemd/systemd", "/usr/bin/systemctl", "/usr/bin/dbus-daemon"];
+                let all = needed.iter().all(|path| Path::new(path).exists());
+                (!all).then(|| "systemd and a bus are not installed (packages systemd, dbus)".to_owned())
             }
             Need::Zstd => (!succeeds("zstd", &["--version"])).then(|| "zstd is not installed".to_owned()),
         }
