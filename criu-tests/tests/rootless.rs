@@ -99,6 +99,10 @@ fn what_a_container_without_root_sees() {
         assert_eq!(seen["write"][path]["ok"], json!("done"), "{path}: {}", seen["write"][path]);
     }
     assert!(seen["write"]["/sys/made"]["errno"].is_number());
+    let mounts = seen["mounts"].as_array().expect("a list");
+    let cgroups =
+        mounts.iter().rfind(|m| m["destination"] == json!("/sys/fs/cgroup")).expect("it is mounted");
+    assert!(cgroups["options"].as_array().expect("a list").contains(&json!("ro")), "{cgroups}");
     assert_eq!(fs::metadata(format!("{}/root/made", bundle.rootfs())).expect("made").uid(), CALLER);
     let descriptors: Vec<&String> = seen["fds"].as_object().expect("an object").keys().collect();
     assert_eq!(descriptors, ["0", "1", "2"], "nothing of the runtime leaks: {}", seen["fds"]);
@@ -138,10 +142,25 @@ fn the_commands_work_without_root() {
             other => Err(other.map(str::to_owned)),
         }
     });
+    user.run(&["kill", "--all", &id, "0"]).succeeded();
     user.run(&["delete", &id]).succeeded();
     user.run_detached(&["run", "-d", "-b", &bundle.path(), &id]);
+    user.run(&["kill", "--all", &id, "0"]).succeeded();
     user.run(&["delete", "--force", &id]).succeeded();
     assert_eq!(user.run(&["list", "-q"]).succeeded(), "");
+    host.assert_no_trace();
+}
+
+/// The cgroup that a container is put into by default is named after it, whoever makes it.
+#[test]
+fn a_container_of_root_is_not_in_the_way_of_a_users_of_the_same_name() {
+    let Some(stage) = Stage::set(&[]) else { return };
+    let host = stage.host("a");
+    let user = User::on(&host);
+    let (_bundle, container) = host.run_small(&stage.id("same"));
+    let bundle = user.bundle("same", &["inspect"]);
+    user.run(&["run", "-b", &bundle.path(), container.id()]).succeeded();
+    container.end();
     host.assert_no_trace();
 }
 

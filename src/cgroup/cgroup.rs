@@ -198,6 +198,11 @@ impl Cgroup {
         self.main_node()?.existing()?.all_pids()
     }
 
+    /// Whether there is no hierarchy in which it is: that of a container that does without.
+    pub fn is_nowhere(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
     /// Whether the cgroup exists in any hierarchy.
     ///
     /// # Errors

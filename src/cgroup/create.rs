@@ -56,6 +56,26 @@ impl Cgroup {
         Ok(made)
     }
 
+    /// It in those hierarchies in which nobody is in it whom this process may not join. For containers that can do
+    /// without: somebody else's may have the same name.
+    ///
+    /// # Errors
+    /// The cgroup cannot be read.
+    pub fn without_those_of_others(&self) -> Result<Self> {
+        let mut own = Self { nodes: Vec::new(), unit: None };
+        for node in &self.nodes {
+            let one = Self { nodes: vec![node.clone()], unit: None };
+            let is_others = one.require_unused().is_err_and(|e| e.kind() == ErrorKind::AlreadyExists)
+                && one.require_entry().is_err_and(|e| is_no_permission(&e));
+            if is_others {
+                tracing::debug!(cgroup = %node, "others are in it: the container does without");
+            } else {
+                own.nodes.push(node.clone());
+            }
+        }
+        Ok(own)
+    }
+
     /// Whether a process of ours gets in. In the unified hierarchy that takes the right to write to the cgroup above,
     /// which is also above the process's present one (cgroups(7), "Cgroup delegation containment").
     fn require_entry(&self) -> Result<()> {

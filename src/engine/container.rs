@@ -318,6 +318,13 @@ impl Container {
     /// # Errors
     /// The first process that could not be signalled; one that has just ended is no error.
     pub fn signal_all(&self, signal: i32) -> Result<()> {
+        if self.cgroup()?.is_nowhere() {
+            // Its processes are known to its pid namespace alone, whose first one they end with.
+            return match self.signal(signal) {
+                Err(error) if error.kind() == ErrorKind::WrongStatus => Ok(()),
+                sent => sent,
+            };
+        }
         let context = |pid: i32| format!("send signal {signal} to process {pid} of container {}", self.id);
         let gone = |e: &io::Error| e.raw_os_error() == Some(libc::ESRCH);
         for pids in self.processes()?.chunks(SIGNAL_AT_A_TIME) {

@@ -247,21 +247,25 @@ impl NewContainer {
     /// # Errors
     /// The cgroup that could not be made, or the field of the limit that could not be set.
     pub fn create_cgroup(&mut self) -> Result<()> {
-        let cgroup = self.cgroup.as_ref().expect("configure() has planned the cgroup");
+        let mut cgroup = self.cgroup.take().expect("configure() has planned the cgroup");
+        let can_do_without = cgroup.unit().is_none()
+            && self.root.cgroups_are_optional()
+            && !rootless::needs_cgroup(&self.config().spec);
+        if can_do_without {
+            cgroup = cgroup.without_those_of_others()?;
+        }
         // Who undoes this kills what is in the cgroup: it is written down once nobody else is there, and before it is
         // made.
         cgroup.require_unused()?;
         self.owns_cgroup = true;
         self.state.cgroup = cgroup.state();
         self.state.save(&self.dir)?;
+        self.cgroup = Some(cgroup);
         self.start_unit()?;
-        let cgroup = self.cgroup();
-        if cgroup.unit().is_none()
-            && self.root.cgroups_are_optional()
-            && !rootless::needs_cgroup(&self.config().spec)
-        {
+        if can_do_without {
             return self.create_permitted_cgroups();
         }
+        let cgroup = self.cgroup();
         cgroup.create().map_err(|error| self.explain_cgroup(error))?;
         let resources =
             self.config.as_ref().and_then(|c| c.spec.linux().as_ref()).and_then(|l| l.resources().as_ref());

@@ -60,15 +60,16 @@ pub fn make_rootless(config: &mut Value, uid: u32, gid: u32) {
         linux.remove("resources");
     }
     let Some(mounts) = config["mounts"].as_array_mut() else { return };
-    mounts.retain(|mount| !mount["destination"].as_str().is_some_and(|d| d.starts_with("/sys")));
     for mount in mounts.iter_mut() {
+        if mount["destination"] == "/sys" {
+            *mount = json!({"destination": "/sys", "type": "none", "source": "/sys",
+                "options": ["rbind", "nosuid", "noexec", "nodev", "ro"]});
+        }
         if let Some(options) = mount["options"].as_array_mut() {
             let names_owner = |o: &str| o.starts_with("uid=") || o.starts_with("gid=");
             options.retain(|option| !option.as_str().is_some_and(names_owner));
         }
     }
-    mounts.push(json!({"destination": "/sys", "type": "none", "source": "/sys",
-        "options": ["rbind", "nosuid", "noexec", "nodev", "ro"]}));
 }
 
 fn mounts() -> Value {
@@ -116,7 +117,11 @@ mod tests {
         assert_eq!(config["linux"]["resources"], Value::Null);
         let mounts = config["mounts"].as_array().expect("list");
         let destinations: Vec<_> = mounts.iter().map(|m| m["destination"].as_str().expect("text")).collect();
-        assert_eq!(destinations, ["/proc", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue", "/sys"]);
+        assert_eq!(
+            destinations,
+            ["/proc", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue", "/sys", "/sys/fs/cgroup"]
+        );
+        assert_eq!(config["mounts"][5]["source"], "/sys");
         assert!(!config["mounts"][2]["options"].to_string().contains("gid="));
     }
 }
