@@ -206,7 +206,7 @@ fn a_cgroup_beneath_the_containers() {
     };
     fails("..", "bad sub cgroup path");
     fails("none", " adding pid ");
-    fails("none", "no such file or directory");
+    fails("none", "/none/cgroup.procs: no such file or directory");
     fails("pids:none", "o such file or directory");
     fails("whaaat:/below", "unknown controller ");
     container.end();

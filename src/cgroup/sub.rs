@@ -98,7 +98,7 @@ impl Cgroup {
                 // Nothing is controlled there, and nobody thinks of making anything there.
                 nodes.push(node.clone());
             } else {
-                let path = beneath.path();
+                let path = beneath.path().join("cgroup.procs");
                 let message = format!(
                     "error adding pid of the new process to cgroups {}: no such file or directory",
                     path.display()
