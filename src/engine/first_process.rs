@@ -103,7 +103,6 @@ impl NewContainer {
                 among_others: self.user.is_some() && !namespaces.creates(CloneFlags::CLONE_NEWPID),
             },
         )?;
-        self.release_unit()?;
         self.state.intel_rdt.join(&[starting.pid().as_raw()])?;
         let serving = sources.map(|server| server.serve(starting.pidfd())).transpose()?;
         starting
@@ -113,6 +112,8 @@ impl NewContainer {
             })
             .context(|| format!("set container {} up", self.id))?;
         drop(serving);
+        // It has answered, so it is in all of its cgroups.
+        self.release_unit()?;
         set_limits(starting.pid(), &process)?;
         let names = match &io.console {
             Some(_) => descriptors::names_in(starting.pid())?,

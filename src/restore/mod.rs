@@ -174,7 +174,6 @@ fn restore_processes(
     }
     let work_dir = files.work_path.map(open_work_dir).transpose()?;
     let client = CriuClient::spawn(criu, spawn)?;
-    new.release_unit()?;
     client.reuse_kernel_facts(mounts);
     let mut request = options::restore_request(
         new,
@@ -241,6 +240,7 @@ impl Notify for Steps<'_> {
     }
 
     fn post_restore(&mut self, pid: i32) -> Result<()> {
+        self.new.release_unit()?;
         self.terminal.hand_over()?;
         let pid = Pid::from_raw(pid);
         let mut types = self.namespaces.types();

@@ -72,6 +72,28 @@ impl Systemd {
         Self { connection, listening: false }
     }
 
+    /// Makes sure that a process has the same number here and there: processes go to units by their numbers, and a wrong
+    /// one is another's process.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] when it is otherwise.
+    pub(super) fn require_same_pids(&self) -> Result<()> {
+        let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+        let is_same = match self.connection.peer()? {
+            None => false,
+            // Another user's process does not let itself be looked at.
+            Some(peer) => {
+                namespace(&peer.to_string()).is_none_or(|theirs| namespace("self").as_ref() == Some(&theirs))
+            }
+        };
+        if is_same {
+            return Ok(());
+        }
+        let message = "running systemd is needed for --systemd-cgroup: the one that answers is in another pid namespace";
+        Err(Error::new(ErrorKind::Unsupported, message)
+            .with_hint("run this where systemd runs, or leave --systemd-cgroup out"))
+    }
+
     fn call(&mut self, member: &str, arguments: Vec<Value>) -> std::result::Result<Vec<Value>, Failure> {
         let method = Method { destination: SERVICE, path: OBJECT, interface: MANAGER, member };
         self.connection.call(method, arguments)

@@ -97,6 +97,7 @@ impl Cgroup {
                 .with_hint("users' managers have only cgroup v2: leave --systemd-cgroup out"));
         }
         let mut systemd = Systemd::connect(manager)?;
+        systemd.require_same_pids()?;
         let relative = systemd.control_group()?.join(place.path()?);
         let version = systemd.version()?;
         let nodes = hierarchies.iter().map(|hierarchy| Node {
@@ -171,7 +172,9 @@ impl Cgroup {
         let mut properties = scope("user.slice", pid);
         properties.push(description(&format!("container runtime, process {pid}")));
         let scope = format!("migrate-{pid}.scope");
-        Systemd::connect(unit.manager)?.start(&scope, &properties).context(|| "go to the user's manager")
+        let mut systemd = Systemd::connect(unit.manager)?;
+        systemd.require_same_pids()?;
+        systemd.start(&scope, &properties).context(|| "go to the user's manager")
     }
 }
 

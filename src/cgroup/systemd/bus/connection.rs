@@ -14,6 +14,9 @@ use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
+
 use super::address::Address;
 use super::message::{FIXED, Kind, Message};
 use super::value::{Value, damaged};
@@ -133,6 +136,17 @@ impl Connection {
         }
         line.truncate(line.len() - 2);
         String::from_utf8(line).map_err(|_| damaged())
+    }
+
+    /// The process that has made the other side's socket, as this one numbers processes; `None` where the two have no
+    /// numbers in common.
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    pub(in super::super) fn peer(&self) -> Result<Option<i32>> {
+        let credentials = getsockopt(&self.socket, PeerCredentials);
+        let pid = credentials.context(|| format!("getsockopt(SO_PEERCRED) of {}", self.address))?.pid();
+        Ok((pid > 0).then_some(pid))
     }
 
     /// Whether there is a bus in between.
