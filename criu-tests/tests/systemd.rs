@@ -246,6 +246,56 @@ fn without_a_bus_systemd_is_asked_by_itself() {
 }
 
 #[test]
+fn podman_has_its_cgroups_made_by_systemd() {
+    on_each(&[Need::Podman], |stage, host, systemd, cgroups| {
+        // Podman limits what its containers may have of processes.
+        if cgroups == Cgroups::Unified && !systemd.has_unified("pids") {
+            return;
+        }
+        let bundle = Bundle::of_workload(host, "counter", &[]);
+        systemd.command(&["mount", "-t", "tmpfs", "locks", "/dev/shm"]).run().succeeded();
+        let (program, store, name) = (criu_tests::migrate(), host.path("store"), stage.id("web"));
+        let podman = |args: &[&str]| {
+            let global = ["podman", "--root", &store, "--runroot", "/run/store", "--events-backend=file"];
+            let driver = ["--cgroup-manager=systemd", "--runtime", &program];
+            systemd.command(&[&global[..], &driver, args].concat()).run()
+        };
+        let rootfs = bundle.rootfs();
+        let run = [
+            "run",
+            "-d",
+            "--network=none",
+            "--log-driver=k8s-file",
+            "--ulimit=nproc=1024",
+            "--ulimit=nofile=1024",
+        ];
+        let container =
+            ["--memory=64m", "--name", &name, "--rootfs", &rootfs, "/workload", "counter", "--status"];
+        let said = podman(&[&run[..], &container, &[Bundle::STATUS]].concat()).succeeded();
+        let unit = format!("libpod-{}.scope", said.trim());
+        let cgroup = format!("/machine.slice/{unit}");
+        assert_eq!(systemd.property(&unit, "ControlGroup"), cgroup);
+        let limit = if cgroups == Cgroups::Hybrid { "MemoryLimit" } else { "MemoryMax" };
+        assert_eq!(systemd.property(&unit, limit), "67108864");
+        podman(&["exec", &name, "/workload", "inspect"]).succeeded();
+        podman(&["rm", "--force", "--time=0", &name]).succeeded();
+        assert_eq!(systemd.property(&unit, "LoadState"), "not-found");
+    });
+}
+
+#[test]
+fn a_systemd_that_numbers_processes_otherwise_is_not_given_any() {
+    on_each(&[], |stage, host, systemd, _| {
+        let bundle = Bundle::of_workload(host, "counter", &[]);
+        let (program, root, path) = (criu_tests::migrate(), host.path("other"), bundle.path());
+        let elsewhere = ["unshare", "--pid", "--fork", "--mount", "--mount-proc", &program, "--root", &root];
+        let run = ["--systemd-cgroup", "run", "-d", "-b", &path, &stage.id("web")];
+        let output = systemd.command(&[&elsewhere[..], &run].concat()).run();
+        output.failed(1, &["the one that answers is in another pid namespace"]);
+    });
+}
+
+#[test]
 fn a_user_s_manager_makes_the_cgroups_of_a_user_s_containers() {
     /// Somebody whom the bus knows.
     const NOBODY: u32 = 65_534;
