@@ -99,6 +99,10 @@ fn limits_are_the_unit_s_and_the_cgroup_s() {
                 .migrate(&["update", "--memory", "4096", &id])
                 .failed(1, &["linux.resources.memory.limit"]);
             assert_eq!(property("MemoryLimit"), "67108864");
+            systemd
+                .migrate(&["update", "--cpuset-cpus", "4000", &id])
+                .failed(1, &["linux.resources.cpu.cpus"]);
+            assert_eq!(property("AllowedCPUs"), "");
             // What systemd writes again is what it was told.
             systemd.command(&["systemctl", "daemon-reload"]).run().succeeded();
             assert_eq!(file("memory", "memory.limit_in_bytes"), "67108864");

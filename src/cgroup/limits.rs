@@ -41,25 +41,14 @@ impl Cgroup {
         // systemd writes to the files, too, and less exactly: what is written after it stays.
         self.set_unit(&writes, &current)?;
         let mut done = Vec::new();
-        for write in writes {
-            if let Err(error) = self.perform_undoably(&write, &mut done) {
-                let mut failures: Vec<Error> = self.restore_unit(before).err().into_iter().collect();
+        for write in &writes {
+            if let Err(error) = self.perform_undoably(write, &mut done) {
+                let mut failures: Vec<Error> = self.reset_unit(&writes, before).err().into_iter().collect();
                 failures.extend(done.iter().rev().filter_map(|undo: &Undo| undo.perform().err()));
                 return Err(error.with_cleanup(failures));
             }
         }
         Ok(())
-    }
-
-    /// Gives the unit the limits that it had. What it had no limit of keeps the one that has failed, for systemd only.
-    fn restore_unit(&self, before: Option<&LinuxResources>) -> Result<()> {
-        match (before, self.unit()) {
-            (Some(before), Some(_)) => {
-                let current = Current::default();
-                self.set_unit(&self.writes(before, &current)?, &current)
-            }
-            _ => Ok(()),
-        }
     }
 
     /// The fields of `resources` that are set but have no effect on this host, for a warning.

@@ -36,6 +36,17 @@ impl Property {
         Self { name: name.into(), value }
     }
 
+    /// The same property as it is where nobody has set it.
+    pub(super) fn unset(&self) -> Self {
+        let value = match (&self.value, self.name.as_str()) {
+            (Value::Array(element, _), _) => Value::Array(element.clone(), Vec::new()),
+            (_, "MemoryLow" | "MemoryMin") => Value::Uint64(0),
+            // No limit, and no weight of its own.
+            _ => Value::Uint64(u64::MAX),
+        };
+        Self::new(self.name.clone(), value)
+    }
+
     pub(super) fn to_value(&self) -> Value {
         Value::Struct(vec![Value::text(self.name.clone()), Value::variant(self.value.clone())])
     }
@@ -255,6 +266,18 @@ mod tests {
             for version in [Version::V1, Version::V2] {
                 assert_eq!(properties(json, version, &current, 252), expected(list), "{json} {version:?}");
             }
+        }
+    }
+
+    #[test]
+    fn what_nobody_has_set() {
+        for (value, unset) in [
+            (Property::new("MemoryMax", Value::Uint64(5)), Value::Uint64(MAX)),
+            (Property::new("CPUWeight", Value::Uint64(5)), Value::Uint64(MAX)),
+            (Property::new("MemoryLow", Value::Uint64(5)), Value::Uint64(0)),
+            (Property::new("AllowedCPUs", Value::bytes(&[1])), Value::bytes(&[])),
+        ] {
+            assert_eq!(value.unset(), Property::new(value.name.clone(), unset));
         }
     }
 

@@ -133,6 +133,27 @@ impl Cgroup {
         if properties.is_empty() { Ok(()) } else { systemd.set(&unit.name, &properties) }
     }
 
+    /// Takes back what [`Cgroup::set_unit`] did for these writes: the unit has the limits of `before` again.
+    pub(in crate::cgroup) fn reset_unit(
+        &self,
+        writes: &[Write],
+        before: Option<&LinuxResources>,
+    ) -> Result<()> {
+        let Some(unit) = &self.unit else { return Ok(()) };
+        let mut systemd = Systemd::connect(unit.manager)?;
+        let version = systemd.version()?;
+        let current = Current::default();
+        let writes_before =
+            before.map(|before| self.writes(before, &current)).transpose()?.unwrap_or_default();
+        let mut properties = of_writes(&writes_before, &current, version);
+        for set in of_writes(writes, &current, version) {
+            if !properties.iter().any(|property| property.name == set.name) {
+                properties.push(set.unset());
+            }
+        }
+        if properties.is_empty() { Ok(()) } else { systemd.set(&unit.name, &properties) }
+    }
+
     /// Ends the unit. Its cgroup may be left.
     pub(in crate::cgroup) fn stop_unit(&self) {
         let Some(unit) = &self.unit else { return };
@@ -151,7 +172,7 @@ impl Cgroup {
     /// What systemd says.
     pub fn come_near(&self) -> Result<()> {
         let (Some(unit), Some(node)) = (&self.unit, self.v2_node()) else { return Ok(()) };
-        if unit.manager == Manager::System || geteuid().is_root() && !has_session() {
+        if unit.manager == Manager::System {
             return Ok(());
         }
         let own = self_cgroups(std::process::id().cast_signed())?;
