@@ -331,7 +331,7 @@ fn a_program_that_makes_one_container_after_the_other_stays_as_it_was() {
     // What is kept for the next time is there after the first.
     cycles(16);
     let before = own(&stage);
-    cycles(rounds(400, 1000));
+    cycles(1000);
     assert_eq!(own(&stage), before);
     assert_eq!(root.ids().expect("list"), []);
     let left: Vec<_> = fs::read_dir(stage.path("state")).expect("list").flatten().map(|e| e.path()).collect();
