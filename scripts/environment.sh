@@ -7,6 +7,8 @@
 top=$(cd -P "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin
 criu_prefix=${MIGRATE_CRIU_PREFIX:-/opt/migrate-criu}
+qemu_prefix=${MIGRATE_QEMU_PREFIX:-/opt/migrate-qemu}
+crun_prefix=${MIGRATE_CRUN_PREFIX:-/opt/migrate-crun}
 criu_marker=.made-by-migrate-setup
 quiet=${quiet:-}
 
@@ -72,6 +74,20 @@ export_criu() {
     if [ -z "${MIGRATE_CRIU:-}" ] && [ -n "${MIGRATE_CRIU_PREFIX:-}" ]; then
         export MIGRATE_CRIU=$criu_prefix/criu
     fi
+}
+
+# Prints the emulator for the virtual machines, or nothing.
+find_qemu() {
+    if [ -x "$qemu_prefix/qemu-system-x86_64" ]; then
+        echo "$qemu_prefix/qemu-system-x86_64"
+        return
+    fi
+    command -v qemu-system-x86_64 || true
+}
+
+# Prints the words that start the private crun, or nothing. Without the shell of its wrapper, which a measurement would count.
+crun_words() {
+    [ ! -x "$crun_prefix/crun" ] || sed -n 's/^exec \(.*\) "\$@"$/\1/p' "$crun_prefix/crun" | tr -d '"'
 }
 
 # --- Rust ---------------------------------------------------------------------------------------------------------------------------

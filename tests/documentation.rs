@@ -7,13 +7,14 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-const DOCUMENTS: [&str; 6] = [
+const DOCUMENTS: [&str; 7] = [
     "README.md",
     "ARCHITECTURE.md",
     "CHANGELOG.md",
     "SECURITY.md",
     "docs/archive-format.md",
     "docs/setup.md",
+    "docs/vm-lab.md",
 ];
 
 fn migrate(args: &[&str]) -> Output {

@@ -11,7 +11,8 @@
 //!                         host.assert_no_trace()
 //! ```
 //! Environment: `MIGRATE_BIN` names the binary under test; `MIGRATE_CRIU` a CRIU; `MIGRATE_TEST_ALL=1` makes a missing
-//! requirement a failure instead of a reason to ignore the test; `MIGRATE_TEST_FULL=1` asks for [`rounds`] in full.
+//! requirement a failure instead of a reason to ignore the test, and `vm` also one that only a virtual machine has;
+//! `MIGRATE_TEST_FULL=1` asks for [`rounds`] in full.
 
 mod bundle;
 mod cgroup_files;

@@ -22,9 +22,20 @@ pub enum Need {
     Systemd,
     /// Podman, conmon and netavark.
     Podman,
+    /// `CAP_SYS_RESOURCE`, without which CRIU does not dump a process of another user.
+    SysResource,
+    /// cgroup v2 and nothing else.
+    CgroupV2,
+    /// AppArmor in the kernel, and `apparmor_parser`.
+    AppArmor,
 }
 
 impl Need {
+    /// Whether only a virtual machine can be relied on for it: see `docs/vm-lab.md`.
+    pub(crate) fn is_of_a_virtual_machine(self) -> bool {
+        matches!(self, Need::SysResource | Need::CgroupV2 | Need::AppArmor)
+    }
+
     /// Why the need is not met, if so. Root is needed always and is not listed.
     pub(crate) fn missing(self) -> Option<String> {
         match self {
@@ -56,6 +67,18 @@ impl Need {
                 let needed = ["/lib/systemd/systemd", "/usr/bin/systemctl", "/usr/bin/dbus-daemon"];
                 let all = needed.iter().all(|path| Path::new(path).exists());
                 (!all).then(|| "systemd and a bus are not installed (packages systemd, dbus)".to_owned())
+            }
+            Need::SysResource => (!has_capability(24)).then(|| "CAP_SYS_RESOURCE is missing".to_owned()),
+            Need::CgroupV2 => {
+                let top = nix::sys::statfs::statfs("/sys/fs/cgroup").map(|s| s.filesystem_type());
+                let is_v2 = top == Ok(nix::sys::statfs::CGROUP2_SUPER_MAGIC);
+                (!is_v2).then(|| "/sys/fs/cgroup is not cgroup v2".to_owned())
+            }
+            Need::AppArmor => {
+                let enabled = std::fs::read_to_string("/sys/module/apparmor/parameters/enabled");
+                let works = enabled.is_ok_and(|text| text.trim() == "Y")
+                    && succeeds("apparmor_parser", &["--version"]);
+                (!works).then(|| "AppArmor is not enabled".to_owned())
             }
             Need::Zstd => (!succeeds("zstd", &["--version"])).then(|| "zstd is not installed".to_owned()),
         }
@@ -90,6 +113,13 @@ fn working_criu() -> Result<&'static str, &'static String> {
         }
     });
     found.as_ref().map(String::as_str)
+}
+
+/// Whether this process has the capability of that number.
+fn has_capability(number: u32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap_or_default();
+    u64::from_str_radix(effective.trim(), 16).is_ok_and(|set| set >> number & 1 == 1)
 }
 
 fn succeeds(program: &str, args: &[&str]) -> bool {

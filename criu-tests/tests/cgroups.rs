@@ -278,7 +278,8 @@ fn cgroups_that_the_container_made_and_froze_go_with_it() {
             for group in host.cgroups() {
                 let nested = group.join("of/its/own");
                 fs::create_dir_all(&nested).expect("make a nested cgroup");
-                for file in ["cpuset.cpus", "cpuset.mems"].iter().filter(|file| group.join(file).exists()) {
+                // On v2 a cgroup without a cpuset of its own takes processes.
+                for file in ["cpuset.cpus", "cpuset.mems"].iter().filter(|file| nested.join(file).exists()) {
                     for below in ["of", "of/its", "of/its/own"] {
                         fs::copy(group.join(file), group.join(below).join(file)).expect("fill the cpuset");
                     }
