@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A new container's first process: everything that is decided for it, and the way to where it waits for `start`.
 
-use std::fs::{self, File, Permissions};
+use std::fs::{self, Permissions};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 
@@ -46,19 +46,10 @@ impl NewContainer {
         }
         let namespaces = Namespaces::from_spec(spec);
         let joined = namespaces.open()?;
-        let mount_namespace = match namespaces.mount_path() {
-            Some(path) => {
-                Some(File::open(path).context(|| format!("open the mount namespace {}", path.display()))?)
-            }
-            None => None,
-        };
-        let sources = match &mount_namespace {
-            // What is mounted there is another's.
-            Some(_) => None,
-            None => Server::for_plan(self.rootfs_plan(), self.user.is_some())?,
-        };
+        let mount_namespace = namespaces.open_mount()?;
+        let sources = Server::for_plan(self.rootfs_plan(), self.user.is_some())?;
         let plan = InitPlan {
-            rootfs: mount_namespace.is_none().then(|| self.rootfs_plan().clone()),
+            rootfs: Some(self.rootfs_plan().clone()),
             mount_namespace: mount_namespace.as_ref().map(AsRawFd::as_raw_fd),
             hostname: spec.hostname().clone().filter(|name| !name.is_empty()),
             domainname: spec.domainname().clone().filter(|name| !name.is_empty()),

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The namespaces of a configuration, as clone flags and files to join. Pure but for [`Namespaces::open`].
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -145,8 +145,23 @@ impl Namespaces {
         }
     }
 
-    pub(super) fn mount_path(&self) -> Option<&Path> {
-        self.path(CloneFlags::CLONE_NEWNS)
+    /// Opens the mount namespace that the container joins. Its own root file system becomes the root there, for every
+    /// process that had the old one: that must not be the host's.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidConfig`] for something else than a mount namespace, and for the one of this process.
+    pub(super) fn open_mount(&self) -> Result<Option<File>> {
+        let Some(path) = self.path(CloneFlags::CLONE_NEWNS) else { return Ok(None) };
+        let file = open("mnt", path)?;
+        let own = fs::metadata("/proc/self/ns/mnt").context(|| "stat /proc/self/ns/mnt")?;
+        let given = file.metadata().context(|| format!("stat {}", path.display()))?;
+        if (given.dev(), given.ino()) == (own.dev(), own.ino()) {
+            let message =
+                format!("linux.namespaces: {} is the mount namespace of the runtime itself", path.display());
+            return Err(Error::new(ErrorKind::InvalidConfig, message)
+                .with_hint("leave the entry out for a container without a mount namespace of its own"));
+        }
+        Ok(Some(file))
     }
 
     /// Opens what is to be joined before the clone; the mount namespace is init's to join.
