@@ -282,6 +282,30 @@ fn a_program_that_ends_before_it_is_ready_is_waited_for_no_longer() {
 }
 
 #[test]
+fn what_a_program_said_before_it_ended_is_heard() {
+    let Some(stage) = Stage::set(&[]) else { return };
+    let host = stage.host("a");
+    let path = host.path("manager.sock");
+    let manager = Manager::at(&path);
+    let bundle = Bundle::new(&host, "last", &["notify", "--last-words"]);
+    let id = stage.id("last");
+    for flags in [&[][..], &["-d"]] {
+        let config = bundle.path();
+        let args = [&["run"][..], flags, &["-b", &config, &id]].concat();
+        let running =
+            host.migrate_command(&args).environment(&[("NOTIFY_SOCKET", &path)]).without_stdio().start();
+        assert_eq!(manager.hears(), "READY=1\n", "{flags:?}");
+        assert!(manager.hears().starts_with("MAINPID="));
+        if !flags.is_empty() {
+            assert_eq!(manager.hears(), "BARRIER=1");
+        }
+        assert_eq!(running.wait().code, 0);
+    }
+    host.migrate(&["delete", &id]).succeeded();
+    host.assert_no_trace();
+}
+
+#[test]
 fn a_memory_limit_that_is_too_low_is_named_as_the_cause() {
     let Some(stage) = Stage::set(&[]) else { return };
     let host = stage.host("a");

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `notify`: tells the address in `NOTIFY_SOCKET` that it is busy, waits for the file `--when`, tells that it is ready, and
-//! waits for its end: SIGTERM.
+//! waits for its end: SIGTERM. With `--last-words` it waits for neither.
 
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
@@ -16,11 +16,14 @@ pub(crate) fn run(options: &Options) -> Checked {
     let socket = UnixDatagram::unbound().during("socket")?;
     socket.connect(&address).during(&address)?;
     socket.send(b"STATUS=busy").during("send")?;
-    let when = options.value("when").ok_or("--when FILE is missing")?;
+    let last_words = options.has("last-words");
+    let when = options.value("when").or(last_words.then_some("/")).ok_or("--when FILE is missing")?;
     while !Path::new(when).exists() {
         std::thread::sleep(Duration::from_millis(3));
     }
     socket.send(b"STATUS=done\nREADY=1\n").during("send")?;
-    while sys::take(&[libc::SIGTERM], Duration::from_secs(1)).during("sigtimedwait")?.is_none() {}
+    while !last_words && sys::take(&[libc::SIGTERM], Duration::from_secs(1)).during("sigtimedwait")?.is_none()
+    {
+    }
     Ok(())
 }

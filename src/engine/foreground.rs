@@ -167,6 +167,8 @@ impl Foreground {
             self.turn(pidfd)?;
             code = reap(pid)?;
         }
+        // Its last words may have come in the same moment.
+        self.pass_readiness_on();
         for mut copier in [self.stdout.take(), self.stderr.take()].into_iter().flatten() {
             copier.drain();
         }

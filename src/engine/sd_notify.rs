@@ -125,26 +125,30 @@ impl NotifyProxy {
     }
 
     /// Waits until the program is ready, tells the service manager so and that the program is its main process now, and
-    /// waits until that has read it. The end of the container ends the waiting too.
+    /// waits until that has read it. The end of the container ends the waiting too, after what it said before.
     ///
     /// # Errors
     /// When the service manager has gone away.
     pub fn wait(&self, init: InitProcess) -> Result<()> {
-        let Ok(pidfd) = sys::pidfd::open(init.pid()) else { return Ok(()) };
-        while init.is_alive() {
-            let mut fds = [
-                PollFd::new(self.inside.as_fd(), PollFlags::POLLIN),
-                PollFd::new(pidfd.as_fd(), PollFlags::POLLIN),
-            ];
-            match poll(&mut fds, PollTimeout::NONE) {
-                Err(nix::errno::Errno::EINTR) => continue,
-                other => other.context(|| "poll the notify socket")?,
-            };
+        loop {
+            let pidfd = sys::pidfd::open(init.pid()).ok().filter(|_| init.is_alive());
+            if let Some(pidfd) = &pidfd {
+                let mut fds = [
+                    PollFd::new(self.inside.as_fd(), PollFlags::POLLIN),
+                    PollFd::new(pidfd.as_fd(), PollFlags::POLLIN),
+                ];
+                match poll(&mut fds, PollTimeout::NONE) {
+                    Err(nix::errno::Errno::EINTR) => continue,
+                    other => other.context(|| "poll the notify socket")?,
+                };
+            }
             if self.pass_on(init.pid)? {
                 return self.barrier().context(|| "wait for the service manager");
             }
+            if pidfd.is_none() {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
     /// Passes on what has come: whether the program was ready. `main` is who the service manager is to watch.

@@ -61,7 +61,7 @@ pub(super) fn start_with_proxy(container: &mut Container) -> Result<Option<Notif
 
 /// Returns when the program is ready, or has ended. The container runs in any case.
 pub(super) fn wait_until_ready(container: &Container, notify: Option<NotifyProxy>) {
-    if let (Some(notify), Some(init)) = (notify, container.init())
+    if let (Some(notify), Some(init)) = (notify, container.state().init)
         && let Err(error) = notify.wait(init)
     {
         tracing::warn!(error = error.chain(), "readiness not passed on");
