@@ -144,6 +144,21 @@ fn with_no_new_privileges_the_profile_is_the_last_thing() {
 }
 
 #[test]
+fn a_profile_may_forbid_to_ask_for_the_working_directory() {
+    let Some(stage) = Stage::set(&[]) else { return };
+    let host = stage.host("a");
+    let profile = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+        {"names": ["getcwd"], "action": "SCMP_ACT_ERRNO", "errnoRet": 77},
+    ]});
+    let getcwd = format!("{},0,0", libc::SYS_getcwd);
+    for no_new_privileges in [true, false] {
+        let seen =
+            calls(&stage, &host, std::slice::from_ref(&getcwd), with(profile.clone(), no_new_privileges));
+        assert_eq!(seen[&getcwd], errno(77));
+    }
+}
+
+#[test]
 fn further_processes_are_under_the_containers_profile() {
     let Some(stage) = Stage::set(&[]) else { return };
     let host = stage.host("a");

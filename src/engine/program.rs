@@ -17,22 +17,22 @@ use crate::{Context, Error, ErrorKind, Result, sys};
 /// A file larger than this is no passwd(5) that anybody needs read for a home directory.
 const PASSWD_LIMIT: u64 = 4 << 20;
 
-/// Goes to the working directory. One that only the process's user may enter is left to [`retry_directory`].
-pub(super) fn enter_directory(cwd: &Path) -> Result<()> {
+/// Goes to the working directory.
+///
+/// Returns whether it is there: one that only the process's user may enter is for a second attempt, as that.
+pub(super) fn enter_directory(cwd: &Path) -> Result<bool> {
     match std::env::set_current_dir(cwd) {
-        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(false),
         other => {
             other.context(|| cannot_enter(cwd))?;
-            verify_directory(cwd)
+            verify_directory(cwd)?;
+            Ok(true)
         }
     }
 }
 
 /// The second attempt, as the process's user.
 pub(super) fn retry_directory(cwd: &Path) -> Result<()> {
-    if std::env::current_dir().is_ok_and(|now| now == cwd) {
-        return Ok(());
-    }
     std::env::set_current_dir(cwd).context(|| cannot_enter(cwd))?;
     verify_directory(cwd)
 }

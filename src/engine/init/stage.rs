@@ -68,7 +68,8 @@ pub(super) fn run(plan: &InitPlan, channel: &InitSide) -> Result<Infallible> {
     plan.lsm.apply(&attributes)?;
     channel.ready()?;
     let process = &plan.process;
-    program::enter_directory(&process.cwd)?;
+    // Before the profile, which may forbid to ask for the directory's name.
+    let in_directory = program::enter_directory(&process.cwd)?;
     close_to_program(plan.preserved)?;
     let mut filter = Pending(plan.seccomp.as_ref());
     if process.no_new_privileges {
@@ -78,6 +79,10 @@ pub(super) fn run(plan: &InitPlan, channel: &InitSide) -> Result<Infallible> {
         filter.load(channel)?;
     }
     become_user(process, setgroups_denied)?;
+    if !in_directory {
+        program::retry_directory(&process.cwd)?;
+    }
+    process.capabilities.apply()?;
     let environment = program::environment(process);
     let path = program::find(&process.args[0], &environment)?;
     let program = Program::new(&path, plan, &environment)?;
@@ -216,7 +221,7 @@ fn write_sysctls(sysctls: &[(String, String)]) -> Result<()> {
     Ok(())
 }
 
-/// From root with all capabilities to the process's user with its own. Irreversible.
+/// From root to the process's user, whose own capabilities are set when it is in its directory. Irreversible.
 fn become_user(process: &ProcessPlan, setgroups_denied: bool) -> Result<()> {
     nix::sys::stat::umask(Mode::from_bits_truncate(process.umask));
     program::own_stdio(process.uid)?;
@@ -227,9 +232,7 @@ fn become_user(process: &ProcessPlan, setgroups_denied: bool) -> Result<()> {
     }
     let (uid, gid) = (Uid::from_raw(process.uid), Gid::from_raw(process.gid));
     setresgid(gid, gid, gid).context(|| format!("setresgid({gid})"))?;
-    setresuid(uid, uid, uid).context(|| format!("setresuid({uid})"))?;
-    program::retry_directory(&process.cwd)?;
-    process.capabilities.apply()
+    setresuid(uid, uid, uid).context(|| format!("setresuid({uid})"))
 }
 
 /// Opening the fifo for writing waits for its reader, which is `start`. It stays open until the program is executed:
