@@ -5,7 +5,8 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::Path;
 
-use criu_tests::{Bundle, Host, Inspection, Stage};
+use criu_tests::{Bundle, Host, Inspection, PATIENCE, Stage, wait_until};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 const EROFS: i64 = 30;
@@ -367,6 +368,47 @@ fn a_program_bound_into_dev_and_a_link_that_leads_nowhere() {
 }
 
 #[test]
+fn in_a_mount_namespace_by_path_the_root_is_the_containers_own() {
+    stage_and_host!(stage, host);
+    let source = directory(&host, "source", 0);
+    let holder = host.command(&["unshare", "--mount", "sleep", "1000"]).start();
+    let link = |pid: &str| host.command(&["readlink", &format!("/proc/{pid}/ns/mnt")]).run().succeeded();
+    let pid = holder.pid().to_string();
+    wait_until(PATIENCE, "it has its own mount namespace", || {
+        if link(&pid) == link("self") { Err(pid.clone()) } else { Ok(()) }
+    });
+    let by_path = |config: &mut Value, path: &str| {
+        let all = config["linux"]["namespaces"].as_array_mut().expect("a list");
+        all.iter_mut().find(|n| n["type"] == json!("mount")).expect("there is one")["path"] = json!(path);
+    };
+    let namespace = link(&pid);
+    let seen = Inspection::of(&stage, &host, &["--read", "/here/file"], |config| {
+        by_path(config, &format!("/proc/{pid}/ns/mnt"));
+        add(config, bind(&source, "/here", &["bind"]));
+    });
+    assert_eq!(seen["namespaces"]["mnt"], json!(namespace.trim()));
+    assert_eq!(seen["read"]["/here/file"]["ok"], json!("source"));
+    assert_eq!(seen.mount("/proc")["type"], json!("proc"));
+    holder.signal(Signal::SIGKILL);
+    holder.wait();
+    refused(&stage, &host, &["is the mount namespace of the runtime itself"], |config| {
+        by_path(config, "/proc/self/ns/mnt");
+    });
+}
+
+/// Many write one list of options for all their mounts.
+#[test]
+fn at_a_bind_mount_the_options_of_a_tmpfs_mean_nothing() {
+    stage_and_host!(stage, host);
+    let source = directory(&host, "source", 0);
+    let seen = Inspection::of(&stage, &host, &["--read", "/here/file"], |config| {
+        add(config, bind(&source, "/here", &["bind", "nosuid", "mode=755", "size=1k"]));
+    });
+    assert_eq!(seen["read"]["/here/file"]["ok"], json!("source"));
+    assert!(seen.mount("/here")["options"].to_string().contains("nosuid"));
+}
+
+#[test]
 fn mounts_that_are_refused() {
     stage_and_host!(stage, host);
     let source = directory(&host, "source", 0);
@@ -376,7 +418,7 @@ fn mounts_that_are_refused() {
         add(config, tmpfs("/proc/sys"));
     });
     refused(&stage, &host, &["bind mounts cannot have any filesystem-specific options applied"], |config| {
-        add(config, bind(&source, "/a", &["bind", "size=1k"]));
+        add(config, bind(&source, "/a", &["bind", "size=1k", "journal=off"]));
     });
     refused(&stage, &host, &["/proc cannot be mounted because it is not of type proc"], |config| {
         add(config, bind(&source, "/proc", &["bind"]));

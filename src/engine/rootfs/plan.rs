@@ -313,12 +313,17 @@ impl Entries<'_> {
         if source.as_os_str().is_empty() {
             return refuse("source", " is missing: a bind mount needs one");
         }
-        if !options.data.is_empty() {
+        let (tmpfs, others): (Vec<&str>, Vec<&str>) =
+            options.data.iter().map(String::as_str).partition(|word| is_of_tmpfs(word));
+        if !others.is_empty() {
             let why = format!(
                 ": bind mounts cannot have any filesystem-specific options applied, but there is {}",
-                options.data.join(",")
+                others.join(",")
             );
             return refuse("options", &why);
+        }
+        if !tmpfs.is_empty() {
+            tracing::warn!(field = %field("options"), options = tmpfs.join(","), "no option of a bind mount: ignored");
         }
         if let Some(map) = &id_map {
             if self.context.rootless {
@@ -330,6 +335,13 @@ impl Entries<'_> {
         let recursive = options.set & libc::MS_REC != 0;
         Ok(MountKind::Bind { source: self.bundle.join(source), recursive, id_map })
     }
+}
+
+/// Whether it is an option of tmpfs(5) about the size, the owner or the mode. Configurations are made with one list of
+/// options for all mounts, and runtimes have always passed these over at bind mounts, as the kernel does.
+fn is_of_tmpfs(option: &str) -> bool {
+    let name = option.split_once('=').map(|(name, _)| name);
+    name.is_some_and(|name| ["size", "nr_blocks", "nr_inodes", "mode", "uid", "gid", "mpol"].contains(&name))
 }
 
 /// The path in the container. One that begins with the root filesystem's own path on the host is meant from there, as
@@ -549,7 +561,7 @@ mod tests {
             (with_mount(json!({"destination": "/a", "type": "bind"})), InvalidConfig, "mounts[0].source"),
             (
                 with_mount(
-                    json!({"destination": "/a", "type": "bind", "source": "/x", "options": ["size=1"]}),
+                    json!({"destination": "/a", "type": "bind", "source": "/x", "options": ["size=1", "journal=off"]}),
                 ),
                 InvalidConfig,
                 "mounts[0].options",
