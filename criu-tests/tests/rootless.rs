@@ -100,9 +100,13 @@ fn what_a_container_without_root_sees() {
     }
     assert!(seen["write"]["/sys/made"]["errno"].is_number());
     let mounts = seen["mounts"].as_array().expect("a list");
-    let cgroups =
-        mounts.iter().rfind(|m| m["destination"] == json!("/sys/fs/cgroup")).expect("it is mounted");
-    assert!(cgroups["options"].as_array().expect("a list").contains(&json!("ro")), "{cgroups}");
+    // Those of the caller, over those that came with the host's /sys.
+    let is_cgroup = |m: &&Value| ["cgroup", "cgroup2"].contains(&m["type"].as_str().expect("text"));
+    let top = |m: &&Value| m["destination"] == json!("/sys/fs/cgroup");
+    for last in [mounts.iter().rfind(top), mounts.iter().rfind(is_cgroup)] {
+        let last = last.expect("it is mounted");
+        assert!(last["options"].as_array().expect("a list").contains(&json!("ro")), "{last}");
+    }
     assert_eq!(fs::metadata(format!("{}/root/made", bundle.rootfs())).expect("made").uid(), CALLER);
     let descriptors: Vec<&String> = seen["fds"].as_object().expect("an object").keys().collect();
     assert_eq!(descriptors, ["0", "1", "2"], "nothing of the runtime leaks: {}", seen["fds"]);
@@ -161,6 +165,46 @@ fn a_container_of_root_is_not_in_the_way_of_a_users_of_the_same_name() {
     let bundle = user.bundle("same", &["inspect"]);
     user.run(&["run", "-b", &bundle.path(), container.id()]).succeeded();
     container.end();
+    host.assert_no_trace();
+}
+
+/// Cgroups of version 1 that were given to the caller. The unified hierarchy of a hybrid host was not, and is left out.
+#[test]
+fn limits_are_set_in_cgroups_that_the_caller_was_given() {
+    let Some(stage) = Stage::set(&[]) else { return };
+    let host = stage.host("a");
+    let user = User::on(&host);
+    let (id, given) = (stage.id("limited"), stage.id("given"));
+    let hierarchies = fs::read_dir("/sys/fs/cgroup").expect("list").map(|entry| entry.expect("list").path());
+    let given_in: Vec<_> =
+        hierarchies.filter(|h| h.join("tasks").exists()).map(|hierarchy| hierarchy.join(&given)).collect();
+    // On a host with cgroup v2 alone nothing can be given in this way.
+    if given_in.is_empty() {
+        return;
+    }
+    for cgroup in &given_in {
+        fs::create_dir(cgroup).expect("make a cgroup");
+        for file in ["cpuset.cpus", "cpuset.mems"].iter().filter(|file| cgroup.join(file).exists()) {
+            fs::copy(cgroup.with_file_name(file), cgroup.join(file)).expect("fill the cpuset");
+        }
+        for given in ["", "cgroup.procs", "tasks"] {
+            chown(cgroup.join(given), Some(CALLER), Some(CALLER)).expect("give it away");
+        }
+    }
+    let bundle = user.bundle("limited", &["counter", "--status", Bundle::STATUS]).edit(|config| {
+        config["linux"]["cgroupsPath"] = json!(format!("/{given}/{id}"));
+        config["linux"]["resources"] = json!({"pids": {"limit": 7}});
+    });
+    user.run_detached(&["run", "-d", "-b", &bundle.path(), &id]);
+    host.container(&id, &bundle.rootfs()).reports();
+    assert_eq!(host.cgroup_value(&id, "pids.max", "pids.max"), "7");
+    user.run(&["exec", &id, "/workload", "exit"]).succeeded();
+    user.run(&["update", "--pids-limit", "8", &id]).succeeded();
+    assert_eq!(host.cgroup_value(&id, "pids.max", "pids.max"), "8");
+    user.run(&["pause", &id]).succeeded();
+    user.run(&["resume", &id]).succeeded();
+    user.run(&["delete", "--force", &id]).succeeded();
+    given_in.iter().for_each(|cgroup| fs::remove_dir(cgroup).expect("the container's is gone"));
     host.assert_no_trace();
 }
 

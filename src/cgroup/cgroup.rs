@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::directory::Directory;
 use super::freezer::{self, FreezerState};
-use super::hierarchy::{Hierarchies, Layout, Version, label};
+use super::hierarchy::{Hierarchies, Hierarchy, Layout, Version, label};
 use super::mounts::{CgroupMount, CgroupMounts};
 use super::placement::place;
 use super::state::CgroupState;
@@ -282,6 +282,25 @@ impl Cgroup {
                 self.nodes.iter().filter(|node| node.version == Version::V1).map(mount).collect(),
             ),
         }
+    }
+
+    /// [`Cgroup::container_mounts`] of a container that may do without some cgroups of this plan, where only `made`
+    /// were: it stays in the caller's, and sees those.
+    ///
+    /// # Errors
+    /// When the caller's cgroups cannot be read.
+    pub fn container_mounts_where_made(&self, made: &Self) -> Result<CgroupMounts> {
+        let hierarchies = Hierarchies::detect()?;
+        let seen = |node: &Node| {
+            let same = |hierarchy: &&Hierarchy| hierarchy.mountpoint() == node.mountpoint;
+            match hierarchies.iter().find(same) {
+                Some(callers) if !made.nodes.contains(node) => {
+                    Node { relative: callers.own().to_owned(), ..node.clone() }
+                }
+                _ => node.clone(),
+            }
+        };
+        Ok(Self { nodes: self.nodes.iter().map(seen).collect(), unit: None }.container_mounts())
     }
 
     pub(super) fn layout(&self) -> Layout {

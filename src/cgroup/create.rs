@@ -4,7 +4,7 @@
 //! Must not know limits. Sources: kernel admin-guide/cgroup-v1/cpusets.rst, admin-guide/cgroup-v2.rst.
 
 use std::ffi::OsStr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
@@ -12,7 +12,7 @@ use nix::unistd::{AccessFlags, access};
 use super::cgroup::{Cgroup, Node, name_pids};
 use super::directory::Directory;
 use super::freezer::{self, FreezerState};
-use super::hierarchy::{Layout, Version};
+use super::hierarchy::{Hierarchies, Hierarchy, Layout, Version};
 use crate::{Context, Error, ErrorKind, Result};
 
 impl Cgroup {
@@ -56,6 +56,26 @@ impl Cgroup {
         Ok(made)
     }
 
+    /// [`Cgroup::create`], on a hybrid host without the unified hierarchy if this process may not be in it: its
+    /// controllers are few there, and the right to enter a cgroup is seldom given.
+    ///
+    /// # Errors
+    /// As [`Cgroup::create`].
+    pub fn create_with_optional_unified(&self) -> Result<Self> {
+        if self.layout() != Layout::Hybrid {
+            return self.create().map(|()| Self { nodes: self.nodes.clone(), unit: self.unit.clone() });
+        }
+        let (unified, mut nodes): (Vec<Node>, Vec<Node>) =
+            self.nodes.iter().cloned().partition(|node| node.version == Version::V2);
+        let made = Self { nodes: nodes.clone(), unit: self.unit.clone() };
+        made.create()?;
+        match (Self { nodes: unified, unit: None }).create_where_permitted() {
+            Ok(unified) => nodes.extend(unified.nodes),
+            Err(error) => return Err(error.with_cleanup(made.destroy().err())),
+        }
+        Ok(Self { nodes, unit: self.unit.clone() })
+    }
+
     /// It in those hierarchies in which nobody is in it whom this process may not join. For containers that can do
     /// without: somebody else's may have the same name.
     ///
@@ -76,15 +96,15 @@ impl Cgroup {
         Ok(own)
     }
 
-    /// Whether a process of ours gets in. In the unified hierarchy that takes the right to write to the cgroup above,
-    /// which is also above the process's present one (cgroups(7), "Cgroup delegation containment").
+    /// Whether a process of ours gets in. In the unified hierarchy that takes the right to write to the nearest cgroup
+    /// above both it and the process's present one (cgroups(7), "Cgroup delegation containment").
     fn require_entry(&self) -> Result<()> {
         self.entry_fds()?;
-        let Some(above) = self.v2_node().map(Node::path).and_then(|path| Some(path.parent()?.to_owned()))
-        else {
-            return Ok(());
-        };
-        let file = above.join("cgroup.procs");
+        let Some(node) = self.v2_node() else { return Ok(()) };
+        let hierarchies = Hierarchies::detect()?;
+        let own = hierarchies.iter().find(|h| h.mountpoint() == node.mountpoint).map(Hierarchy::own);
+        let above = common_ancestor(&node.relative, own.unwrap_or(Path::new("")));
+        let file = node.mountpoint.join(above).join("cgroup.procs");
         access(&file, AccessFlags::W_OK).context(|| format!("write to {}", file.display()))
     }
 
@@ -159,6 +179,13 @@ impl Cgroup {
     }
 }
 
+/// The nearest cgroup above `new` which is, or is above, `present` too.
+fn common_ancestor(new: &Path, present: &Path) -> PathBuf {
+    let above = new.parent().unwrap_or(Path::new(""));
+    let both = above.components().zip(present.components());
+    both.take_while(|(one, other)| one == other).map(|(one, _)| one).collect()
+}
+
 fn is_no_permission(error: &Error) -> bool {
     matches!(error.errno(), Some(libc::EPERM | libc::EACCES | libc::EROFS))
 }
@@ -229,4 +256,19 @@ pub(super) fn enable_down_to(node: &Node, controller: &str) -> Result<()> {
         directory = child;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_moves_by_way_of_the_nearest_cgroup_above_both() {
+        let ancestor = |new: &str, present: &str| common_ancestor(Path::new(new), Path::new(present));
+        assert_eq!(ancestor("given/web", ""), Path::new(""));
+        assert_eq!(ancestor("user/given/web", "user/session"), Path::new("user"));
+        assert_eq!(ancestor("user/web", "user"), Path::new("user"));
+        assert_eq!(ancestor("user/web", "user/web/below"), Path::new("user"));
+        assert_eq!(ancestor("web", "user"), Path::new(""));
+    }
 }

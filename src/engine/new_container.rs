@@ -265,8 +265,13 @@ impl NewContainer {
         if can_do_without {
             return self.create_permitted_cgroups();
         }
+        if self.root.cgroups_are_optional() {
+            let made = self.cgroup().create_with_optional_unified();
+            self.take_cgroups(made.map_err(|error| self.explain_cgroup(error))?)?;
+        } else {
+            self.cgroup().create().map_err(|error| self.explain_cgroup(error))?;
+        }
         let cgroup = self.cgroup();
-        cgroup.create().map_err(|error| self.explain_cgroup(error))?;
         let resources =
             self.config.as_ref().and_then(|c| c.spec.linux().as_ref()).and_then(|l| l.resources().as_ref());
         if let Some(resources) = resources {
@@ -316,17 +321,21 @@ impl NewContainer {
 
     /// Makes those cgroups that this caller may make, and leaves the others out.
     fn create_permitted_cgroups(&mut self) -> Result<()> {
-        let made = self.cgroup().create_where_permitted()?;
-        if let Some(plan) = &mut self.rootfs_plan {
-            plan.set_cgroups(&cgroup_layout(&made));
-        }
-        self.state.cgroup = made.state();
-        self.state.save(&self.dir)?;
+        self.take_cgroups(self.cgroup().create_where_permitted()?)?;
         let resources = self.config().spec.linux().as_ref().and_then(|l| l.resources().as_ref());
         let devices = resources.and_then(|r| r.devices().as_deref()).unwrap_or_default();
-        let restricted = restrict_devices(&made, devices);
+        restrict_devices(self.cgroup(), devices)
+    }
+
+    /// What was made is the container's cgroup, whatever was planned.
+    fn take_cgroups(&mut self, made: Cgroup) -> Result<()> {
+        if let Some(plan) = &mut self.rootfs_plan {
+            let planned = self.cgroup.as_ref().expect("a plan comes before what is made of it");
+            plan.set_cgroups(&cgroup_layout(planned.container_mounts_where_made(&made)?));
+        }
+        self.state.cgroup = made.state();
         self.cgroup = Some(made);
-        restricted
+        self.state.save(&self.dir)
     }
 
     /// The words are runc's.
@@ -443,7 +452,7 @@ pub(super) fn plan_context(spec: &spec::oci::Spec, cgroup: &Cgroup, no_pivot: bo
     let label = spec.linux().as_ref().and_then(|linux| linux.mount_label().as_deref()).unwrap_or_default();
     let selinux = || sys::selinux::is_enabled().context(|| "find out whether SELinux is enabled");
     Ok(PlanContext {
-        cgroups: cgroup_layout(cgroup),
+        cgroups: cgroup_layout(cgroup.container_mounts()),
         no_pivot,
         // Most configurations need no answer.
         selinux: !label.is_empty() && selinux()?,
@@ -452,8 +461,8 @@ pub(super) fn plan_context(spec: &spec::oci::Spec, cgroup: &Cgroup, no_pivot: bo
 }
 
 /// The container's cgroups, as a mount of type `cgroup` needs to know them.
-fn cgroup_layout(cgroup: &Cgroup) -> CgroupLayout {
-    match cgroup.container_mounts() {
+fn cgroup_layout(mounts: CgroupMounts) -> CgroupLayout {
+    match mounts {
         CgroupMounts::PerHierarchy(mounts) => CgroupLayout::V1(
             mounts
                 .into_iter()
