@@ -45,6 +45,19 @@ cp containers.conf storage.conf policy.json /etc/containers/
 echo containers:100000:65536 >subids
 for at in /etc/subuid /etc/subgid; do mount --bind subids $at; done
 mkdir -p /var/lib/containers
+# Podman takes every directory here for a controller, and makes one for each of its own; what others left here by mistake
+# cannot be removed as a cgroup is. The host sees what is mounted and nothing else.
+if [ "$(stat -f -c %T /sys/fs/cgroup)" = tmpfs ]; then
+    mkdir cgroup
+    mount -t tmpfs -o mode=755 cgroup cgroup
+    for at in /sys/fs/cgroup/*; do
+        if ! mountpoint -q "$at"; then continue; fi
+        mkdir "cgroup/${at##*/}"
+        mount --bind "$at" "cgroup/${at##*/}"
+    done
+    umount --recursive --lazy /sys/fs/cgroup
+    mount --move cgroup /sys/fs/cgroup
+fi
 MAKE_ROOT
 tar -C image -cf image.tar .
 podman import --quiet image.tar localhost/small
@@ -227,7 +240,16 @@ impl<'h> Podman<'h> {
     /// When something is left.
     #[track_caller]
     pub fn end(self) {
-        for what in [&["pod", "rm", "-fa", "-t", "0"][..], &["rm", "-fa", "-t", "0"]] {
+        for what in [&["pod", "stop", "-a", "-t", "0"][..], &["stop", "-a", "-t", "0"]] {
+            self.podman(what).succeeded();
+        }
+        // Podman cannot remove a pod's cgroup while what cleans up after a container is still in it.
+        wait_until(PATIENCE, "conmon and its helpers are gone", || {
+            let mut left = self.host.processes();
+            left.retain(|(_, line)| line.contains("conmon") || line.contains("podman"));
+            if left.is_empty() { Ok(()) } else { Err(left) }
+        });
+        for what in [&["pod", "rm", "-fa"][..], &["rm", "-fa"]] {
             self.podman(what).succeeded();
         }
         if self.parent.is_none() {
