@@ -47,6 +47,7 @@ if [ "$1" = enter ]; then
                 echo "+$controller" > $hierarchy/cgroup.subtree_control || true
             done
         fi
+        mkdir "$hierarchy/$tag-systemd/commands"
     done
     # Now, when this process is in that cgroup: the namespace's root is it. Its parent, which is in another, must not be
     # there, since a cgroup with processes in it gives no controllers to those beneath it.
@@ -117,8 +118,13 @@ impl<'h> Systemd<'h> {
 
     /// A command on it.
     pub fn command(&self, argv: &[&str]) -> Command {
+        let unified = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
+        let unified = unified.iter().find(|path| Path::new(path).exists()).expect("there are cgroups");
+        let cgroup = format!("{unified}/{}-systemd/commands/cgroup.procs", self.host.tag());
+        // Where a tree of v2 is delegated by namespace (`nsdelegate`), nobody inside moves who is outside.
+        let come = ["sh", "-c", r#"echo $$ > "$0" && exec "$@""#, &cgroup];
         let enter = ["nsenter", "-t", &self.pid, "-m", "-p", "-C", "-i", "-u", "--"];
-        self.host.command(&[&enter[..], argv].concat())
+        self.host.command(&[&come[..], &enter, argv].concat())
     }
 
     fn migrate_command(&self, args: &[&str]) -> Command {
