@@ -310,3 +310,23 @@ fn a_container_of_another_root_is_found_by_its_id_as_long_as_it_is_there() {
     assert!(!fs::exists(&roots).expect("look at the registered roots"), "an empty root stays registered");
     plain(&["state", &id]).failed(1, &[&id, "does not exist"]);
 }
+
+#[test]
+fn a_container_whose_record_is_damaged_goes_by_force_with_its_processes_and_is_told_of_by_list() {
+    let Some(stage) = Stage::set(&[]) else { return };
+    let host = stage.host("a");
+    let (_bundle, container) = host.run_small(&stage.id("damaged"));
+    let id = container.id();
+    let record = format!("{}/{id}/state.json", host.state_root());
+    for damage in ["{\"id\": ", "", "[]"] {
+        fs::write(&record, damage).expect("damage the record");
+        host.migrate(&["state", id]).failed(1, &[id]);
+        host.migrate(&["delete", id]).failed(1, &[id]);
+        let list = host.migrate(&["list", "-q"]);
+        assert_eq!((list.code, list.stdout.as_str()), (0, ""), "{list:?}");
+        assert!(list.stderr.contains(id), "{list:?}");
+    }
+    host.migrate(&["delete", "--force", id]).succeeded();
+    host.assert_no_trace();
+    host.migrate(&["delete", "--force", id]).succeeded();
+}
