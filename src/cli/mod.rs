@@ -20,7 +20,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory as _, Parser};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser};
 
 use crate::engine::{CgroupDriver, ContainerId, Rootless, StateRoot};
 use crate::{Error, ErrorKind, Result};
@@ -89,18 +89,21 @@ pub fn main() -> ExitCode {
     let mut args = std::env::args_os();
     let program = usage::program_name(args.next());
     let args: Vec<OsString> = args.collect();
-    match usage::grammar(program, &Cli::command()).read(&args) {
-        Ok(Request::Run(line)) => run(line, inherited),
-        Ok(Request::Help(topic)) => answer(usage::help(program, Cli::command(), topic.as_deref())),
+    // To put it together is most of what a short command does before it begins: once is enough.
+    let command = Cli::command();
+    match usage::grammar(program, &command, &args).read(&args) {
+        Ok(Request::Run(line)) => run(command, line, inherited),
+        Ok(Request::Help(topic)) => answer(usage::help(program, command, topic.as_deref())),
         Ok(Request::Version) => answer(version::print(program)),
         Err(misuse) => refuse(misuse),
     }
 }
 
 /// Runs a command line in the one form that [`flags`] knows.
-fn run(line: Vec<OsString>, inherited: Inherited) -> ExitCode {
+fn run(command: clap::Command, line: Vec<OsString>, inherited: Inherited) -> ExitCode {
     let global = line.iter().take_while(|word| word.as_encoded_bytes().starts_with(b"--")).cloned().collect();
-    let mut cli = match Cli::try_parse_from(named(line)) {
+    let matches = command.try_get_matches_from(named(line));
+    let mut cli = match matches.and_then(|mut matches| Cli::from_arg_matches_mut(&mut matches)) {
         Ok(cli) => cli,
         Err(error) => return refuse(Misuse { global, error: usage::error(&error) }),
     };
@@ -174,7 +177,11 @@ mod tests {
 
     #[test]
     fn the_arguments_are_those_of_runc() {
-        let grammar = usage::grammar("migrate", &Cli::command());
+        let command = Cli::command();
+        let names: Vec<OsString> =
+            command.get_subcommands().map(|command| command.get_name().into()).collect();
+        let grammar = usage::grammar("migrate", &command, &names);
+        assert_eq!(grammar.commands.len(), names.len());
         for command in &grammar.commands {
             let (least, most) = match command.name.as_str() {
                 "exec" | "ps" => (1, None),

@@ -19,13 +19,14 @@ pub(super) fn program_name(argv0: Option<OsString>) -> &'static str {
     if is_runc { "runc" } else { "migrate" }
 }
 
-/// The flags and arguments of a command line.
-pub(super) fn grammar(program: &str, command: &Command) -> Grammar {
+/// The flags and arguments of a command line: of the commands that these arguments may be about.
+pub(super) fn grammar(program: &str, command: &Command, args: &[OsString]) -> Grammar {
     Grammar {
         program: program.to_owned(),
         global: flags(command),
         commands: command
             .get_subcommands()
+            .filter(|command| args.iter().any(|arg| arg == command.get_name()))
             .map(|command| Syntax {
                 name: command.get_name().to_owned(),
                 flags: flags(command),
