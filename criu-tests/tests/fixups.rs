@@ -189,6 +189,8 @@ fn a_read_only_root_and_a_cgroup_namespace_stay() {
         );
         push(&mut config["linux"]["namespaces"], json!({"type": "cgroup"}));
     });
+    // CRIU leaves the old root through it.
+    fs::remove_dir(format!("{}/tmp", bundle.rootfs())).expect("rmdir");
     let report = |id: &str| -> Option<Status> {
         let seen = look(&host, id, &["--read", "/report/status"]);
         seen["read"]["/report/status"]["ok"].as_str().map(Status::parse)

@@ -15,7 +15,7 @@ use nix::sys::stat::Mode;
 
 use super::mounts::{Builder, bind_target, directory_target};
 use super::plan::{MountKind, MountPlan, RootfsPlan};
-use super::resolve::Root;
+use super::resolve::{Links, Mountpoint, Root};
 use super::sources::{OwnSources, Sources};
 use crate::sys::mount::attach;
 use crate::{Context, Error, ErrorKind, Result};
@@ -38,9 +38,17 @@ pub fn resolve_destination(rootfs: &Path, destination: &Path) -> Result<PathBuf>
 /// the binds are really mounted, in a mount namespace that a thread of its own has and that ends with it: no
 /// mount can be left behind, whatever happens to the caller. May be called from a multi-threaded process.
 ///
+/// A root that is to be read-only gets a `/tmp` too: CRIU hangs the old root there for a moment, and can make no other
+/// place for it.
+///
 /// # Errors
 /// The first mount point that cannot be made, naming the entry of `mounts`; those before it stay.
 pub fn prepare_mountpoints(plan: &RootfsPlan) -> Result<()> {
+    if plan.readonly_root {
+        Root::open_host(&plan.rootfs)?
+            .open_or_create(Path::new("/tmp"), Mountpoint::Directory, Links::Follow)
+            .context(|| "make /tmp for CRIU in a root that is to be read-only")?;
+    }
     let mounts: Vec<&MountPlan> = plan
         .mounts
         .iter()
