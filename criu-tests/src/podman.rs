@@ -240,10 +240,8 @@ impl<'h> Podman<'h> {
     /// When something is left.
     #[track_caller]
     pub fn end(self) {
-        for what in [&["pod", "stop", "-a", "-t", "0"][..], &["stop", "-a", "-t", "0"]] {
-            self.podman(what).succeeded();
-        }
-        // Podman cannot remove a pod's cgroup while what cleans up after a container is still in it.
+        // `stop` and `rm -f` of what runs would clean up at the same time as conmon's helper does.
+        self.podman(&["kill", "-a"]).succeeded();
         wait_until(PATIENCE, "conmon and its helpers are gone", || {
             let mut left = self.host.processes();
             left.retain(|(_, line)| line.contains("conmon") || line.contains("podman"));
