@@ -19,14 +19,15 @@ pub enum CgroupDriver {
 impl NewContainer {
     /// Decides where the cgroup lies.
     pub(super) fn plan_cgroup(&mut self, config: &Config) -> Result<Cgroup> {
-        let hierarchies = Hierarchies::detect()?;
+        let found = Hierarchies::detect()?;
+        let hierarchies = self.hierarchies.get_or_init(|| found);
         let path = config.spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
         if self.root.driver() == CgroupDriver::Files {
-            return Cgroup::plan(&hierarchies, path, self.id.as_str());
+            return Cgroup::plan(hierarchies, path, self.id.as_str());
         }
         let annotations = config.spec.annotations().as_ref();
         let rootless = self.root.cgroups_are_optional();
-        let (cgroup, unit) = Cgroup::plan_unit(&hierarchies, path, self.id.as_str(), annotations, rootless)?;
+        let (cgroup, unit) = Cgroup::plan_unit(hierarchies, path, self.id.as_str(), annotations, rootless)?;
         self.unit = Some(unit);
         Ok(cgroup)
     }

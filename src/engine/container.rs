@@ -61,13 +61,18 @@ impl Container {
                 .with_hint(format!("`migrate list` shows what is under {}", root.path().display())),
             kind => Error::new(kind, format!("load container {id}")).with_source(e),
         })?;
-        Ok(Self::new(root, id.clone(), state))
+        Ok(Self::new(root, id.clone(), state, OnceLock::new()))
     }
 
-    /// The container that this record is of.
-    pub(super) fn new(root: StateRoot, id: ContainerId, state: State) -> Self {
+    /// The container that this record is of, with the host's hierarchies if they are known.
+    pub(super) fn new(
+        root: StateRoot,
+        id: ContainerId,
+        state: State,
+        hierarchies: OnceLock<Hierarchies>,
+    ) -> Self {
         let dir = root.dir(&id);
-        Self { root, id, dir, state, config: SavedConfig::default(), hierarchies: OnceLock::new() }
+        Self { root, id, dir, state, config: SavedConfig::default(), hierarchies }
     }
 
     /// Its id.

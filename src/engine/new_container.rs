@@ -4,7 +4,9 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::mem;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::SystemTime;
 
 use nix::fcntl::Flock;
@@ -21,7 +23,7 @@ use super::rootfs::{CgroupBind, CgroupLayout, PlanContext, RootfsPlan};
 use super::sd_notify;
 use super::state::{Creator, InitProcess, STATE, State, save_config};
 use super::{Container, ContainerId, Rootless, StateRoot, UserNamespace, rootless};
-use crate::cgroup::{Cgroup, CgroupMounts, CgroupState, NewUnit, UnitHolder};
+use crate::cgroup::{Cgroup, CgroupMounts, CgroupState, Hierarchies, NewUnit, UnitHolder};
 use crate::spec::oci::LinuxDeviceCgroup;
 use crate::spec::{self, Config};
 use crate::{Context, Error, ErrorKind, Result, sys};
@@ -41,6 +43,8 @@ pub struct NewContainer {
     pub(super) unit: Option<NewUnit>,
     /// What keeps it from ending until the first process is in it.
     pub(super) unit_holder: Option<UnitHolder>,
+    /// What the cgroup was planned in.
+    pub(super) hierarchies: OnceLock<Hierarchies>,
     intel_rdt: Option<RdtPlan>,
     /// Whether the cgroup was free and is ours: another container's must not be emptied.
     pub(super) owns_cgroup: bool,
@@ -108,6 +112,7 @@ impl NewContainer {
                 cgroup: None,
                 unit: None,
                 unit_holder: None,
+                hierarchies: OnceLock::new(),
                 intel_rdt: None,
                 owns_cgroup: false,
                 unfinished: Vec::new(),
@@ -371,7 +376,8 @@ impl NewContainer {
     /// The finished container.
     pub fn into_container(mut self) -> Container {
         self.finished = true;
-        Container::new(self.root.clone(), self.id.clone(), self.state.clone())
+        let known = mem::take(&mut self.hierarchies);
+        Container::new(self.root.clone(), self.id.clone(), self.state.clone(), known)
     }
 
     /// Undoes everything and returns the cause, with what could not be undone.

@@ -161,11 +161,13 @@ impl State {
             }
             Err(e) => return Err(e).context(|| format!("read {}", path.display())),
         };
-        let state: Self = serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_slice(&bytes))
-            .map_err(|e| {
-                let message = format!("{} is damaged at `{}`", path.display(), e.path());
-                Error::new(ErrorKind::System, message).with_source(e.into_inner())
-            })?;
+        // What knows the field that is wrong is large: it is for those that are.
+        let field_by_field =
+            || serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_slice(&bytes));
+        let state: Self = serde_json::from_slice(&bytes).or_else(|_| field_by_field()).map_err(|e| {
+            let message = format!("{} is damaged at `{}`", path.display(), e.path());
+            Error::new(ErrorKind::System, message).with_source(e.into_inner())
+        })?;
         if state.schema != SCHEMA {
             return Err(Error::new(
                 ErrorKind::Unsupported,

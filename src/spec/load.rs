@@ -101,7 +101,7 @@ impl Config {
             adapt_memory_policy(linux)?;
             adapt_seccomp(linux);
         }
-        let spec: Spec = typed(value, "configuration")?;
+        let spec: Spec = typed(&value, "configuration")?;
         Ok(Self { spec, bytes })
     }
 }
@@ -114,11 +114,12 @@ pub fn parse_process(bytes: &[u8]) -> Result<Process> {
     let mut value: Value =
         serde_json::from_slice(bytes).context_kind(ErrorKind::InvalidConfig, || "the process is not JSON")?;
     adapt_process(&mut value);
-    typed(value, "process")
+    typed(&value, "process")
 }
 
-pub(super) fn typed<T: DeserializeOwned>(value: Value, what: &str) -> Result<T> {
-    serde_path_to_error::deserialize(value).map_err(|e| {
+pub(super) fn typed<T: DeserializeOwned>(value: &Value, what: &str) -> Result<T> {
+    // What knows the field that is wrong is large: it is for those that are.
+    T::deserialize(value).or_else(|_| serde_path_to_error::deserialize(value)).map_err(|e| {
         let field = e.path().to_string();
         let message =
             if field == "." { format!("invalid {what}") } else { format!("invalid {what}: field `{field}`") };

@@ -103,7 +103,7 @@ impl ResourceChange {
             memory.entry("swap").or_insert(Value::from(-1));
         }
         let change = Self(change);
-        typed::<LinuxResources>(Value::Object(change.0.clone()), "resources")?;
+        typed::<LinuxResources>(&Value::Object(change.0.clone()), "resources")?;
         Ok(change)
     }
 
@@ -142,7 +142,7 @@ impl ResourceChange {
                 }
             }
         }
-        typed(Value::Object(set), "resources")
+        typed(&Value::Object(set), "resources")
     }
 }
 

@@ -67,7 +67,8 @@ impl Stat {
 /// As [`fs::read`].
 pub fn read_short(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(4096);
-    fs::File::open(path)?.read_to_end(&mut bytes)?;
+    // Through `take` it is not asked for its size first.
+    fs::File::open(path)?.take(u64::MAX).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
