@@ -4,16 +4,20 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-const DOCUMENTS: [&str; 7] = [
+const DOCUMENTS: [&str; 11] = [
     "README.md",
     "ARCHITECTURE.md",
     "CHANGELOG.md",
     "SECURITY.md",
     "docs/archive-format.md",
+    "docs/engine-support.md",
     "docs/setup.md",
+    "docs/podman.md",
+    "docs/containerd.md",
+    "docs/differences-from-runc.md",
     "docs/vm-lab.md",
 ];
 
@@ -170,4 +174,65 @@ fn links_lead_to_files() {
             assert!(directory.join(path).exists(), "{document} points to {link}, which is not there");
         }
     }
+}
+
+/// The tests of a source file, by name.
+fn tests_in(path: &Path) -> BTreeSet<String> {
+    let text = fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let after_attribute = text.split("#[test]\n").skip(1);
+    after_attribute
+        .filter_map(|rest| rest.split_once("fn ").and_then(|(_, rest)| rest.split_once('(')))
+        .map(|(name, _)| name.to_owned())
+        .collect()
+}
+
+/// What is said to be supported names the tests that show it; and there is no file of such tests that nobody names.
+#[test]
+fn what_is_supported_names_tests_that_exist() {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = read("docs/engine-support.md");
+    let mut named = BTreeSet::new();
+    let mut rows = 0;
+    for row in text.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| capability")) {
+        let shown_by = row.rsplit(" | ").next().unwrap_or_default();
+        let tests: Vec<_> = shown_by.split('`').skip(1).step_by(2).collect();
+        assert!(!tests.is_empty(), "no test shows this: {row}");
+        for test in tests {
+            let (file, name) = test.split_once("::").unwrap_or_else(|| panic!("{test} is not file::test"));
+            let path = if file.starts_with("src/") { top.join(file) } else { in_criu_tests(file) };
+            assert!(path.exists(), "{file} is not there");
+            assert!(name == "*" || tests_in(&path).contains(name), "{file} has no test {name}");
+            named.insert(path);
+        }
+        rows += 1;
+    }
+    assert!(rows > 50, "only {rows} rows were found");
+    let files = fs::read_dir(top.join("criu-tests/tests")).expect("criu-tests has tests");
+    let files = files.map(|entry| entry.expect("a directory's entry").path());
+    let forgotten: Vec<_> =
+        files.filter(|path| path.extension().is_some_and(|e| e == "rs") && !named.contains(path)).collect();
+    assert!(forgotten.is_empty(), "docs/engine-support.md names no test of {forgotten:?}");
+}
+
+/// The README's table of what is supported names the files of tests that show it.
+#[test]
+fn the_readme_names_the_tests_of_what_it_supports() {
+    let readme = read("README.md");
+    let (_, table) = readme.split_once("\n| | today | tests |\n|---|---|---|\n").expect("the table");
+    let rows: Vec<&str> = table.lines().take_while(|line| line.starts_with("| ")).collect();
+    assert!(rows.len() > 15, "only {rows:?}");
+    for row in rows {
+        let tests = row.trim_end_matches(" |").rsplit(" | ").next().unwrap_or_default();
+        for file in tests.split('`').skip(1).step_by(2) {
+            assert!(in_criu_tests(file).exists(), "there is no file of tests {file}: {row}");
+        }
+        let claims = !row.contains("not tested");
+        assert_eq!(tests.contains('`'), claims, "tests go with what is claimed, and with that only: {row}");
+    }
+}
+
+fn in_criu_tests(file: &str) -> PathBuf {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("criu-tests/tests");
+    let single = tests.join(format!("{file}.rs"));
+    if single.exists() { single } else { tests.join(file).join("main.rs") }
 }
