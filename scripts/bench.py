@@ -23,6 +23,9 @@ from pathlib import Path
 MIGRATE = os.environ["MIGRATE_BIN"]
 WORKLOAD = os.environ["WORKLOAD_BIN"]
 CRIU = os.environ["CRIU"]
+# The words that start crun, or none: it comes with libraries of its own.
+CRUN = os.environ.get("CRUN", "").split()
+UNIFIED = Path("/sys/fs/cgroup/unified")
 PAIRS = max(9, int(os.environ.get("PAIRS", "11")))
 WARM_UP = 2
 LIMIT = 120  # seconds for any one command
@@ -73,6 +76,18 @@ def reap():
         pass
 
 
+def peak_of(command, env):
+    """Peak resident memory in MiB of a command and of the children that it has waited for.
+
+    A process counts the peak of the program that it was before: so it is not this one that starts it, but a small one.
+    """
+    with tempfile.NamedTemporaryFile("r") as report:
+        code = returned(["/usr/bin/time", "--quiet", "--format=%M", f"--output={report.name}", *command], stderr=subprocess.DEVNULL, env=env)
+        if code != 0:
+            raise SystemExit(f"error: {' '.join(command)} ended with {code}")
+        return int(report.read()) / 1024
+
+
 def verdict(what, value, goal, unit=""):
     good = value <= goal
     if not good:
@@ -105,12 +120,12 @@ def compare(what, goal, ours, theirs, their_name, pairs=PAIRS):
 
 
 class Runtime:
-    """runc, or migrate, which takes runc's commands."""
+    """runc, crun, or migrate, which take the same commands."""
 
     def __init__(self, name, program, scratch):
         self.name = name
-        self.root = scratch / f"{name}-state"
-        self.command = [program, "--root", str(self.root)]
+        self.root = scratch / "states" / name
+        self.command = [*program, "--root", str(self.root)]
         # runc finds CRIU by its name alone.
         shims = scratch / "criu"
         if not shims.exists():
@@ -160,7 +175,57 @@ def bench_run(scratch, ours, theirs):
     def run(runtime):
         return lambda number: seconds(runtime, "run", "--bundle", true, f"migrate-bench-{number}")
 
-    compare("run of /bin/true against runc", 0.5, run(ours), run(theirs), "runc", pairs=max(PAIRS, 21))
+    compare(f"run of /bin/true against {theirs.name}", {"runc": 0.3, "crun": 0.9}[theirs.name], run(ours), run(theirs), theirs.name,
+            pairs=max(PAIRS, 31))
+
+
+def bench_commands(scratch, ours, theirs):
+    """Each command on the way of a container that is created, started, entered and deleted."""
+    waiting = bundle(scratch / "waiting", shutil.which("busybox"), "bin/busybox", ["/bin/busybox", "sleep", "100000"])
+
+    def life(runtime):
+        def measure(number):
+            name = f"migrate-bench-{number}"
+            taken = (seconds(runtime.detached, "create", "--bundle", waiting, name), seconds(runtime, "start", name),
+                     seconds(runtime, "exec", name, "/bin/busybox", "true"), seconds(runtime, "state", name),
+                     seconds(runtime, "delete", "--force", name))
+            reap()
+            return taken
+        return measure
+
+    names = tuple(f"{command} against {theirs.name}" for command in ("create", "start", "exec", "state", "delete --force"))
+    compare(names, (None,) * len(names), life(ours), life(theirs), theirs.name, pairs=max(PAIRS, 21))
+
+
+def without_unified(section):
+    """Runs a section once more where the tree of cgroup v2 beside those of v1 cannot be seen: crun would put containers into its top."""
+    if not CRUN:
+        print("      crun is not here: nothing is compared with it", flush=True)
+        return
+    script = 'if mountpoint -q "$0"; then umount "$0"; fi; exec "$@"'
+    command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, str(UNIFIED), sys.executable, __file__, section]
+    if subprocess.run(command, stdin=subprocess.DEVNULL, timeout=LIMIT * 10).returncode != 0:
+        missed.append(section)
+
+
+def bench_crun(_scratch, _ours, _theirs):
+    without_unified("crun-run")
+    without_unified("crun-commands")
+
+
+def bench_size(scratch, ours, theirs):
+    """Peak resident memory of each command against runc's, and the size of the program."""
+    waiting = bundle(scratch / "waiting", shutil.which("busybox"), "bin/busybox", ["/bin/busybox", "sleep", "100000"])
+    true = bundle(scratch / "true", shutil.which("busybox"), "bin/true", ["/bin/true"])
+    name = "migrate-bench-size"
+    commands = (("run", "--bundle", true, f"{name}-true"), ("create", "--bundle", waiting, name), ("start", name), ("state", name),
+                ("list",), ("exec", name, "/bin/busybox", "true"), ("pause", name), ("resume", name), ("kill", name, "KILL"),
+                ("delete", "--force", name))
+    peaks = {runtime: [peak_of([*runtime.command, *command], runtime.env) for command in commands] for runtime in (ours, theirs)}
+    reap()
+    for command, mine, other in zip(commands, peaks[ours], peaks[theirs]):
+        verdict(f"peak memory of {command[0]} against runc ({mine:.1f} and {other:.1f} MiB)", mine / other, 0.5)
+    verdict("size of the program", os.stat(MIGRATE).st_size / 2**20, 10, " MiB")
 
 
 def varint(data, at):
@@ -281,14 +346,6 @@ def wait_until_counting(status):
     raise SystemExit(f"error: the workload did not begin to count: {status}")
 
 
-# A process counts the peak of the program that it was before: so not from here, where the peak is high already.
-PEAK = """
-import resource, subprocess, sys
-subprocess.run(sys.argv[1:], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True)
-print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
-"""
-
-
 def bench_memory(scratch, ours, _theirs):
     """Peak resident memory of `checkpoint --export`: of migrate or of its CRIU, whichever had more."""
     for mebibytes in (32, 512):
@@ -302,19 +359,18 @@ def bench_memory(scratch, ours, _theirs):
         ours.detached("run", "--detach", "--bundle", str(where), name)
         wait_until_counting(where / "rootfs" / "status")
         exported = where / "exported"
-        measured = subprocess.run([sys.executable, "-c", PEAK, *ours.command, "checkpoint", "--leave-running", "--export",
-                                   str(exported), name], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, env=ours.env,
-                                  timeout=LIMIT)
-        if measured.returncode != 0:
-            raise SystemExit("error: checkpoint --export failed")
+        peak = peak_of([*ours.command, "checkpoint", "--leave-running", "--export", str(exported), name], ours.env)
         ours("delete", "--force", name)
         reap()
         size = exported.stat().st_size >> 20
-        verdict(f"peak memory of an export of {size} MiB", int(measured.stdout) / 1024, 64, " MiB")
+        verdict(f"peak memory of an export of {size} MiB", peak, 64, " MiB")
         shutil.rmtree(where)
 
 
-SECTIONS = {"run": bench_run, "checkpoint": bench_checkpoint, "archive": bench_archive, "memory": bench_memory}
+SECTIONS = {"run": bench_run, "commands": bench_commands, "crun": bench_crun, "size": bench_size, "checkpoint": bench_checkpoint,
+            "archive": bench_archive, "memory": bench_memory}
+# What is not asked for by name, but by one of these.
+INNER = {"crun-run": bench_run, "crun-commands": bench_commands}
 
 
 def main():
@@ -323,13 +379,23 @@ def main():
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     scratch = Path(tempfile.mkdtemp(prefix="migrate-bench-", dir="/var/tmp"))
     scratch.chmod(0o755)
-    ours, theirs = Runtime("migrate", MIGRATE, scratch), Runtime("runc", "runc", scratch)
+    # What runtimes write down is in memory, as it is under /run.
+    states = scratch / "states"
+    states.mkdir()
+    call("mount", "-t", "tmpfs", "-o", "mode=755", "migrate-bench", str(states))
+    ours, runc, crun = Runtime("migrate", [MIGRATE], scratch), Runtime("runc", ["runc"], scratch), Runtime("crun", CRUN, scratch)
     try:
         for name in sys.argv[1:] or SECTIONS:
-            SECTIONS[name](scratch, ours, theirs)
+            where = scratch / name
+            where.mkdir()
+            if name in INNER:
+                INNER[name](where, ours, crun)
+            else:
+                SECTIONS[name](where, ours, runc)
     finally:
-        for runtime in (ours, theirs):
+        for runtime in (ours, runc, *([crun] if CRUN else [])):
             runtime.sweep()
+        call("umount", str(states))
         shutil.rmtree(scratch)
     if missed:
         raise SystemExit(f"{len(missed)} of the goals missed: {'; '.join(missed)}")
