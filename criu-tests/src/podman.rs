@@ -247,6 +247,10 @@ impl<'h> Podman<'h> {
             left.retain(|(_, line)| line.contains("conmon") || line.contains("podman"));
             if left.is_empty() { Ok(()) } else { Err(left) }
         });
+        // After a container with ids of its own, conmon's helper cleans up in a mount namespace that Podman made for conmon: here
+        // its shared memory stays mounted, and two threads of `rm` get into each other's way over it (whatever the runtime is).
+        let unmount = "awk '$5 ~ \"/userdata/shm$\" { print $5 }' /proc/self/mountinfo | xargs -r umount";
+        self.host.command(&["sh", "-c", unmount]).run().succeeded();
         for what in [&["pod", "rm", "-fa"][..], &["rm", "-fa"]] {
             self.podman(what).succeeded();
         }
