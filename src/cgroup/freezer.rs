@@ -4,6 +4,7 @@
 //! Must not know which hierarchy was chosen nor why it freezes. Sources: kernel
 //! admin-guide/cgroup-v1/freezer-subsystem.rst, admin-guide/cgroup-v2.rst.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read as _, Seek as _};
 use std::os::fd::AsFd;
@@ -30,6 +31,9 @@ const V1_LONGEST_PAUSE: Duration = Duration::from_micros(500);
 /// After so many v1 rounds in FREEZING the cgroup is thawed and frozen again: tasks that were forking while the state
 /// was written can hold it there for ever.
 const V1_ROUNDS: u32 = 50;
+
+/// The name of an [`Anchor`].
+const ANCHOR: &str = "migrate-freezer";
 
 /// The change of a v2 cgroup is looked for at least this often (milliseconds), notified or not.
 const V2_INTERVAL: u16 = 100;
@@ -117,19 +121,55 @@ pub(super) fn is_frozen_from_above(directory: &Directory, version: Version) -> R
 
 fn freeze_v1(directory: &Directory) -> Result<()> {
     let start = Instant::now();
+    let mut anchor = None;
     while start.elapsed() < DEADLINE {
         directory.write("freezer.state", "FROZEN")?;
         let mut pause = V1_FIRST_PAUSE;
         for _ in 0..V1_ROUNDS {
-            if directory.read("freezer.state")? == "FROZEN" {
-                return Ok(());
+            match directory.read("freezer.state")?.as_str() {
+                "FROZEN" => return Ok(()),
+                // A process in it did that.
+                "THAWED" => break,
+                _ => std::thread::sleep(pause),
             }
-            std::thread::sleep(pause);
             pause = (pause * 2).min(V1_LONGEST_PAUSE);
         }
         directory.write("freezer.state", "THAWED")?;
+        if anchor.is_none() {
+            anchor = Some(Anchor::beneath(directory)?);
+        }
     }
     Err(timed_out(directory))
+}
+
+/// An empty frozen cgroup beneath the one that is to be frozen.
+///
+/// The first cgroup of a machine to freeze and the last one to thaw have the kernel change its own code (the static key
+/// `freezer_active`), under the lock of all freezers. A process that thaws itself all the time comes to wait for that
+/// lock meanwhile, before it is told to freeze, and then thaws what was frozen: every time. While another cgroup is
+/// frozen too both take no time, and a process is told to freeze between two of its writes.
+struct Anchor<'a>(&'a Directory);
+
+impl<'a> Anchor<'a> {
+    /// One that a killed command has left is taken over. It goes with the container's cgroup at the latest.
+    fn beneath(directory: &'a Directory) -> Result<Self> {
+        let (child, _) = directory.make(OsStr::new(ANCHOR))?;
+        let anchor = Self(directory);
+        child.write("freezer.state", "FROZEN")?;
+        Ok(anchor)
+    }
+}
+
+impl Drop for Anchor<'_> {
+    fn drop(&mut self) {
+        if let Err(errno) = self.0.remove(OsStr::new(ANCHOR)) {
+            tracing::warn!(
+                cgroup = %self.0.path().join(ANCHOR).display(),
+                error = errno.desc(),
+                "cgroup not removed"
+            );
+        }
+    }
 }
 
 fn freeze_v2(directory: &Directory) -> Result<()> {
