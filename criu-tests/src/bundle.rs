@@ -86,6 +86,23 @@ impl Bundle {
         new.give_to(first)
     }
 
+    /// Gives the container a cgroup namespace, and the cgroups in it to write to.
+    ///
+    /// # Panics
+    /// When `config.json` cannot be changed.
+    #[must_use]
+    pub fn with_writable_cgroups(self) -> Self {
+        self.edit(|config| {
+            let namespaces = config["linux"]["namespaces"].as_array_mut().expect("a list");
+            namespaces.retain(|namespace| namespace["type"] != json!("cgroup"));
+            namespaces.push(json!({"type": "cgroup"}));
+            let mounts = config["mounts"].as_array_mut().expect("a list");
+            mounts.retain(|mount| mount["type"] != json!("cgroup"));
+            mounts.push(json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
+                               "options": ["nosuid", "noexec", "nodev", "rw"]}));
+        })
+    }
+
     /// Gives the root filesystem to a user and group of the host.
     ///
     /// # Panics

@@ -51,6 +51,23 @@ impl<'h> Container<'h> {
         status
     }
 
+    /// Restores it from a directory of images, in the background.
+    ///
+    /// # Panics
+    /// When that fails.
+    #[track_caller]
+    pub fn restore(&self, images: &str, bundle: &Bundle) {
+        self.host.migrate_detached(&[
+            "restore",
+            "-d",
+            "--image-path",
+            images,
+            "-b",
+            &bundle.path(),
+            &self.id,
+        ]);
+    }
+
     /// Waits until the workload has gone on from `before`: the same process, some ticks and, where it holds memory, one
     /// whole check of that memory later.
     ///

@@ -217,6 +217,13 @@ impl<'h> Containerd<'h> {
 
     fn in_environment(&self, command: Command) -> Command {
         let path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-        command.environment(&[("PATH", path), ("HOME", "/root"), ("CONTAINERD_NAMESPACE", self.namespace())])
+        // It does not remove all that it makes in a temporary directory.
+        let temporary = self.host.path("containerd");
+        command.environment(&[
+            ("PATH", path),
+            ("HOME", "/root"),
+            ("TMPDIR", &temporary),
+            ("CONTAINERD_NAMESPACE", self.namespace()),
+        ])
     }
 }

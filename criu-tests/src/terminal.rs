@@ -13,7 +13,8 @@ use std::time::Instant;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixAddr, recvmsg};
 
-use crate::wait::PATIENCE;
+use crate::host::Host;
+use crate::wait::{PATIENCE, wait_until};
 
 /// The master of a terminal.
 #[derive(Debug)]
@@ -78,6 +79,22 @@ impl Terminal {
         self.types(&format!("echo be''gin; {command}; echo en''d\n"));
         self.shows("begin");
         self.shows("end").trim_end_matches("end").trim().to_owned()
+    }
+
+    /// Has a shell run a program in the foreground and types Ctrl-C, which ends that program and not the shell.
+    ///
+    /// # Panics
+    /// When it does not in time.
+    #[track_caller]
+    pub fn interrupts_a_program(&mut self, host: &Host) {
+        self.types("sleep 1000\n");
+        wait_until(PATIENCE, "the program runs", || {
+            let processes = host.processes();
+            if processes.iter().any(|(_, line)| line == "sleep 1000") { Ok(()) } else { Err(processes) }
+        });
+        self.types("\x03");
+        self.types("echo code=$?.\n");
+        self.shows("code=130.");
     }
 
     /// Waits until nobody has the other end open any more; gives what was shown until then.

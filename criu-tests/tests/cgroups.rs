@@ -246,14 +246,8 @@ fn a_container_that_thaws_itself_all_the_time_is_paused_nevertheless() {
         config["process"]["terminal"] = json!(false);
         config["process"]["args"] = json!(["sh", "-c", script]);
         config["root"]["readonly"] = json!(false);
-        let namespaces = config["linux"]["namespaces"].as_array_mut().expect("a list");
-        namespaces.retain(|namespace| namespace["type"] != json!("cgroup"));
-        namespaces.push(json!({"type": "cgroup"}));
-        let mounts = config["mounts"].as_array_mut().expect("a list");
-        mounts.retain(|mount| mount["type"] != json!("cgroup"));
-        mounts.push(json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
-                           "options": ["nosuid", "noexec", "nodev", "rw"]}));
     });
+    let bundle = bundle.with_writable_cgroups();
     let container = run(&stage, &host, "rebel", &bundle);
     for _ in 0..20 {
         host.migrate(&["pause", container.id()]).succeeded();

@@ -118,15 +118,7 @@ fn a_container_that_freezes_itself_again_and_again_can_be_ended() {
     let script = "while :; do \
                   echo FROZEN >/sys/fs/cgroup/freezer/freezer.state; echo 1 >/sys/fs/cgroup/cgroup.freeze; \
                   done 2>/dev/null";
-    let bundle = shell(&host, script, |config| {
-        let namespaces = config["linux"]["namespaces"].as_array_mut().expect("a list");
-        namespaces.retain(|namespace| namespace["type"] != json!("cgroup"));
-        namespaces.push(json!({"type": "cgroup"}));
-        let mounts = config["mounts"].as_array_mut().expect("a list");
-        mounts.retain(|mount| mount["type"] != json!("cgroup"));
-        mounts.push(json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
-                           "options": ["nosuid", "noexec", "nodev", "rw"]}));
-    });
+    let bundle = shell(&host, script, |_| ()).with_writable_cgroups();
     let paused = |container: &Container<'_>| {
         wait_until(PATIENCE, "it has frozen itself", || match container.state_status().as_str() {
             "paused" => Ok(()),

@@ -81,14 +81,7 @@ fn a_terminal() {
     second.types("exit 4\n");
     assert_eq!(exec.wait().code, 4);
 
-    terminal.types("sleep 1000\n");
-    wait_until(PATIENCE, "the program runs", || {
-        let processes = host.processes();
-        if processes.iter().any(|(_, line)| line == "sleep 1000") { Ok(()) } else { Err(processes) }
-    });
-    terminal.types("\x03");
-    terminal.types("echo code=$?.\n");
-    terminal.shows("code=130.");
+    terminal.interrupts_a_program(&host);
     terminal.types("exit 7\n");
     assert_eq!(running.wait().code, 7);
     podman.end();

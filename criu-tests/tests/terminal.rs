@@ -53,18 +53,6 @@ fn is_raw(terminal: &OwnedFd) -> bool {
     !modes.local_flags.intersects(LocalFlags::ICANON | LocalFlags::ECHO | LocalFlags::ISIG)
 }
 
-/// Starts a program in the terminal's foreground and types Ctrl-C, which ends that program and not the shell.
-fn interrupt_sleep(host: &Host, terminal: &mut Terminal) {
-    terminal.types("sleep 1000\n");
-    wait_until(PATIENCE, "the program runs", || {
-        let processes = host.processes();
-        if processes.iter().any(|(_, line)| line == "sleep 1000") { Ok(()) } else { Err(processes) }
-    });
-    terminal.types("\x03");
-    terminal.types("echo code=$?.\n");
-    terminal.shows("code=130.");
-}
-
 fn stopped(host: &Host, id: &str) {
     wait_until(PATIENCE, "the container stops", || {
         let state = host.state(id);
@@ -86,7 +74,7 @@ fn the_bundle_of_spec_runs_on_the_callers_terminal() {
     assert_eq!(terminal.asks("stty size < /dev/console"), "30 101");
     assert_eq!(terminal.asks("test -e /dev/tty && cat < /dev/null > /dev/tty && echo mine"), "mine");
 
-    interrupt_sleep(&host, &mut terminal);
+    terminal.interrupts_a_program(&host);
 
     terminal.resize(31, 90);
     running.signal(Signal::SIGWINCH);
@@ -215,7 +203,7 @@ fn move_with_terminal(stage: &Stage, host: &Host, bundle: &Bundle) {
         console.terminal_of(host, &["restore", "-d", "--image-path", &images, "-b", &bundle.path(), &id]);
     assert_eq!(terminal.asks("echo $X; tty; stty size"), "kept\r\n/dev/pts/0\r\n50 0");
     assert_eq!(terminal.asks("stty size < /dev/console"), "50 0");
-    interrupt_sleep(host, &mut terminal);
+    terminal.interrupts_a_program(host);
 
     // A second time, through a file, and into the foreground.
     host.migrate(&["checkpoint", "--export", &archive, &id]).succeeded();

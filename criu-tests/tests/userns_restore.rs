@@ -55,15 +55,7 @@ fn in_place_through_a_directory() {
         let before = container.reports();
         let images = host.path("images");
         container.checkpoint(&["--image-path", &images]);
-        host.migrate_detached(&[
-            "restore",
-            "-d",
-            "--image-path",
-            &images,
-            "-b",
-            &bundle.path(),
-            container.id(),
-        ]);
+        container.restore(&images, &bundle);
         container.goes_on(&before);
         assert_eq!(assert_inside(&host, &container, uid), mounts);
         container.end();

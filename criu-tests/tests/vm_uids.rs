@@ -44,15 +44,7 @@ fn in_place_through_a_directory() {
         assert!(whose.contains(&"Groups: 5 27".to_owned()), "{whose:?}");
         let images = host.path("images");
         container.checkpoint(&["--image-path", &images]);
-        host.migrate_detached(&[
-            "restore",
-            "-d",
-            "--image-path",
-            &images,
-            "-b",
-            &bundle.path(),
-            container.id(),
-        ]);
+        container.restore(&images, &bundle);
         container.goes_on(&before);
         assert_eq!(credentials(&host, &container), whose);
         fs::remove_dir_all(images).expect("remove the images");

@@ -11,7 +11,7 @@ fn in_place(host: &Host, container: &Container<'_>, bundle: &Bundle, before: &St
     container.checkpoint(&["--image-path", &images]);
     assert!(host.container_ids().is_empty(), "a checkpoint without --leave-running removes the container");
     assert!(host.cgroups().is_empty(), "left cgroups: {:?}", host.cgroups());
-    host.migrate_detached(&["restore", "-d", "--image-path", &images, "-b", &bundle.path(), container.id()]);
+    container.restore(&images, bundle);
     let after = container.goes_on(before);
     fs::remove_dir_all(images).expect("remove the images");
     after
