@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-const DOCUMENTS: [&str; 11] = [
+const DOCUMENTS: [&str; 12] = [
     "README.md",
     "ARCHITECTURE.md",
     "CHANGELOG.md",
@@ -19,6 +19,7 @@ const DOCUMENTS: [&str; 11] = [
     "docs/containerd.md",
     "docs/differences-from-runc.md",
     "docs/vm-lab.md",
+    "docs/criu-limits.md",
 ];
 
 fn migrate(args: &[&str]) -> Output {

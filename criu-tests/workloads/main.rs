@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Programs that check themselves, one subcommand each, for containers that are moved while they run.
 //!
-//! A workload (`counter`, `files`, `pipes`, `threads`, `timers`, `tree`) verifies everything it holds on every tick and
+//! A workload (`counter`, `files`, `pipes`, `threads`, `timers`, `tree`, and `zoo` for one object of many) verifies everything it holds on every tick and
 //! tells so in the file given with `--status`. The other subcommands are the tests' tools: `agent` answers questions about system calls, `calls` makes them, `inspect` prints what a
 //! process sees, `hog` takes what it can get, `hook` writes down what a hook sees, `notify` tells a service manager that it is ready, `exit` ends with a code, `host-init` is the first process of a test's host, `fake-criu` answers like a
 //! CRIU that is too old or that refuses.
@@ -24,6 +24,7 @@ mod sys;
 mod threads;
 mod timers;
 mod tree;
+mod zoo;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -46,6 +47,8 @@ fn main() -> ExitCode {
         "threads" => lifecycle::run("threads", &options, threads::Threads::new),
         "timers" => lifecycle::run("timers", &options, timers::Timers::new),
         "tree" => lifecycle::run("tree", &options, tree::Tree::new),
+        "zoo" if options.has("list") => outcome(&name, zoo::list()),
+        "zoo" => lifecycle::run("zoo", &options, zoo::Zoo::new),
         "agent" => outcome(&name, agent::run(&options)),
         "calls" => outcome(&name, calls::run(&options)),
         "inspect" => outcome(&name, inspect::run(&options)),

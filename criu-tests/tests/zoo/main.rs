@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The zoo: for each kernel object that CRIU carries and a container can own, a workload that holds and verifies it
+//! (`workloads/zoo`), checkpointed and restored in place, then moved through an archive to a second host. And what CRIU
+//! does not carry ([`limits`]): the checkpoint fails, says why, and the container runs on.
+
+#[macro_use]
+mod row;
+
+mod files;
+mod ipc;
+mod limits;
+mod locks;
+mod memory;
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+/// The names in all tables.
+const SHOWN: &[&[&str]] = &[files::NAMES, ipc::NAMES, limits::NAMES, locks::NAMES, memory::NAMES];
+
+#[test]
+fn every_exhibit_is_in_one_table() {
+    let output =
+        Command::new(criu_tests::workload()).args(["zoo", "--list"]).output().expect("run the workload");
+    let text = String::from_utf8(output.stdout).expect("names are text");
+    let exhibits: BTreeSet<&str> = text.lines().collect();
+    let shown: Vec<&str> = SHOWN.concat();
+    assert_eq!(
+        exhibits,
+        shown.iter().copied().collect(),
+        "the workload's exhibits are not those of the tables"
+    );
+    assert_eq!(exhibits.len(), shown.len(), "one is shown twice: {shown:?}");
+    assert_eq!(exhibits.len(), text.lines().count(), "one name stands for two exhibits");
+}

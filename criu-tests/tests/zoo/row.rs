@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A row of the zoo's tables: how an exhibit is run and with which flags it is moved; and the two stories that a row may
+//! tell, [`carried`] and [`refused`].
+
+#![allow(dead_code, reason = "tables to come use the rest")]
+
+use std::fs;
+
+use criu_tests::{Bundle, Container, Host, Need, Stage};
+use serde_json::Value;
+
+/// How an exhibit is shown. The default is right for most.
+#[derive(Debug, Default)]
+pub(crate) struct Row {
+    needs: Vec<Need>,
+    flags: Vec<&'static str>,
+    checkpoint: Vec<&'static str>,
+    restore: Vec<&'static str>,
+    arguments: Vec<&'static str>,
+    bundle: Vec<fn(&Host, Bundle) -> Bundle>,
+    config: Vec<fn(&mut Value)>,
+}
+
+impl Row {
+    /// With these flags of checkpoint and of restore.
+    pub(crate) fn flags(mut self, flags: &[&'static str]) -> Self {
+        self.flags.extend(flags);
+        self
+    }
+
+    /// With these flags of checkpoint alone.
+    pub(crate) fn checkpoint(mut self, flags: &[&'static str]) -> Self {
+        self.checkpoint.extend(flags);
+        self
+    }
+
+    /// With these flags of restore alone.
+    pub(crate) fn restore(mut self, flags: &[&'static str]) -> Self {
+        self.restore.extend(flags);
+        self
+    }
+
+    /// With these arguments of the workload.
+    pub(crate) fn arguments(mut self, arguments: &[&'static str]) -> Self {
+        self.arguments.extend(arguments);
+        self
+    }
+
+    /// Only where this is there.
+    pub(crate) fn needs(mut self, needs: &[Need]) -> Self {
+        self.needs.extend(needs);
+        self
+    }
+
+    /// In a bundle that was changed; the host is the first one.
+    pub(crate) fn bundle(mut self, change: fn(&Host, Bundle) -> Bundle) -> Self {
+        self.bundle.push(change);
+        self
+    }
+
+    /// With another configuration.
+    pub(crate) fn config(mut self, change: fn(&mut Value)) -> Self {
+        self.config.push(change);
+        self
+    }
+}
+
+/// A table of exhibits that CRIU carries: `name` or `name => |row| row.flags(..)`.
+macro_rules! exhibits {
+    ($($name:ident $(=> $change:expr)?),* $(,)?) => {
+        pub(crate) const NAMES: &[&str] = &[$(stringify!($name)),*];
+        $(
+            #[test]
+            fn $name() {
+                let row = $crate::row::Row::default();
+                $( let change: fn($crate::row::Row) -> $crate::row::Row = $change; let row = change(row); )?
+                $crate::row::carried(stringify!($name), &row);
+            }
+        )*
+    };
+}
+
+/// A table of exhibits that CRIU does not carry, each with what its log says.
+macro_rules! limits {
+    ($($name:ident $said:literal $(=> $change:expr)?),* $(,)?) => {
+        pub(crate) const NAMES: &[&str] = &[$(stringify!($name)),*];
+        pub(crate) const SAID: &[(&str, &str)] = &[$((stringify!($name), $said)),*];
+        $(
+            #[test]
+            fn $name() {
+                let row = $crate::row::Row::default();
+                $( let change: fn($crate::row::Row) -> $crate::row::Row = $change; let row = change(row); )?
+                $crate::row::refused(stringify!($name), &row, $said);
+            }
+        )*
+    };
+}
+
+/// The exit code of what CRIU could not do.
+const CRIU_FAILED: i32 = 5;
+
+fn bundle(host: &Host, exhibit: &str, row: &Row) -> Bundle {
+    let options = ["--exhibit", exhibit, "--tick-ms", "3"];
+    let bundle = Bundle::of_workload(host, "zoo", &[&options, row.arguments.as_slice()].concat());
+    let bundle = row.config.iter().fold(bundle, Bundle::edit);
+    row.bundle.iter().fold(bundle, |bundle, change| change(host, bundle))
+}
+
+/// Shows that the exhibit goes on after it was checkpointed and restored in place, and again on another host after it went
+/// there in an archive.
+#[track_caller]
+pub(crate) fn carried(exhibit: &str, row: &Row) {
+    let Some(stage) = Stage::set(&[&[Need::Criu], row.needs.as_slice()].concat()) else { return };
+    let (a, b) = (stage.host("a"), stage.host("b"));
+    let bundle = bundle(&a, exhibit, row);
+    let container = a.run_detached(&stage.id("first"), &bundle);
+    let before = container.reports();
+
+    let images = a.path("images");
+    container.checkpoint(&[&row.checkpoint, &row.flags, ["--image-path", &images].as_slice()].concat());
+    restore(&a, row, &["--image-path", &images, "-b", &bundle.path()], container.id());
+    let before = container.goes_on(&before);
+
+    let archive = stage.path("moved.tar");
+    container.checkpoint(&[&row.checkpoint, &row.flags, ["--export", &archive].as_slice()].concat());
+    a.assert_no_trace();
+    a.remove_bundles();
+    restore(&b, row, &["--import", &archive], &stage.id("second"));
+    let container = b.imported(&stage.id("second"));
+    container.goes_on(&before);
+    container.end();
+    b.assert_no_trace();
+}
+
+fn restore(host: &Host, row: &Row, args: &[&str], id: &str) {
+    host.migrate_detached(&[&["restore", "-d"], row.restore.as_slice(), &row.flags, args, &[id]].concat());
+}
+
+/// Shows that CRIU does not dump the exhibit, that its log says `said`, and that the container runs on.
+#[track_caller]
+pub(crate) fn refused(exhibit: &str, row: &Row, said: &str) {
+    let Some(stage) = Stage::set(&[&[Need::Criu], row.needs.as_slice()].concat()) else { return };
+    let host = stage.host("a");
+    let bundle = bundle(&host, exhibit, row);
+    let container: Container<'_> = host.run_detached(&stage.id("first"), &bundle);
+    let (images, work) = (host.path("images"), host.path("work"));
+    let places = ["checkpoint", "--image-path", &images, "--work-path", &work];
+    let arguments = [&places, row.checkpoint.as_slice(), &row.flags, &[container.id()]].concat();
+    container.runs_on_beside(&arguments, CRIU_FAILED, &["criu"]);
+    let log = fs::read_to_string(format!("{work}/dump.log")).expect("the log of a failed dump is kept");
+    let errors: Vec<&str> = log.lines().filter(|line| line.contains("Error")).collect();
+    assert!(errors.iter().any(|line| line.contains(said)), "{said:?} is not in CRIU's errors: {errors:#?}");
+    container.end();
+    host.assert_no_trace();
+}

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What exhibits that hold descriptors have in common: making files, content that tells its own place, flags.
+
+#![allow(dead_code, reason = "exhibits to come use the rest")]
+
+use std::fs::{File, OpenOptions};
+use std::os::fd::{AsFd, AsRawFd as _};
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::stat::Mode;
+
+use crate::lifecycle::{Checked, During as _};
+
+/// Creates an empty file, open to read and write.
+pub(super) fn new_file(at: &Path) -> Result<File, String> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(true);
+    options.open(at).during(&at.display().to_string())
+}
+
+/// Opens what is there with exactly these flags, and close-on-exec.
+pub(super) fn open(at: &Path, flags: OFlag) -> Result<File, String> {
+    let fd = nix::fcntl::open(at, flags | OFlag::O_CLOEXEC, Mode::empty());
+    fd.map(File::from).during(&at.display().to_string())
+}
+
+/// Bytes of which no two neighbourhoods look alike.
+pub(super) fn content(length: usize) -> Vec<u8> {
+    let words = (0..length as u64).map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (n >> 3));
+    words.map(|word| word.to_le_bytes()[6]).collect()
+}
+
+/// The file is [`content`] and nothing else.
+pub(super) fn same_content(file: &File, length: usize) -> Checked {
+    let mut bytes = vec![0; length + 1];
+    let mut got = 0;
+    while let more @ 1.. = file.read_at(&mut bytes[got..], got as u64).during("pread")? {
+        got += more;
+    }
+    same_bytes(&bytes[..got], &content(length))
+}
+
+/// Compares without printing kilobytes.
+pub(super) fn same_bytes(is: &[u8], must_be: &[u8]) -> Checked {
+    if is.len() != must_be.len() {
+        return Err(format!("there are {} bytes, must be {}", is.len(), must_be.len()));
+    }
+    let differs = is.iter().zip(must_be).position(|(is, must_be)| is != must_be);
+    differs.map_or(Ok(()), |at| Err(format!("byte {at} is {}, must be {}", is[at], must_be[at])))
+}
+
+/// The file status flags.
+pub(super) fn flags_of(file: &impl AsFd) -> Result<i32, String> {
+    // Set by the kernel on 64 bits whatever the caller asks for, and of no meaning.
+    const O_LARGEFILE: i32 = 0o100_000;
+    fcntl(file, FcntlArg::F_GETFL).map(|flags| flags & !O_LARGEFILE).during("F_GETFL")
+}
+
+/// A line of the descriptor's `fdinfo`, after its name.
+pub(super) fn fdinfo(file: &impl AsFd, key: &str) -> Result<Vec<String>, String> {
+    let at = format!("/proc/self/fdinfo/{}", file.as_fd().as_raw_fd());
+    let text = std::fs::read_to_string(&at).during(&at)?;
+    let lines = text.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+    Ok(lines.map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect())
+}
