@@ -31,7 +31,7 @@ use crate::archive::Progress;
 use crate::criu::{
     Criu, CriuClient, DumpStats, Kernel, Notify, SpawnOptions, Version, check_inet_sockets, require_root,
 };
-use crate::engine::{Container, InitProcess, Status, descriptors};
+use crate::engine::{Container, InitProcess, Status, descriptors, image_files};
 use crate::spec::Config;
 use crate::sys::namespace::in_private_mount_namespace;
 use crate::{Context, Error, ErrorKind, Result, sys};
@@ -149,6 +149,9 @@ fn attempt(
         container.init().ok_or_else(|| Error::new(ErrorKind::WrongStatus, "the container has ended"))?;
     let stdio = stdio::inspect(init, &container.state().external_descriptors, options.shell_job)?;
     descriptors::write(images_fd.as_fd(), &stdio.names)?;
+    if exporter.is_none() {
+        image_files::write(images_fd.as_fd(), image_files::CONFIG, &config.bytes)?;
+    }
     let dump = Dump { container, config, options, images_fd, work_dir, status, init, stdio };
     let (report, exporter) = dump.run(criu, exporter, &mut journal, progress)?;
     let archive_bytes = exporter.map(|exporter| exporter.finish(dump.log_dir())).transpose()?;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Stdio that is not the container's: a log file of the host on descriptors 0 to 2 cannot be opened again by path
-//! inside the container. CRIU is told to leave it out under a key, and the restore gives that key a new
-//! descriptor. Pipes need no telling: their key is what `/proc/PID/fd` calls them.
+//! Stdio that is not the container's: a log file or a terminal of the host on descriptors 0 to 2 cannot be opened again
+//! by path inside the container, and a socket has another end elsewhere. CRIU is told to leave such a one out under
+//! a key, and the restore gives it a new descriptor. Pipes need no telling: their key is what `/proc/PID/fd` calls them.
 
 use std::collections::HashSet;
 use std::fs;
@@ -9,6 +9,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
 use crate::engine::InitProcess;
 use crate::sys::mountinfo;
+use crate::sys::proc::{KnownSocket, known_socket};
 use crate::{Context, Error, ErrorKind, Result};
 
 /// Majors of the devices that are terminals: consoles and virtual terminals, serial lines, pseudoterminals.
@@ -22,11 +23,24 @@ pub(super) struct Stdio {
     pub(super) external: Vec<String>,
 }
 
-/// Looks at the descriptors of a running init. `given` is what they were at its start. A terminal of the host cannot be
-/// left out and given back; with `shell_job` it is CRIU's to deal with.
+/// What follows from where a descriptor leads.
+enum Given {
+    /// CRIU opens it again, or is given it under the name that it has.
+    Known,
+    /// CRIU leaves it out under a key of its kind, and a restore gives it a new one under this name.
+    LeftOut {
+        /// What a dump must be told.
+        external: String,
+        /// What a restore gives.
+        name: String,
+    },
+}
+
+/// Looks at the descriptors of a running init. `given` is what they were at its start. With `shell_job` a terminal of the
+/// host is CRIU's to deal with.
 ///
 /// # Errors
-/// [`ErrorKind::Unsupported`] for a terminal of the host without `shell_job`.
+/// [`ErrorKind::Unsupported`] for a socket of another network namespace than the container's.
 pub(super) fn inspect(init: InitProcess, given: &[String; 3], shell_job: bool) -> Result<Stdio> {
     let path = format!("/proc/{}/mountinfo", init.pid);
     let bytes = fs::read(&path).context(|| format!("read {path}"))?;
@@ -35,8 +49,11 @@ pub(super) fn inspect(init: InitProcess, given: &[String; 3], shell_job: bool) -
     let mut names = given.clone();
     let mut external = Vec::new();
     for (number, name) in names.iter_mut().enumerate() {
-        let Some(key) = external_key(init, number, &own, shell_job)? else { continue };
-        name.clone_from(&key);
+        let Given::LeftOut { external: key, name: now } = look_at(init, number, name, &own, shell_job)?
+        else {
+            continue;
+        };
+        name.clone_from(&now);
         if !external.contains(&key) {
             external.push(key);
         }
@@ -44,39 +61,67 @@ pub(super) fn inspect(init: InitProcess, given: &[String; 3], shell_job: bool) -
     Ok(Stdio { names, external })
 }
 
-/// The key of a descriptor whose file lies on none of the container's mounts, in CRIU's form: mount and inode, in
-/// hexadecimal.
-fn external_key(
+fn look_at(
     init: InitProcess,
     number: usize,
+    given: &str,
     own: &HashSet<u64>,
     shell_job: bool,
-) -> Result<Option<String>> {
+) -> Result<Given> {
     let fd = format!("/proc/{}/fd/{number}", init.pid);
     // A descriptor that the program has closed needs nothing.
-    let Ok(target) = fs::read_link(&fd) else { return Ok(None) };
-    // Pipes, sockets and memory files have no path that could be opened.
-    if !target.is_absolute() || target.as_os_str().as_encoded_bytes().starts_with(b"/memfd:") {
-        return Ok(None);
+    let Ok(target) = fs::read_link(&fd) else { return Ok(Given::Known) };
+    let link = target.to_string_lossy();
+    if let Some(inode) = link.strip_prefix("socket:[").and_then(|rest| rest.strip_suffix(']')) {
+        // One that the container made, it can make again.
+        return if link == given { socket(init, number, inode) } else { Ok(Given::Known) };
+    }
+    // Pipes and memory files have no path that could be opened.
+    if !target.is_absolute() || link.starts_with("/memfd:") {
+        return Ok(Given::Known);
     }
     let info = format!("/proc/{}/fdinfo/{number}", init.pid);
     let text = fs::read_to_string(&info).context(|| format!("read {info}"))?;
     let Some(mount) = text.lines().find_map(|l| l.strip_prefix("mnt_id:")?.trim().parse::<u64>().ok()) else {
-        return Ok(None);
+        return Ok(Given::Known);
     };
     if own.contains(&mount) {
-        return Ok(None);
+        return Ok(Given::Known);
     }
     let status = fs::metadata(&fd).context(|| format!("stat {fd}"))?;
-    if status.file_type().is_char_device() && TERMINALS.contains(&nix::sys::stat::major(status.rdev())) {
-        if shell_job {
-            return Ok(None);
-        }
-        let message =
-            format!("descriptor {number} of the container is the host's terminal {}", target.display());
-        return Err(Error::new(ErrorKind::Unsupported, message).with_hint(
-            "start the container with stdin, stdout and stderr redirected, to /dev/null or to files",
-        ));
+    let is_terminal =
+        status.file_type().is_char_device() && TERMINALS.contains(&nix::sys::stat::major(status.rdev()));
+    if is_terminal && shell_job {
+        return Ok(Given::Known);
     }
-    Ok(Some(format!("file[{mount:x}:{:x}]", status.ino())))
+    // Both forms are CRIU's, in hexadecimal.
+    let key = match is_terminal {
+        true => format!("tty[{:x}:{:x}]", status.rdev(), status.dev()),
+        false => format!("file[{mount:x}:{:x}]", status.ino()),
+    };
+    Ok(Given::LeftOut { external: key.clone(), name: key })
+}
+
+/// A socket whose other end somebody outside of the container has. CRIU can only look at those of the container's network
+/// namespace, which is the one that they were made in.
+fn socket(init: InitProcess, number: usize, inode: &str) -> Result<Given> {
+    let known = inode.parse().ok().map(|inode| known_socket(init.pid(), inode)).transpose();
+    match known.context(|| {
+        format!("read the sockets of the container's network namespace, /proc/{}/net", init.pid)
+    })? {
+        Some(Some(KnownSocket::Unix)) => {
+            Ok(Given::LeftOut { external: format!("unix[{inode}]"), name: format!("socket:[{inode}]") })
+        }
+        Some(Some(KnownSocket::Inet)) => Ok(Given::Known),
+        Some(None) | None => {
+            let message = format!(
+                "descriptor {number} of the container is a socket that was not made in the container's network namespace, \
+                 which criu cannot carry"
+            );
+            Err(Error::new(ErrorKind::Unsupported, message).with_hint(
+                "start the container with pipes, files or /dev/null as stdin, stdout and stderr, or with a unix socket that \
+                 was made in its network namespace",
+            ))
+        }
+    }
 }

@@ -2,14 +2,11 @@
 //! What a container's stdio was given as, by the names of `/proc/PID/fd`: a restore matches pipes by them. They
 //! travel with the images as `descriptors.json`, a file that runc and crun read and write too.
 
-use std::fs::File;
-use std::io::{self, Read, Write};
 use std::os::fd::BorrowedFd;
 
-use nix::fcntl::{OFlag, openat};
-use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 
+use super::image_files;
 use crate::{Context, Error, ErrorKind, Result, sys};
 
 const FILE: &str = "descriptors.json";
@@ -50,11 +47,7 @@ pub fn names_in(pid: Pid) -> Result<[String; 3]> {
 /// When the file cannot be written.
 pub fn write(images: BorrowedFd<'_>, names: &[String; 3]) -> Result<()> {
     let bytes = serde_json::to_vec(names).context(|| "serialise the container's descriptors")?;
-    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
-    openat(images, FILE, flags, Mode::from_bits_truncate(0o600))
-        .map_err(io::Error::from)
-        .and_then(|fd| File::from(fd).write_all(&bytes))
-        .context(|| format!("write {FILE}"))
+    image_files::write(images, FILE, &bytes)
 }
 
 /// Reads the names from an image directory.
@@ -62,25 +55,16 @@ pub fn write(images: BorrowedFd<'_>, names: &[String; 3]) -> Result<()> {
 /// # Errors
 /// [`ErrorKind::InvalidArchive`] when the file is missing or is not three names.
 pub fn read(images: BorrowedFd<'_>) -> Result<[String; 3]> {
-    let fd = openat(images, FILE, OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW, Mode::empty())
-        .map_err(io::Error::from)
-        .map_err(|e| {
-            let kind = if e.kind() == io::ErrorKind::NotFound {
-                ErrorKind::InvalidArchive
-            } else {
-                ErrorKind::System
-            };
-            Error::new(kind, format!("open {FILE} in the image directory"))
-                .with_source(e)
-                .with_hint("every checkpoint of a container has this file: is this its image directory?")
-        })?;
-    let mut bytes = Vec::new();
-    File::from(fd).take(LIMIT).read_to_end(&mut bytes).context(|| format!("read {FILE}"))?;
+    let bytes = image_files::read(images, FILE, LIMIT)?.ok_or_else(|| {
+        Error::new(ErrorKind::InvalidArchive, format!("{FILE} is missing in the image directory"))
+            .with_hint("every checkpoint of a container has this file: is this its image directory?")
+    })?;
     serde_json::from_slice(&bytes).context_kind(ErrorKind::InvalidArchive, || format!("understand {FILE}"))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::os::fd::AsFd;
 
     use super::*;

@@ -22,6 +22,7 @@ mod first_process;
 mod foreground;
 mod hooks;
 mod id;
+pub mod image_files;
 mod init;
 mod intel_rdt;
 mod keyring;

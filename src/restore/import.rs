@@ -27,6 +27,12 @@ impl Imported {
         self.unpacked.join("checkpoint")
     }
 
+    /// The configuration at the checkpoint.
+    pub(super) fn config(&self) -> Result<Vec<u8>> {
+        let path = self.unpacked.join("config.json");
+        fs::read(&path).context(|| format!("read {}", path.display()))
+    }
+
     /// Keeps the bundle, and removes the images, which a running container does not need.
     pub(super) fn finish(self, new: &mut NewContainer) -> Result<()> {
         new.set_unfinished(Vec::new())?;

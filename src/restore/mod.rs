@@ -13,7 +13,7 @@ mod import;
 mod options;
 
 use std::fs::{self, File};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
@@ -28,7 +28,9 @@ use crate::criu::{
 use crate::engine::rootfs::prepare_mountpoints;
 use crate::engine::{
     Container, ContainerId, Namespaces, NewContainer, ProcessIo, ResolvedIo, StateRoot, descriptors,
+    image_files,
 };
+use crate::spec::kept_fields;
 use crate::sys::namespace::{PrivateMounts, in_private_mount_namespace};
 use crate::sys::proc::namespace_inode;
 use crate::{Context, Error, ErrorKind, Result};
@@ -93,6 +95,7 @@ fn run(
     };
     let images = open_images(&images)?;
     new.configure(&bundle, false)?;
+    report_edits(new, images.as_fd(), imported.as_ref());
     fixups::share_images(new, images.as_fd())?;
     let io = io.resolve(new.has_terminal())?;
     new.create_cgroup()?;
@@ -115,6 +118,28 @@ fn run(
     }
     logs.discard();
     Ok(())
+}
+
+/// Tells what of an edited configuration has no effect. A configuration that cannot be compared restores as well.
+fn report_edits(new: &NewContainer, images: BorrowedFd<'_>, imported: Option<&import::Imported>) {
+    let then = match imported {
+        Some(imported) => imported.config().map(Some),
+        None => image_files::read(images, image_files::CONFIG, image_files::CONFIG_LIMIT),
+    };
+    let compared = then.and_then(|then| match then {
+        Some(then) => kept_fields(&then, &new.config().bytes),
+        None => Ok(Vec::new()),
+    });
+    match compared {
+        Ok(fields) if fields.is_empty() => {}
+        Ok(fields) => tracing::warn!(
+            fields = fields.join(" "),
+            "the configuration differs from the one at the checkpoint: these fields stay as they were then"
+        ),
+        Err(error) => {
+            tracing::warn!(error = error.chain(), "not compared with the configuration at the checkpoint");
+        }
+    }
 }
 
 /// Files that CRIU works with.
@@ -148,6 +173,7 @@ fn restore_processes(
     let images = files.images;
     let names = descriptors::read(images.as_fd())?;
     let new_names = descriptors::names(io.stdio())?;
+    fixups::require_terminals(&names, io.stdio())?;
     if let Some(user) = new.user_namespace() {
         io.give_to(user.root()?)?;
     }

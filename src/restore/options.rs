@@ -71,7 +71,7 @@ pub struct RestoreOptions {
 
 /// Whether a descriptor of `descriptors.json` is not in the images: a pipe, or what the checkpoint left out under a key.
 pub(super) fn is_given_anew(name: &str) -> bool {
-    name.contains("pipe:") || name.starts_with("file[")
+    name.contains("pipe:") || ["file[", "tty[", "socket:["].iter().any(|kind| name.starts_with(kind))
 }
 
 /// The request for CRIU, whose process has this id.

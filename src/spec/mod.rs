@@ -5,6 +5,7 @@
 //! know what a container is made of; whether the *kernel* grants what a valid configuration asks is the engine's to
 //! find out.
 
+mod differences;
 mod load;
 mod namespaces;
 mod network;
@@ -14,6 +15,7 @@ mod seccomp;
 mod template;
 mod validate;
 
+pub use differences::kept_fields;
 pub use load::{Config, parse_process};
 pub use network::is_interface_name;
 pub use oci_spec::runtime as oci;

@@ -3,7 +3,7 @@
 //! bytes.
 
 use std::fs;
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -120,6 +120,41 @@ pub fn has_inet_sockets(pid: Pid) -> io::Result<bool> {
         }
     }
     Ok(false)
+}
+
+/// What the network namespace of a process knows a socket as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KnownSocket {
+    /// A unix socket.
+    Unix,
+    /// One of the internet's protocols.
+    Inet,
+}
+
+/// Looks for a socket, by inode, among those of the network namespace of a process; `None`: it is of another one, or of
+/// another family.
+///
+/// # Errors
+/// When the process is gone.
+pub fn known_socket(pid: Pid, inode: u64) -> io::Result<Option<KnownSocket>> {
+    // The column of the inode, see proc_net(5).
+    let tables = [("unix", 6), ("tcp", 9), ("tcp6", 9), ("udp", 9), ("udp6", 9), ("raw", 9), ("raw6", 9)];
+    let inode = inode.to_string();
+    for (table, column) in tables {
+        let file = match fs::File::open(format!("/proc/{pid}/net/{table}")) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            file => file?,
+        };
+        // The path of a unix socket may hold any bytes; it comes last.
+        for line in io::BufReader::new(file).split(b'\n') {
+            let line = line?;
+            let mut words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+            if words.nth(column) == Some(inode.as_bytes()) {
+                return Ok(Some(if table == "unix" { KnownSocket::Unix } else { KnownSocket::Inet }));
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// The process that this thread is of; nothing when it is gone.

@@ -9,4 +9,4 @@ mod terminal;
 pub(super) use images::share_images;
 pub(super) use mounts::{external_mounts, place_sources, remove_places};
 pub(super) use network::network;
-pub(super) use terminal::Terminal;
+pub(super) use terminal::{Terminal, require_terminals};

@@ -2,14 +2,35 @@
 //! The masters of restored terminals: CRIU makes each pseudo-terminal anew and hands its master out, for somebody to
 //! hold. Must not know who that is.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::unistd::isatty;
 
 use crate::engine::Console;
 use crate::sys::tty;
-use crate::{Context, Result};
+use crate::{Context, Error, ErrorKind, Result};
 
 /// More terminals than a container has sessions; what comes beyond is closed at once.
 const MOST: usize = 64;
+
+/// Makes sure that whatever was a terminal of the host becomes one again: CRIU sets its modes.
+///
+/// # Errors
+/// [`ErrorKind::InvalidInput`] for the first descriptor that is none.
+pub(in crate::restore) fn require_terminals(names: &[String; 3], stdio: [BorrowedFd<'_>; 3]) -> Result<()> {
+    let wanted = names.iter().zip(stdio).enumerate().filter(|(_, (name, _))| name.starts_with("tty["));
+    for (number, (_, fd)) in wanted {
+        if !isatty(fd).unwrap_or(false) {
+            let message = format!(
+                "descriptor {number} of the container was a terminal of the host at the checkpoint, and would not be one now"
+            );
+            return Err(Error::new(ErrorKind::InvalidInput, message).with_hint(
+                "run restore --detach with a terminal as stdin, stdout and stderr; script(1) makes one",
+            ));
+        }
+    }
+    Ok(())
+}
 
 /// The terminals of a container that is being restored.
 #[derive(Debug)]
