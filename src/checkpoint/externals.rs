@@ -6,10 +6,10 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use crate::criu::ExternalMount;
-use crate::engine::rootfs::{MountKind, resolve_destination};
+use crate::engine::rootfs::{MountKind, MountPlan, resolve_destination};
 use crate::engine::{Container, InitProcess};
 use crate::spec::Config;
-use crate::sys::mountinfo;
+use crate::sys::mountinfo::{self, MountInfo};
 use crate::{Context, Error, ErrorKind, Result};
 
 /// The external mounts of a running container: mountpoint inside → name in the images.
@@ -20,7 +20,8 @@ pub(super) fn mounts(
 ) -> Result<Vec<ExternalMount>> {
     let plan = container.rootfs_plan(config)?;
     let root = PathBuf::from(format!("/proc/{}/root", init.pid));
-    let mounted = mounted_in(init)?;
+    let mounts = mounts_of(init)?;
+    let mounted: HashSet<&Path> = mounts.iter().map(|m| m.mount_point.as_path()).collect();
     let mut list = Vec::new();
     let mut add = |key: String, value: String| {
         if !list.iter().any(|e: &ExternalMount| e.key == key) {
@@ -30,6 +31,7 @@ pub(super) fn mounts(
     for mount in &plan.mounts {
         let bind = match &mount.kind {
             MountKind::Bind { .. } => Some(resolve_destination(&root, &mount.destination)?),
+            _ if mount.foreign_filesystem().is_some() => Some(foreign(mount, &root)?),
             _ => None,
         };
         let cgroups = plan.external_cgroups(mount).into_iter().map(|(inside, _)| inside);
@@ -41,17 +43,44 @@ pub(super) fn mounts(
     for path in &plan.masked_paths {
         let inside = resolve_destination(&root, path)?;
         // A masked directory is a tmpfs of the container's own; a masked file is /dev/null on top of it.
-        if mounted.contains(&inside) && !is_directory(&root, &inside) {
+        if mounted.contains(inside.as_path()) && !is_directory(&root, &inside) {
             add(utf8(inside)?, "/dev/null".to_owned());
         }
     }
     for device in plan.devices.iter().flatten() {
-        if mounted.contains(&device.path) {
+        if mounted.contains(device.path.as_path()) {
             let path = utf8(device.path.clone())?;
             add(path.clone(), path);
         }
     }
+    let host = mountinfo::read().context(|| "read /proc/thread-self/mountinfo")?;
+    for inherited in plan.inherited_mounts(&root, &host)? {
+        // What the container has mounted on such a place is its own.
+        let seen = mounts.iter().rev().find(|m| m.mount_point == inherited.inside);
+        if seen.is_some_and(|m| (&m.device, &m.root) == (&inherited.host.device, &inherited.host.root)) {
+            let path = utf8(inherited.inside)?;
+            add(path.clone(), path);
+        }
+    }
     Ok(list)
+}
+
+/// The place of a filesystem that a restore mounts again. What is only in memory would be lost.
+fn foreign(mount: &MountPlan, root: &Path) -> Result<PathBuf> {
+    let inside = resolve_destination(root, &mount.destination)?;
+    if let Some(fstype) = mount.volatile_filesystem() {
+        let seen = root.join(inside.strip_prefix("/").unwrap_or(&inside));
+        let mut entries = std::fs::read_dir(&seen).context(|| format!("list {}", seen.display()))?;
+        if entries.next().is_some() {
+            let (message, field) = (
+                format!("criu cannot carry what is in the {fstype} on {}", inside.display()),
+                mount.field("type"),
+            );
+            return Err(Error::new(ErrorKind::Unsupported, format!("{message} ({field})"))
+                .with_hint("use a tmpfs, or empty it before the checkpoint"));
+        }
+    }
+    Ok(inside)
 }
 
 fn is_directory(root: &Path, inside: &Path) -> bool {
@@ -59,11 +88,10 @@ fn is_directory(root: &Path, inside: &Path) -> bool {
     std::fs::symlink_metadata(root.join(relative)).is_ok_and(|m| m.is_dir())
 }
 
-fn mounted_in(init: InitProcess) -> Result<HashSet<PathBuf>> {
+fn mounts_of(init: InitProcess) -> Result<Vec<MountInfo>> {
     let path = format!("/proc/{}/mountinfo", init.pid);
     let bytes = std::fs::read(&path).context(|| format!("read {path}"))?;
-    let mounts = mountinfo::parse(&bytes).context(|| format!("understand {path}"))?;
-    Ok(mounts.into_iter().map(|m| m.mount_point).collect())
+    mountinfo::parse(&bytes).context(|| format!("understand {path}"))
 }
 
 /// CRIU's request is text.

@@ -16,6 +16,8 @@ pub struct MountInfo {
     pub id: u64,
     /// Identity of the mount that this one lies on.
     pub parent: u64,
+    /// The filesystem's device, as `major:minor`.
+    pub device: String,
     /// Which directory or file of the filesystem is mounted; `/` for all of it.
     pub root: PathBuf,
     /// Where it is mounted, as seen from the reader's root.
@@ -70,7 +72,7 @@ fn parse_line(line: &[u8]) -> Option<MountInfo> {
     let mut fields = line.split(|byte| *byte == b' ');
     let id = text(fields.next()?).parse().ok()?;
     let parent = text(fields.next()?).parse().ok()?;
-    let _device = fields.next()?;
+    let device = text(fields.next()?);
     let root = path(fields.next()?);
     let mount_point = path(fields.next()?);
     let options = text(fields.next()?);
@@ -78,7 +80,18 @@ fn parse_line(line: &[u8]) -> Option<MountInfo> {
     let fstype = text(fields.next()?);
     let source = path(fields.next()?);
     let super_options = text(fields.next()?);
-    Some(MountInfo { id, parent, root, mount_point, options, propagation, fstype, source, super_options })
+    Some(MountInfo {
+        id,
+        parent,
+        device,
+        root,
+        mount_point,
+        options,
+        propagation,
+        fstype,
+        source,
+        super_options,
+    })
 }
 
 fn text(field: &[u8]) -> String {

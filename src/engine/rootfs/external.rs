@@ -6,6 +6,44 @@ use std::path::{Path, PathBuf};
 
 use super::plan::{CgroupLayout, MountKind, MountPlan, RootfsPlan};
 
+/// Filesystems that are made of nothing, and that CRIU makes again as they were.
+const MADE_AGAIN: &[&str] = &[
+    "autofs",
+    "binfmt_misc",
+    "cgroup",
+    "cgroup2",
+    "debugfs",
+    "devpts",
+    "devtmpfs",
+    "fusectl",
+    "mqueue",
+    "proc",
+    "pstore",
+    "securityfs",
+    "sysfs",
+    "tmpfs",
+    "tracefs",
+];
+
+/// Filesystems whose content is nowhere else and that CRIU cannot carry.
+const IN_MEMORY: &[&str] = &["hugetlbfs", "ramfs"];
+
+impl MountPlan {
+    /// The type of the filesystem, if its content is not the container's own: on a device, on another machine, in other
+    /// directories. A restore mounts it again.
+    pub fn foreign_filesystem(&self) -> Option<&str> {
+        match &self.kind {
+            MountKind::Filesystem { fstype, .. } if !MADE_AGAIN.contains(&fstype.as_str()) => Some(fstype),
+            _ => None,
+        }
+    }
+
+    /// The type of the filesystem, if what is in it cannot be carried.
+    pub fn volatile_filesystem(&self) -> Option<&str> {
+        self.foreign_filesystem().filter(|fstype| IN_MEMORY.contains(fstype))
+    }
+}
+
 impl RootfsPlan {
     /// What of an entry of type `cgroup` shows something of the host's: where it is in the container, and what it is on
     /// the host.
@@ -59,6 +97,23 @@ mod tests {
         let context = PlanContext { cgroups: layout, ..PlanContext::default() };
         let spec = serde_json::from_value(spec).expect("valid");
         RootfsPlan::from_spec(&spec, Path::new("/b"), Path::new("/b/rootfs"), &context).expect("a plan")
+    }
+
+    #[test]
+    fn filesystems_with_content_elsewhere_are_foreign() {
+        let of = |fstype: &str| {
+            let mut plan = plan(&["mount"], "ro").mounts.remove(0);
+            plan.kind = MountKind::Filesystem { fstype: fstype.to_owned(), source: String::new() };
+            (plan.foreign_filesystem().is_some(), plan.volatile_filesystem().is_some())
+        };
+        for fstype in ["ext4", "nfs4", "overlay", "fuse.sshfs"] {
+            assert_eq!(of(fstype), (true, false), "{fstype}");
+        }
+        for fstype in ["tmpfs", "proc", "mqueue"] {
+            assert_eq!(of(fstype), (false, false), "{fstype}");
+        }
+        assert_eq!(of("ramfs"), (true, true));
+        assert_eq!(plan(&["mount"], "ro").mounts[0].foreign_filesystem(), None, "cgroups are another matter");
     }
 
     #[test]

@@ -6,8 +6,10 @@
 
 use std::convert::Infallible;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
 
 use super::options::attributes;
 use crate::sys::metadata::set_attribute;
@@ -49,8 +51,21 @@ impl<S: AsRef<str>> NewFilesystem<'_, S> {
         self.flags & MONOLITHIC != 0 || self.fstype.contains('.') || self.data.iter().any(is_odd)
     }
 
+    /// mount(2), for what the newer calls cannot express.
+    pub(super) fn mount_on(&self, place: &Path) -> Result<()> {
+        let (fstype, flags, data) = (self.fstype, self.flags, self.mount2_data());
+        mount(
+            Some(self.source),
+            place,
+            Some(fstype),
+            MsFlags::from_bits_retain(flags),
+            (!data.is_empty()).then_some(data.as_str()),
+        )
+        .context(|| format!("mount {fstype} with flags {flags:#x} and data {data:?}"))
+    }
+
     /// The data for mount(2).
-    pub(super) fn mount2_data(&self) -> String {
+    fn mount2_data(&self) -> String {
         let label = match self.label {
             // Labels with categories have commas.
             Label::Context(label) => Some(format!("context=\"{label}\"")),

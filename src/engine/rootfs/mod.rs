@@ -27,6 +27,7 @@ mod external;
 mod filesystem;
 pub mod host;
 mod id_map;
+mod inherited;
 mod mountpoints;
 mod mounts;
 mod options;
@@ -48,6 +49,7 @@ use nix::sys::stat::{Mode, umask};
 
 pub use devices::{DeviceKind, DevicePlan};
 pub use id_map::{IdMap, Mapping};
+pub use inherited::InheritedMount;
 pub use mountpoints::{mount_source, prepare_mountpoints, resolve_destination};
 pub use options::{IdMapReach, MountOptions, Propagation, PropagationKind, RecursiveAttributes};
 pub use plan::{CgroupBind, CgroupLayout, Entry, MountKind, MountPlan, PlanContext, RootfsPlan};

@@ -13,6 +13,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::Mode;
 
+use super::filesystem::{Label, NewFilesystem};
 use super::mounts::{Builder, bind_target, directory_target};
 use super::plan::{MountKind, MountPlan, RootfsPlan};
 use super::resolve::{Links, Mountpoint, Root};
@@ -79,14 +80,26 @@ pub fn prepare_mountpoints(plan: &RootfsPlan) -> Result<()> {
     })
 }
 
-/// Mounts the source of a bind, its owners mapped, on a place of its own, a directory or file that is there: for CRIU,
-/// which binds what it is shown and maps nothing.
+/// Mounts an entry's content on a place of its own, a directory or file that is there: for CRIU, which binds what it is
+/// shown. That is the source of a bind, its owners mapped, or a filesystem.
 ///
 /// # Errors
-/// When the source cannot be opened, mapped or mounted.
+/// When it cannot be opened, mapped or mounted.
 pub fn mount_source(mount: &MountPlan, on: &Path) -> Result<()> {
-    let recursive = matches!(mount.kind, MountKind::Bind { recursive: true, .. });
-    let tree = OwnSources.open(mount)?.into_tree(recursive)?;
+    let tree = match &mount.kind {
+        MountKind::Filesystem { fstype, source } => {
+            let (flags, data) = (mount.options.set, &mount.options.data);
+            let new = NewFilesystem { fstype, source, flags, data, label: Label::None };
+            if new.needs_mount2() {
+                return new.mount_on(on);
+            }
+            new.detached()?
+        }
+        kind => {
+            let recursive = matches!(kind, MountKind::Bind { recursive: true, .. });
+            OwnSources.open(mount)?.into_tree(recursive)?
+        }
+    };
     let place = open(on, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())
         .context(|| format!("open {}", on.display()))?;
     attach(tree.as_fd(), place.as_fd()).context(|| format!("move_mount to {}", on.display()))

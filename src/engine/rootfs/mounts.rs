@@ -10,7 +10,6 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::mount::{MsFlags, mount};
 use nix::sys::stat::{SFlag, fstat};
 
 use super::bind::set_bind_attributes;
@@ -158,19 +157,10 @@ pub(super) fn links_for(plan: &MountPlan) -> Links {
 
 /// mount(2) on the fd's link in /proc, for what the newer calls cannot express.
 fn mount_by_path(root: &Root, plan: &MountPlan, new: &NewFilesystem<'_>, target: &Found) -> Result<OwnedFd> {
-    let (fstype, flags, data) = (new.fstype, new.flags, new.mount2_data());
-    let path = format!("/proc/self/fd/{}", target.fd.as_raw_fd());
-    mount(
-        Some(new.source),
-        path.as_str(),
-        Some(fstype),
-        MsFlags::from_bits_retain(flags),
-        (!data.is_empty()).then_some(data.as_str()),
-    )
-    .context(|| format!("mount {fstype} with flags {flags:#x} and data {data:?}"))?;
+    new.mount_on(Path::new(&format!("/proc/self/fd/{}", target.fd.as_raw_fd())))?;
     let mounted = reopen(root, plan, links_for(plan))?;
     let is_new = mount_id_of(mounted.as_fd())? != mount_id_of(target.fd.as_fd())?;
-    if !is_new && flags & libc::MS_REMOUNT == 0 {
+    if !is_new && new.flags & libc::MS_REMOUNT == 0 {
         return Err(moved(plan));
     }
     finish(mounted.as_fd(), &plan.options)?;

@@ -12,28 +12,30 @@ use crate::criu::ExternalMount;
 use crate::engine::NewContainer;
 use crate::engine::rootfs::{MountKind, MountPlan, mount_source, resolve_destination};
 use crate::sys::mount::{Extent, attach, clone_tree};
+use crate::sys::mountinfo;
 use crate::sys::namespace::PrivateMounts;
 use crate::{Context, Error, ErrorKind, Result};
 
 /// Where sources that CRIU could not use as they are are mounted for it, in the container's directory.
 const PLACES: &str = "criu-mounts";
 
-/// Whether CRIU needs another source than the configuration's: it maps no owners, and in a user namespace it opens
-/// sources as the container's root, who may not reach them.
+/// Whether CRIU needs another source than the configuration's: it maps no owners and mounts no devices, and in a user
+/// namespace it opens sources as the container's root, who may not reach them.
 fn is_placed(new: &NewContainer, mount: &MountPlan) -> bool {
     let is_bind = matches!(mount.kind, MountKind::Bind { .. });
-    mount.is_id_mapped() || (is_bind && new.user_namespace().is_some())
+    mount.is_id_mapped()
+        || mount.foreign_filesystem().is_some()
+        || (is_bind && new.user_namespace().is_some())
 }
 
 /// Mounts such sources where CRIU can use them. In this mount namespace only.
 pub(in crate::restore) fn place_sources(new: &NewContainer, _private: &PrivateMounts) -> Result<()> {
     let placed: Vec<_> = new.rootfs_plan().mounts.iter().filter(|mount| is_placed(new, mount)).collect();
     for mount in &placed {
-        let MountKind::Bind { source, .. } = &mount.kind else { continue };
-        let place = place_of(new, mount);
+        let (source, place) = (source_of(mount), place_of(new, mount));
         let make = || {
             fs::create_dir_all(new.dir().join(PLACES))?;
-            match fs::metadata(source)?.is_dir() {
+            match mount.foreign_filesystem().is_some() || fs::metadata(source)?.is_dir() {
                 true => fs::create_dir_all(&place),
                 false => fs::write(&place, ""),
             }
@@ -46,6 +48,14 @@ pub(in crate::restore) fn place_sources(new: &NewContainer, _private: &PrivateMo
         open_way(new.dir()).context(|| format!("open a way to {} for criu", new.dir().display()))?;
     }
     Ok(())
+}
+
+fn source_of(mount: &MountPlan) -> &Path {
+    match &mount.kind {
+        MountKind::Bind { source, .. } => source,
+        MountKind::Filesystem { source, .. } => Path::new(source),
+        MountKind::Cgroup { .. } => Path::new("cgroup"),
+    }
 }
 
 /// Only root may search the state root, and CRIU is the container's root by then. So a directory that all may search is
@@ -88,15 +98,22 @@ pub(in crate::restore) fn external_mounts(new: &NewContainer) -> Result<Vec<Exte
         Ok(())
     };
     for mount in &plan.mounts {
-        if let MountKind::Bind { source, .. } = &mount.kind {
+        if matches!(mount.kind, MountKind::Bind { .. }) || mount.foreign_filesystem().is_some() {
             let place = is_placed(new, mount).then(|| place_of(new, mount));
-            let source = place.as_deref().unwrap_or(source);
+            let source = place.as_deref().unwrap_or(source_of(mount));
             add(&resolve_destination(new.rootfs(), &mount.destination)?, source)?;
             add(&mount.destination, source)?;
         }
         for (inside, host) in plan.external_cgroups(mount) {
             add(&inside, host)?;
         }
+    }
+    let host = mountinfo::read().context(|| "read /proc/thread-self/mountinfo")?;
+    for inherited in plan.inherited_mounts(new.rootfs(), &host)? {
+        let placed =
+            inherited.bind.and_then(|bind| plan.mounts.get(bind)).filter(|mount| is_placed(new, mount));
+        let placed = placed.map(|mount| place_of(new, mount).join(&inherited.below));
+        add(&inherited.inside, placed.as_deref().unwrap_or(&inherited.host.mount_point))?;
     }
     let null = PathBuf::from("/dev/null");
     add(&null, &null)?;
