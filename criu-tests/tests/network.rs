@@ -187,23 +187,6 @@ fn what_cannot_move_is_told_and_everything_is_as_it_was() {
     refuse(&|c| c["linux"]["netDevices"] = json!({"dev0": {"name": "x0"}, "nothing0": {}}), &["nothing0"]);
 }
 
-#[test]
-fn a_container_with_a_device_of_the_hosts_is_not_checkpointed() {
-    let Some(stage) = Stage::set(&[criu_tests::Need::Criu]) else { return };
-    let host = with_pair(&stage);
-    let id = stage.id("dev");
-    let bundle = Bundle::of_workload(&host, "counter", &[])
-        .edit(|config| config["linux"]["netDevices"] = json!({"dev0": {}}));
-    let container = host.run_detached(&id, &bundle);
-    container.runs_on_beside(
-        &["checkpoint", "--image-path", &host.path("images"), &id],
-        1,
-        &["linux.netDevices", "cannot be checkpointed"],
-    );
-    container.end();
-    host.assert_no_trace();
-}
-
 /// Starts a container with these networks and routes through the library.
 fn embed(stage: &Stage, host: &Host, networks: &Value, routes: &Value) -> (Bundle, String) {
     let id = stage.id("veth");

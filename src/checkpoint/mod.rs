@@ -31,7 +31,7 @@ use crate::archive::Progress;
 use crate::criu::{
     Criu, CriuClient, DumpStats, Kernel, Notify, SpawnOptions, Version, check_inet_sockets, require_root,
 };
-use crate::engine::{Container, InitProcess, Status, descriptors, image_files};
+use crate::engine::{Container, InitProcess, SavedNetwork, Status, TakenDevices, descriptors, image_files};
 use crate::spec::Config;
 use crate::sys::namespace::in_private_mount_namespace;
 use crate::{Context, Error, ErrorKind, Result, sys};
@@ -101,26 +101,39 @@ fn run(
     let config = container.config()?;
     namespaces::check(&config)?;
     namespaces::require_own_mounts(&config)?;
-    namespaces::require_plain_network(&config, &container.state().network)?;
     let criu = Criu::find(options.criu.as_deref())?;
     let images = ImagesDir::choose(container, options, export.as_ref())?;
+    let devices = container.init().map(|init| container.taken_devices(&config, init)).transpose()?.flatten();
     let dumped = attempt(container, options, &criu, &images, export, status, progress);
     match dumped {
         Ok(report) => {
+            if options.leave_running == LeaveRunning::No {
+                give_back(devices);
+            }
             conclude(container, options, &images)?;
             Ok(report)
         }
         Err(error) => Err(match journal::clear_up(container) {
             Ok(None) => error,
             // CRIU has killed the processes: the images are all there is of them.
-            Ok(Some(journal)) => error.with_hint(format!(
-                "the processes were checkpointed and have ended; the images are complete in {}: export again, or \
-                 restore with --image-path",
-                journal.images.display()
-            )),
+            Ok(Some(journal)) => {
+                give_back(devices);
+                error.with_hint(format!(
+                    "the processes were checkpointed and have ended; the images are complete in {}: export again, or \
+                     restore with --image-path",
+                    journal.images.display()
+                ))
+            }
             // Better too much is kept than too little.
             Err(failed) => error.with_cleanup([failed]),
         }),
+    }
+}
+
+/// The host's interfaces are its own again: the container has ended. That one stays away changes nothing about that.
+fn give_back(devices: Option<TakenDevices>) {
+    for error in devices.into_iter().flat_map(TakenDevices::give_back) {
+        tracing::warn!(error = error.chain(), "interface of the host lost with the container");
     }
 }
 
@@ -181,19 +194,37 @@ impl Dump<'_> {
     ) -> Result<(CheckpointReport, Option<Exporter>)> {
         // CRIU's own temporary mounts stay in a mount namespace that nobody else sees.
         in_private_mount_namespace(move |mounts| {
-            let client = CriuClient::spawn(criu, SpawnOptions::default())?;
+            let (client, mut network) = self.begin(criu)?;
             journal.criu = Some(InitProcess::of(nix::unistd::Pid::from_raw(client.pid()))?);
             journal.save(self.container)?;
             client.reuse_kernel_facts(mounts);
             if sys::proc::has_inet_sockets(self.init.pid()).context(|| "read the container's sockets")? {
                 check_inet_sockets(client.version(), Kernel::running())?;
             }
-            let request = options::dump_request(self, client.version())?;
-            let mut hold = Hold { dump: self, exporter, journal, progress, version: client.version() };
+            let request = options::dump_request(self, network.as_ref(), client.version())?;
+            let mut hold = Hold {
+                dump: self,
+                network: network.as_mut(),
+                exporter,
+                journal,
+                progress,
+                version: client.version(),
+            };
             let dumped = client.dump(&request, &mut hold)?;
             Ok((CheckpointReport { stats: dumped.stats, ..CheckpointReport::default() }, hold.exporter))
         })
         .context(|| "make a private mount namespace for criu")?
+    }
+
+    /// Starts CRIU, and looks at the container's network in the time that this takes.
+    fn begin(&self, criu: &Criu) -> Result<(CriuClient, Option<SavedNetwork>)> {
+        std::thread::scope(|scope| {
+            let survey = scope.spawn(|| self.container.survey_network(self.config, self.init));
+            // From this thread, which has the mounts that CRIU is to see.
+            let client = CriuClient::spawn(criu, SpawnOptions::default());
+            let network = survey.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            Ok((client?, network?))
+        })
     }
 
     /// Where CRIU's log and statistics are.
@@ -253,6 +284,7 @@ fn finish_export(
 /// What happens while CRIU holds the processes.
 struct Hold<'a> {
     dump: &'a Dump<'a>,
+    network: Option<&'a mut SavedNetwork>,
     exporter: Option<Exporter>,
     journal: &'a mut Journal,
     progress: &'a mut (dyn Progress + Send),
@@ -261,7 +293,11 @@ struct Hold<'a> {
 
 impl Notify for Hold<'_> {
     fn post_dump(&mut self) -> Result<()> {
-        let Dump { container, images_fd, options, .. } = self.dump;
+        let Dump { container, config, images_fd, options, init, .. } = self.dump;
+        if let Some(network) = &mut self.network {
+            container.survey_network_again(network, config, *init)?;
+            network.write(images_fd.as_fd())?;
+        }
         if let Some(exporter) = &mut self.exporter {
             exporter.images_and_rootfs(container, images_fd.as_fd(), Some(self.version), self.progress)?;
         }

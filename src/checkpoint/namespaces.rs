@@ -3,7 +3,7 @@
 
 use nix::sched::CloneFlags;
 
-use crate::engine::{Namespaces, NetworkState};
+use crate::engine::Namespaces;
 use crate::spec::Config;
 use crate::{Error, ErrorKind, Result};
 
@@ -47,25 +47,6 @@ pub(super) fn require_own_mounts(config: &Config) -> Result<()> {
     let message = "a container without a mount namespace cannot be checkpointed: its mounts are the host's";
     Err(Error::new(ErrorKind::Unsupported, message)
         .with_hint("add {\"type\": \"mount\"} to linux.namespaces"))
-}
-
-/// Refuses interfaces that a restore could not bring back: those that the engine has put into a network namespace of the
-/// container's own. In one by path they belong to whoever made that.
-///
-/// # Errors
-/// [`ErrorKind::Unsupported`].
-pub(super) fn require_plain_network(config: &Config, network: &NetworkState) -> Result<()> {
-    let devices = config.spec.linux().as_ref().and_then(|linux| linux.net_devices().as_ref());
-    let moved = devices.is_some_and(|devices| !devices.is_empty());
-    let own = Namespaces::from_spec(&config.spec).creates(CloneFlags::CLONE_NEWNET);
-    if !own && network.host_ends.is_empty() || !moved && network.host_ends.is_empty() {
-        return Ok(());
-    }
-    let what = if moved { "has interfaces of the host (linux.netDevices)" } else { "was given networks" };
-    let message =
-        format!("a container that {what} cannot be checkpointed: a restore could not connect it again");
-    Err(Error::new(ErrorKind::Unsupported, message)
-        .with_hint("make a network namespace with these interfaces, and give its path in linux.namespaces"))
 }
 
 #[cfg(test)]

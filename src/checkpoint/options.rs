@@ -6,14 +6,12 @@ use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
-use nix::sched::CloneFlags;
-
 use super::{Dump, externals};
 use crate::criu::{
     AfterDump, CONFIG_ANNOTATION, DumpRequest, ManageCgroups, NetworkLock, TcpConnections, Version,
     config_file,
 };
-use crate::engine::{InitProcess, Namespaces, Status};
+use crate::engine::{InitProcess, Namespaces, NetworkContent, SavedNetwork, Status};
 use crate::sys::proc::namespace_inode;
 use crate::{Context, Result};
 
@@ -73,7 +71,11 @@ pub struct CheckpointOptions {
 }
 
 /// The request for CRIU of this version.
-pub(super) fn dump_request<'a>(dump: &'a Dump<'_>, version: Version) -> Result<DumpRequest<'a>> {
+pub(super) fn dump_request<'a>(
+    dump: &'a Dump<'_>,
+    network: Option<&SavedNetwork>,
+    version: Version,
+) -> Result<DumpRequest<'a>> {
     let Dump { container, config, options, images_fd, work_dir, status, init, stdio } = dump;
     let init = *init;
     let namespaces = Namespaces::from_spec(&config.spec);
@@ -97,15 +99,18 @@ pub(super) fn dump_request<'a>(dump: &'a Dump<'_>, version: Version) -> Result<D
     common.external.extend(stdio.external.iter().cloned());
     common.manage_cgroups = options.manage_cgroups.unwrap_or(ManageCgroups::Ignore);
     common.tcp = options.tcp;
+    // Without established connections there is nothing that a packet could disturb; into a namespace that only has `lo`
+    // none comes.
+    let reachable = network.is_none_or(SavedNetwork::is_reachable);
     common.network_lock = match options.tcp {
-        // Without established connections there is nothing that a packet could disturb.
-        TcpConnections::Refuse if version >= NetworkLock::SKIP_SINCE => NetworkLock::Skip,
-        _ => NetworkLock::Nftables,
+        _ if version < NetworkLock::SKIP_SINCE => NetworkLock::Nftables,
+        TcpConnections::Keep | TcpConnections::Close if reachable => NetworkLock::Nftables,
+        _ => NetworkLock::Skip,
     };
     common.ext_unix_sk = options.ext_unix_sk;
     common.shell_job = options.shell_job;
     common.file_locks = options.file_locks;
-    common.empty_netns = namespaces.creates(CloneFlags::CLONE_NEWNET);
+    common.empty_netns = network.is_some_and(|network| network.content() == NetworkContent::Engine);
     common.orphan_pts_master = true;
     let annotations = config.spec.annotations().as_ref();
     common.config_file = config_file(annotations.and_then(|a| a.get(CONFIG_ANNOTATION)).map(String::as_str));

@@ -25,7 +25,7 @@ use super::process::{Process, ProcessPlan, ResolvedIo, limits, preserved};
 use super::rootfs;
 use super::rootfs::host::HostMount;
 use super::seccomp::{Filter, Listener};
-use super::{Network, NetworkState, NewContainer, State, UserNamespace, time_offsets};
+use super::{Network, NewContainer, UserNamespace, time_offsets};
 use crate::cgroup::Cgroup;
 use crate::spec;
 use crate::{Context, Error, ErrorKind, Result, sys};
@@ -128,12 +128,7 @@ impl NewContainer {
 
     /// Gives the waiting init what it finds in its network namespace.
     fn set_network_up(&mut self, pid: Pid) -> Result<()> {
-        let mut network = std::mem::take(&mut self.state.network);
-        let (state, dir) = (&self.state, &self.dir);
-        let save = |network: &NetworkState| State { network: network.clone(), ..state.clone() }.save(dir);
-        let done = self.network.run(pid, &mut network, save);
-        self.state.network = network;
-        done
+        self.with_network(|setup, network, save| setup.run(pid, network, save))
     }
 
     /// Writes down that from now on the container's end has hooks.

@@ -37,6 +37,7 @@ mod pidfd_socket;
 mod process;
 mod program;
 mod remains;
+mod restored_network;
 pub mod rootfs;
 mod rootless;
 mod running_process;
@@ -67,7 +68,10 @@ pub use intel_rdt::{
 };
 pub use memory_notices::{MemoryNotices, Notice};
 pub use namespaces::Namespaces;
-pub use network::{Cidr, HostEnd, Network, NetworkInterface, NetworkRoute, NetworkState, VethNetwork};
+pub use network::{
+    Cidr, HostEnd, Network, NetworkContent, NetworkInterface, NetworkRoute, NetworkState, SavedNetwork,
+    TakenDevices, VethNetwork,
+};
 pub use new_container::NewContainer;
 pub use pidfd_socket::{PidfdSocket, ProcessKind};
 pub(crate) use process::ResolvedIo;

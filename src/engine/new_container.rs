@@ -17,7 +17,7 @@ use super::hooks;
 use super::intel_rdt::{RdtGroups, RdtPlan};
 use super::lock::lock;
 use super::namespaces::Namespaces;
-use super::network::{self, NetworkState};
+use super::network::{self, NetworkState, SavedNetwork};
 use super::remains::{kill_process, remove_host_mounts, remove_unfinished};
 use super::rootfs::{CgroupBind, CgroupLayout, PlanContext, RootfsPlan};
 use super::sd_notify;
@@ -161,6 +161,11 @@ impl NewContainer {
     pub(super) fn give_networks(&mut self, network: NetworkState) {
         self.state.network = network;
         network::name_host_ends(&mut self.state.network, self.id.as_str());
+    }
+
+    /// Gives it what it had when it was checkpointed; before it is configured.
+    pub fn give_saved_network(&mut self, saved: &SavedNetwork) {
+        self.give_networks(saved.given());
     }
 
     /// Reads and judges the bundle's configuration and decides on everything that follows from it.

@@ -94,7 +94,10 @@ fn run(
         ),
     };
     let images = open_images(&images)?;
+    let network = fixups::RestoredNetwork::read(images.as_fd())?;
+    network.give(new);
     new.configure(&bundle, false)?;
+    network.check(new)?;
     report_edits(new, images.as_fd(), imported.as_ref());
     fixups::share_images(new, images.as_fd())?;
     let io = io.resolve(new.has_terminal())?;
@@ -102,8 +105,12 @@ fn run(
     new.create_intel_rdt()?;
     // The mounts that CRIU needs on the way stay in a mount namespace that ends with it, however this ends.
     let logs = Logs::choose(new, options, imported.is_some());
-    let files =
-        Files { images: &images, work_path: logs.path(), config: criu_config(new, imported.is_some()) };
+    let files = Files {
+        images: &images,
+        work_path: logs.path(),
+        config: criu_config(new, imported.is_some()),
+        network,
+    };
     let restored =
         in_private_mount_namespace(|mounts| restore_processes(new, criu, options, &files, io, mounts));
     restored
@@ -147,6 +154,7 @@ struct Files<'a> {
     images: &'a OwnedFd,
     work_path: Option<&'a Path>,
     config: Option<PathBuf>,
+    network: fixups::RestoredNetwork,
 }
 
 /// The file with further options for CRIU. An archive comes from others: it does not choose one here, for such a file
@@ -213,8 +221,11 @@ fn restore_processes(
         client.pid(),
     )?;
     request.options.config_file.clone_from(&files.config);
+    files.network.ask(new, &namespaces, &mut request.options);
     let names = stdio_names(&names, new_names);
-    let mut steps = Steps { new, namespaces: &namespaces, names, terminal: fixups::Terminal::new(console) };
+    let terminal = fixups::Terminal::new(console);
+    let mut steps =
+        Steps { new, namespaces: &namespaces, network: &files.network, pid: None, names, terminal };
     client.restore(&request, &mut steps)?;
     Ok(())
 }
@@ -251,14 +262,24 @@ fn bind_root(new: &NewContainer) -> Result<PathBuf> {
 struct Steps<'a> {
     new: &'a mut NewContainer,
     namespaces: &'a Namespaces,
+    network: &'a fixups::RestoredNetwork,
+    /// The first process.
+    pid: Option<Pid>,
     names: [String; 3],
     terminal: fixups::Terminal,
 }
 
 impl Notify for Steps<'_> {
     fn setup_namespaces(&mut self, pid: i32) -> Result<()> {
-        fixups::network(self.namespaces, pid)?;
-        self.new.run_restore_hooks(Pid::from_raw(pid))
+        let pid = Pid::from_raw(pid);
+        self.pid = Some(pid);
+        self.network.prepare(self.new, self.namespaces, pid)?;
+        self.new.run_restore_hooks(pid)?;
+        self.network.complete_empty(self.new, pid)
+    }
+
+    fn post_setup_namespaces(&mut self) -> Result<()> {
+        self.pid.map_or(Ok(()), |pid| self.network.complete_filled(self.new, pid))
     }
 
     fn orphan_pts_master(&mut self, master: OwnedFd) -> Result<()> {

@@ -119,7 +119,6 @@ pub(super) fn restore_request<'a>(
     common.shell_job = options.shell_job;
     common.file_locks = options.file_locks;
     common.evasive_devices = true;
-    common.empty_netns = namespaces.creates(CloneFlags::CLONE_NEWNET);
     common.orphan_pts_master = true;
     Ok(request)
 }

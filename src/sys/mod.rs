@@ -20,6 +20,7 @@ pub mod mountinfo;
 pub mod namespace;
 pub mod net;
 pub mod netlink;
+pub mod network_parameters;
 pub mod pidfd;
 pub mod proc;
 pub mod process;

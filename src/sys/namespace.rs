@@ -43,6 +43,17 @@ pub fn in_network_namespace<T: Send>(
     })
 }
 
+/// Runs `work` on a thread with a new network namespace, which ends with the thread.
+///
+/// # Errors
+/// `EPERM` without CAP_SYS_ADMIN. The work's own result is the value.
+pub fn in_new_network_namespace<T: Send>(work: impl FnOnce() -> T + Send) -> io::Result<T> {
+    on_thread(move || {
+        unshare(CloneFlags::CLONE_NEWNET)?;
+        Ok(work())
+    })
+}
+
 /// Which kind of namespace the file is, as one bit of clone(2)'s flags (`NS_GET_NSTYPE`, ioctl_nsfs(2)).
 ///
 /// # Errors

@@ -3,11 +3,16 @@
 //!
 //! An interface goes down, moves and is renamed in one step, gets those of its addresses again that are valid everywhere
 //! and were set by somebody, and goes up. It does not come back when the container ends: then the kernel gives hardware
-//! to the first network namespace and removes the rest. When the container does not come to be it does come back.
+//! to the first network namespace and removes the rest. When the container does not come to be it does come back, and
+//! after a checkpoint too, so that a restore finds it.
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 
+use nix::sched::CloneFlags;
+
+use crate::engine::{Container, InitProcess, Namespaces};
+use crate::spec::Config;
 use crate::spec::oci::Spec;
 use crate::sys::netlink::{Address, Link, Move, Netlink};
 use crate::{Context, Error, ErrorKind, Result};
@@ -15,8 +20,8 @@ use crate::{Context, Error, ErrorKind, Result};
 /// An interface to move: its names here and there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct NetDevice {
-    name: String,
-    name_there: String,
+    pub(super) name: String,
+    pub(super) name_there: String,
 }
 
 /// An interface on its way: what it was.
@@ -61,10 +66,18 @@ impl NetDevice {
 }
 
 impl Moved {
-    /// Moves it into the namespace that `there` speaks to.
-    pub(super) fn go(&self, here: &Netlink, there: &Netlink, namespace: BorrowedFd<'_>) -> Result<()> {
+    /// Moves it into the namespace that `there` speaks to, where it gets this number if that is free.
+    pub(super) fn go(
+        &self,
+        here: &Netlink,
+        there: &Netlink,
+        namespace: BorrowedFd<'_>,
+        index: Option<u32>,
+    ) -> Result<()> {
         here.set_down(self.link.index).context(|| "set the link down")?;
-        let to = Move { name: &self.name_there, namespace };
+        let free =
+            |index: &u32| there.links().is_ok_and(|links| links.iter().all(|link| link.index != *index));
+        let to = Move { name: &self.name_there, namespace, index: index.filter(free) };
         here.move_link(self.link.index, &to).context(|| "move and rename the link")?;
         let link = self.find(there, &self.name_there)?;
         self.add_addresses(there, link.index, |address| address.is_global() && address.permanent)?;
@@ -80,7 +93,7 @@ impl Moved {
             let own = File::open("/proc/thread-self/ns/net").context(|| "open /proc/thread-self/ns/net")?;
             let link = self.find(&there, &self.name_there)?;
             there.set_down(link.index).context(|| "set the link down")?;
-            let to = Move { name: &self.name, namespace: own.as_fd() };
+            let to = Move { name: &self.name, namespace: own.as_fd(), index: None };
             there.move_link(link.index, &to).context(|| "move and rename the link")?;
         }
         let link = self.find(here, &self.name)?;
@@ -104,5 +117,55 @@ impl Moved {
             }
         }
         Ok(())
+    }
+}
+
+/// The host's interfaces in the network namespace of a container that may end: as long as this is held, so is the
+/// namespace, and they can come back.
+#[derive(Debug)]
+pub struct TakenDevices {
+    namespace: File,
+    devices: Vec<NetDevice>,
+}
+
+impl Container {
+    /// The host's interfaces that this container has taken into a namespace of its own; `None` without any.
+    ///
+    /// # Errors
+    /// The namespace cannot be opened.
+    pub fn taken_devices(&self, config: &Config, init: InitProcess) -> Result<Option<TakenDevices>> {
+        let devices = from_spec(&config.spec);
+        if devices.is_empty() || !Namespaces::from_spec(&config.spec).creates(CloneFlags::CLONE_NEWNET) {
+            return Ok(None);
+        }
+        let path = format!("/proc/{}/ns/net", init.pid);
+        let namespace = File::open(&path).context(|| format!("open {path}"))?;
+        Ok(Some(TakenDevices { namespace, devices }))
+    }
+}
+
+impl TakenDevices {
+    /// Moves them back to this process's namespace, under the names that they had and with the addresses that somebody has
+    /// given them. Nothing of the container may run any more. One that is not there any more is left out.
+    ///
+    /// # Errors
+    /// Each that could not be moved.
+    pub fn give_back(self) -> Vec<Error> {
+        let Self { namespace, devices } = self;
+        let give = |device: NetDevice| {
+            let here = Netlink::open().context(|| "connect to the host's network by netlink")?;
+            let own = File::open("/proc/thread-self/ns/net").context(|| "open /proc/thread-self/ns/net")?;
+            let there = Netlink::in_namespace(&namespace).context(|| "connect by netlink")?;
+            if there.link(&device.name_there).context(|| "look at the link")?.is_none() {
+                return Ok(());
+            }
+            let back = NetDevice { name: device.name_there, name_there: device.name };
+            back.prepare(&there)?.go(&there, &here, own.as_fd(), None)
+        };
+        let attempt = |device: NetDevice| {
+            let name = device.name.clone();
+            give(device).context(|| format!("move network device {name} back to the host")).err()
+        };
+        devices.into_iter().filter_map(attempt).collect()
     }
 }

@@ -7,11 +7,17 @@
 //!                                                               └─ state.json ──▶ delete: remove_host_ends
 //! ```
 //! All of it is the runtime's work, by netlink, from its own network namespace into the container's. It happens before
-//! init writes kernel parameters, which may be those of an interface. Nothing of it is done again for a restore.
+//! init writes kernel parameters, which may be those of an interface.
+//!
+//! A checkpoint looks at what there is then ([`survey`]) and writes it down ([`saved`]); a restore makes it again
+//! ([`rebuild`]).
 
 mod config;
 mod devices;
+mod rebuild;
+mod saved;
 mod statistics;
+mod survey;
 mod veth;
 
 use std::fs::File;
@@ -22,6 +28,8 @@ use nix::unistd::{Pid, geteuid};
 use serde::{Deserialize, Serialize};
 
 pub use config::{Cidr, Network, NetworkRoute, VethNetwork};
+pub use devices::TakenDevices;
+pub use saved::{NetworkContent, SavedNetwork};
 pub use statistics::NetworkInterface;
 
 use super::Namespaces;
@@ -118,24 +126,43 @@ impl Setup {
         state: &mut NetworkState,
         save: impl Fn(&NetworkState) -> Result<()>,
     ) -> Result<()> {
+        let (here, there) = self.connect(pid)?;
+        self.move_devices(&here, &there, |_| None)?;
+        let namespace = self.namespace.as_ref().expect("connect() has opened it");
+        veth::make_all(&here, &there, namespace.as_fd(), state, &mut self.made, save)?;
+        veth::add_routes(&there, state)
+    }
+
+    /// Opens the network namespace of this process; one connection to the host's network, and one to the container's.
+    fn connect(&mut self, pid: Pid) -> Result<(Netlink, Netlink)> {
         let path = format!("/proc/{pid}/ns/net");
         let namespace = self.namespace.insert(File::open(&path).context(|| format!("open {path}"))?);
         let here = Netlink::open().context(|| "connect to the host's network by netlink")?;
         let there =
             Netlink::in_namespace(namespace).context(|| "connect to the container's network by netlink")?;
+        Ok((here, there))
+    }
+
+    /// Moves the host's interfaces in; `index` tells which number one had there before.
+    fn move_devices(
+        &mut self,
+        here: &Netlink,
+        there: &Netlink,
+        index: impl Fn(&str) -> Option<u32>,
+    ) -> Result<()> {
+        let namespace = self.namespace.as_ref().expect("connect() has opened it");
         for device in &self.devices {
-            let moving = device.prepare(&here)?;
+            let moving = device.prepare(here)?;
             self.moved.push(moving);
             let moving = self.moved.last().expect("it was pushed");
-            moving.go(&here, &there, namespace.as_fd()).context(|| {
+            moving.go(here, there, namespace.as_fd(), index(&moving.name_there)).context(|| {
                 format!(
                     "move network device {} (linux.netDevices) into the container as {}",
                     moving.name, moving.name_there
                 )
             })?;
         }
-        veth::make_all(&here, &there, namespace.as_fd(), state, &mut self.made, save)?;
-        veth::add_routes(&there, state)
+        Ok(())
     }
 
     /// Undoes it: interfaces of the host come back as they were, pairs go.

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Pairs of interfaces between the host and a container.
 
+use std::fs::File;
+use std::io;
 use std::net::IpAddr;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use super::config::{Cidr, Network, VethNetwork};
 use super::{HostEnd, NetworkState};
@@ -46,10 +48,7 @@ pub(super) fn make_all(
         Network::Loopback => None,
     });
     for end in &state.host_ends {
-        if here.link(&end.name).context(|| format!("look for interface {}", end.name))?.is_some() {
-            let message = format!("the host has an interface {} already", end.name);
-            return Err(Error::new(ErrorKind::AlreadyExists, message));
-        }
+        require_free(here, &end.name)?;
     }
     if !state.host_ends.is_empty() {
         // Whoever removes this container finds them, also when this process is killed in between.
@@ -57,7 +56,7 @@ pub(super) fn make_all(
     }
     for (i, veth) in veths.enumerate() {
         let end = &mut state.host_ends[i];
-        make(here, veth, &end.name, namespace)?;
+        make(here, veth, &end.name, namespace, None)?;
         made.push(end.clone());
         let link = find(here, &end.name)?;
         end.index = Some(link);
@@ -68,29 +67,53 @@ pub(super) fn make_all(
     Ok(())
 }
 
-fn make(here: &Netlink, veth: &VethNetwork, name: &str, namespace: BorrowedFd<'_>) -> Result<()> {
-    let pair = Veth {
-        name,
-        peer: &veth.name,
-        peer_namespace: namespace,
-        peer_mac: veth.mac()?,
-        mtu: veth.mtu,
-        queue_length: veth.txqueuelen,
+/// Refuses a name that the host has given already.
+pub(super) fn require_free(here: &Netlink, name: &str) -> Result<()> {
+    if here.link(name).context(|| format!("look for interface {name}"))?.is_some() {
+        let message = format!("the host has an interface {name} already");
+        return Err(Error::new(ErrorKind::AlreadyExists, message));
+    }
+    Ok(())
+}
+
+/// Makes a pair. Of one that was there before, the container's end gets its old number, where that is free, and its old
+/// hardware address.
+pub(super) fn make(
+    here: &Netlink,
+    veth: &VethNetwork,
+    name: &str,
+    namespace: BorrowedFd<'_>,
+    earlier: Option<(u32, Option<[u8; 6]>)>,
+) -> Result<()> {
+    let context = || format!("make the interfaces {name} on the host and {} in the container", veth.name);
+    let Some((index, mac)) = earlier else {
+        let pair = Veth {
+            peer_mac: veth.mac()?,
+            mtu: veth.mtu,
+            queue_length: veth.txqueuelen,
+            ..Veth::plain(name, &veth.name, namespace)
+        };
+        return here.make_veth(&pair).context(context);
     };
-    here.make_veth(&pair)
-        .context(|| format!("make the interfaces {name} on the host and {} in the container", veth.name))
+    // The kernel takes a number only for the end that is made where it is asked.
+    let make_there = || {
+        let own = File::open("/proc/thread-self/ns/net")?;
+        let there = Netlink::in_namespace(&namespace)?;
+        let taken = there.links()?.iter().any(|link| link.index == index);
+        there.make_veth(&Veth {
+            index: (!taken).then_some(index),
+            mac,
+            mtu: veth.mtu,
+            queue_length: veth.txqueuelen,
+            ..Veth::plain(&veth.name, name, own.as_fd())
+        })
+    };
+    make_there().map_err(|e: io::Error| e).context(context)
 }
 
 /// Everything but the pair itself. The kernel refuses a route by way of a gateway until there is a way to the gateway.
 fn connect(here: &Netlink, there: &Netlink, veth: &VethNetwork, host: u32) -> Result<()> {
-    if let Some(bridge) = &veth.bridge {
-        let master = find(here, bridge)?;
-        here.set_master(host, master).context(|| format!("make it a port of bridge {bridge}"))?;
-        if veth.hairpin {
-            here.set_hairpin(host).context(|| format!("set hairpin mode on bridge {bridge}"))?;
-        }
-    }
-    here.set_up(host).context(|| "set the host's end up")?;
+    connect_host(here, veth, host)?;
     let inside = find(there, &veth.name)?;
     for Cidr { address, prefix } in [veth.address, veth.ipv6_address].into_iter().flatten() {
         // The engine's caller hands addresses out: to ask around for a second would only keep the program waiting.
@@ -104,6 +127,18 @@ fn connect(here: &Netlink, there: &Netlink, veth: &VethNetwork, host: u32) -> Re
         there.add_route(&route).context(|| format!("make {gateway} the gateway"))?;
     }
     Ok(())
+}
+
+/// The host's end: a port of its bridge, and up.
+pub(super) fn connect_host(here: &Netlink, veth: &VethNetwork, host: u32) -> Result<()> {
+    if let Some(bridge) = &veth.bridge {
+        let master = find(here, bridge)?;
+        here.set_master(host, master).context(|| format!("make it a port of bridge {bridge}"))?;
+        if veth.hairpin {
+            here.set_hairpin(host).context(|| format!("set hairpin mode on bridge {bridge}"))?;
+        }
+    }
+    here.set_up(host).context(|| "set the host's end up")
 }
 
 /// Adds the routes.
@@ -138,7 +173,7 @@ pub(super) fn remove(here: &Netlink, end: &HostEnd) -> Result<()> {
     }
 }
 
-fn find(netlink: &Netlink, name: &str) -> Result<u32> {
+pub(super) fn find(netlink: &Netlink, name: &str) -> Result<u32> {
     let found = netlink.link(name).context(|| format!("look for interface {name}"))?;
     found
         .map(|link| link.index)

@@ -8,5 +8,5 @@ mod terminal;
 
 pub(super) use images::share_images;
 pub(super) use mounts::{external_mounts, place_sources, remove_places};
-pub(super) use network::network;
+pub(super) use network::RestoredNetwork;
 pub(super) use terminal::{Terminal, require_terminals};

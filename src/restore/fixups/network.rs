@@ -1,23 +1,141 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The network namespace: CRIU brings an empty one back with its loopback interface down.
+//! The network namespace: who fills it, and what is missing in it when CRIU has come to sockets.
+//!
+//! | in the images | the namespace |
+//! | --- | --- |
+//! | `network.json`, content `engine` | CRIU makes an empty one, the engine fills it |
+//! | `network.json`, content `criu` | CRIU fills it, the engine adds what CRIU loses |
+//! | no `network.json`, interfaces of CRIU's (crun) | CRIU fills it |
+//! | no `network.json` otherwise (runc) | CRIU makes an empty one, `lo` goes up |
 
 use std::fs::File;
+use std::os::fd::BorrowedFd;
 
+use nix::dir::Dir;
+use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
+use nix::sys::stat::Mode;
+use nix::unistd::Pid;
 
-use crate::engine::Namespaces;
+use crate::criu::Options;
+use crate::engine::{Namespaces, NetworkContent, NewContainer, SavedNetwork};
 use crate::sys::namespace::in_network_namespace;
 use crate::{Context, Result, sys};
 
-/// Brings `lo` up in a namespace that the container does not share. It must happen before CRIU restores sockets, or
-/// a connection over loopback cannot be put back.
-pub(in crate::restore) fn network(namespaces: &Namespaces, pid: i32) -> Result<()> {
-    if !namespaces.creates(CloneFlags::CLONE_NEWNET) {
-        return Ok(());
+/// What the images say of the network.
+pub(in crate::restore) struct RestoredNetwork {
+    saved: Option<SavedNetwork>,
+    /// Whether CRIU has dumped interfaces.
+    dumped: bool,
+}
+
+impl RestoredNetwork {
+    /// Looks into the images.
+    pub(in crate::restore) fn read(images: BorrowedFd<'_>) -> Result<Self> {
+        Ok(Self { saved: SavedNetwork::read(images)?, dumped: has_interfaces(images)? })
     }
+
+    /// Gives the new container the networks that it had.
+    pub(in crate::restore) fn give(&self, new: &mut NewContainer) {
+        if let Some(saved) = &self.saved {
+            new.give_saved_network(saved);
+        }
+    }
+
+    /// Whether this host has what is wanted of it.
+    pub(in crate::restore) fn check(&self, new: &NewContainer) -> Result<()> {
+        self.saved.as_ref().map_or(Ok(()), |saved| new.check_network(saved))
+    }
+
+    /// Tells CRIU what is its part.
+    pub(in crate::restore) fn ask(
+        &self,
+        new: &NewContainer,
+        namespaces: &Namespaces,
+        options: &mut Options<'_>,
+    ) {
+        options.empty_netns = namespaces.creates(CloneFlags::CLONE_NEWNET) && !self.is_filled_by_criu();
+        if let Some(saved) = &self.saved {
+            let pairs = new.external_pairs(saved).into_iter();
+            options.external.extend(pairs.map(|(inside, host)| format!("veth[{inside}]:{host}")));
+        }
+    }
+
+    /// The namespaces are there and empty.
+    pub(in crate::restore) fn prepare(
+        &self,
+        new: &mut NewContainer,
+        namespaces: &Namespaces,
+        pid: Pid,
+    ) -> Result<()> {
+        match &self.saved {
+            Some(saved) => new.prepare_network(pid, saved),
+            None if namespaces.creates(CloneFlags::CLONE_NEWNET) && !self.dumped => loopback_up(pid),
+            None => Ok(()),
+        }
+    }
+
+    /// The hooks have run; CRIU leaves the namespace empty.
+    pub(in crate::restore) fn complete_empty(&self, new: &mut NewContainer, pid: Pid) -> Result<()> {
+        match &self.saved {
+            Some(saved) if !self.is_filled_by_criu() => new.complete_network(pid, saved),
+            _ => Ok(()),
+        }
+    }
+
+    /// CRIU has filled the namespace.
+    pub(in crate::restore) fn complete_filled(&self, new: &mut NewContainer, pid: Pid) -> Result<()> {
+        match &self.saved {
+            Some(saved) if self.is_filled_by_criu() => new.complete_network(pid, saved),
+            _ => Ok(()),
+        }
+    }
+
+    fn is_filled_by_criu(&self) -> bool {
+        self.saved.as_ref().map_or(self.dumped, |saved| saved.content() == NetworkContent::Criu)
+    }
+}
+
+/// Brings `lo` up, or a connection over it cannot be put back.
+fn loopback_up(pid: Pid) -> Result<()> {
     let path = format!("/proc/{pid}/ns/net");
     let namespace = File::open(&path).context(|| format!("open {path}"))?;
     in_network_namespace(&namespace, sys::net::bring_loopback_up)
         .context(|| format!("join the network namespace of process {pid}"))?
         .context(|| "bring the loopback interface up")
+}
+
+/// Whether CRIU has dumped the interfaces of a network namespace.
+fn has_interfaces(images: BorrowedFd<'_>) -> Result<bool> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let mut directory =
+        Dir::openat(images, ".", flags, Mode::empty()).context(|| "list the image directory")?;
+    for entry in directory.iter() {
+        let entry = entry.context(|| "list the image directory")?;
+        if entry.file_name().to_bytes().starts_with(b"netdev-") {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn images_of_other_programs_tell_who_fills_the_namespace() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let images = File::open(dir.path()).expect("open");
+        let filled = || RestoredNetwork::read(images.as_fd()).expect("read").is_filled_by_criu();
+        std::fs::write(dir.path().join("netns-9.img"), "").expect("write");
+        assert!(!filled(), "as of runc");
+        std::fs::write(dir.path().join("netdev-9.img"), "").expect("write");
+        assert!(filled(), "as of crun");
+        let ours = r#"{"schema":1,"content":"engine"}"#;
+        std::fs::write(dir.path().join("network.json"), ours).expect("write");
+        assert!(!filled());
+    }
 }

@@ -129,7 +129,7 @@ pub struct Route {
     pub link: Option<u32>,
 }
 
-fn ip(bytes: &[u8]) -> Option<IpAddr> {
+pub(super) fn ip(bytes: &[u8]) -> Option<IpAddr> {
     let four = || <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from);
     four().or_else(|| <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from))
 }

@@ -22,6 +22,8 @@ const QUEUE_LENGTH: u16 = 13;
 const INFO: u16 = 18;
 const STATISTICS: u16 = 23;
 const NAMESPACE: u16 = 28;
+const LINK_NAMESPACE: u16 = 37;
+const NEW_INDEX: u16 = 49;
 /// Within `INFO`.
 const INFO_KIND: u16 = 1;
 const INFO_DATA: u16 = 2;
@@ -57,6 +59,8 @@ pub struct Link {
     pub master: Option<u32>,
     /// For a port of a bridge: whether packets may go back where they came from.
     pub hairpin: bool,
+    /// Whether its other end, or what it stands on, is in another network namespace.
+    pub reaches_out: bool,
     /// What has gone through it.
     pub statistics: LinkStatistics,
 }
@@ -90,6 +94,8 @@ pub struct Move<'a> {
     pub name: &'a str,
     /// The network namespace.
     pub namespace: BorrowedFd<'a>,
+    /// Its number there (Linux 5.10); the kernel's choice without one.
+    pub index: Option<u32>,
 }
 
 /// A pair of interfaces to make, one in this namespace and one in another.
@@ -97,6 +103,10 @@ pub struct Move<'a> {
 pub struct Veth<'a> {
     /// The name here.
     pub name: &'a str,
+    /// The number here; the kernel's choice without one.
+    pub index: Option<u32>,
+    /// The hardware address here; the kernel's choice without one.
+    pub mac: Option<[u8; 6]>,
     /// The name there.
     pub peer: &'a str,
     /// The other network namespace.
@@ -112,7 +122,16 @@ pub struct Veth<'a> {
 impl<'a> Veth<'a> {
     /// A pair as the kernel makes it.
     pub fn plain(name: &'a str, peer: &'a str, peer_namespace: BorrowedFd<'a>) -> Self {
-        Self { name, peer, peer_namespace, peer_mac: None, mtu: None, queue_length: None }
+        Self {
+            name,
+            index: None,
+            mac: None,
+            peer,
+            peer_namespace,
+            peer_mac: None,
+            mtu: None,
+            queue_length: None,
+        }
     }
 }
 
@@ -137,6 +156,7 @@ impl Link {
             mac: None,
             master: None,
             hairpin: false,
+            reaches_out: false,
             statistics: LinkStatistics::default(),
         };
         for (kind, value) in attributes(body, FIXED) {
@@ -147,6 +167,7 @@ impl Link {
                 ADDRESS => link.mac = value.try_into().ok(),
                 MASTER => link.master = u32_at(value, 0),
                 INFO => link.read_info(value),
+                LINK_NAMESPACE => link.reaches_out = true,
                 STATISTICS => link.statistics = LinkStatistics::read(value),
                 _ => {}
             }
@@ -211,6 +232,28 @@ impl Netlink {
         }
     }
 
+    /// All interfaces.
+    ///
+    /// # Errors
+    /// The kernel's number.
+    pub fn links(&self) -> io::Result<Vec<Link>> {
+        self.list(&Request::new(GETLINK, 0, &fixed(ANY, 0, 0, 0)), Link::read)
+    }
+
+    /// Gives an interface these settings of another one: the largest packet, the length of its queue, and, where it
+    /// has one, its hardware address.
+    ///
+    /// # Errors
+    /// The kernel's number.
+    pub fn configure(&self, index: u32, mtu: u32, queue_length: u32, mac: Option<[u8; 6]>) -> io::Result<()> {
+        let mut request = Request::new(NEWLINK, 0, &fixed(ANY, index, 0, 0));
+        request.number(MTU, mtu).number(QUEUE_LENGTH, queue_length);
+        if let Some(mac) = mac {
+            request.attribute(ADDRESS, &mac);
+        }
+        self.execute(request)
+    }
+
     /// Switches an interface on.
     ///
     /// # Errors
@@ -236,6 +279,9 @@ impl Netlink {
     pub fn move_link(&self, index: u32, to: &Move<'_>) -> io::Result<()> {
         let mut request = Request::new(NEWLINK, 0, &fixed(ANY, index, 0, 0));
         request.text(NAME, to.name).attribute(NAMESPACE, &to.namespace.as_raw_fd().to_ne_bytes());
+        if let Some(index) = to.index {
+            request.number(NEW_INDEX, index);
+        }
         self.execute(request)
     }
 
@@ -252,8 +298,11 @@ impl Netlink {
                 request.number(QUEUE_LENGTH, length);
             }
         };
-        let mut request = Request::new(NEWLINK, CREATE, &fixed(ANY, 0, 0, 0));
+        let mut request = Request::new(NEWLINK, CREATE, &fixed(ANY, veth.index.unwrap_or(0), 0, 0));
         request.text(NAME, veth.name);
+        if let Some(mac) = veth.mac {
+            request.attribute(ADDRESS, &mac);
+        }
         both(&mut request);
         request.marked(INFO, |info| {
             info.text(INFO_KIND, "veth").marked(INFO_DATA, |data| {

@@ -4,12 +4,16 @@
 //! ```text
 //!   Netlink::open() ──▶ link · set_up · move_link · make_veth · addresses · add_address · add_route ...
 //!                          each is one request and the kernel's answer: message.rs writes and reads the bytes
+//!                       records · put: what a namespace holds as the kernel tells it, and back (record.rs)
+//!   Netfilter::open() ─▶ tables · delete_table: the firewall's
 //! ```
 //! A [`Netlink`] belongs to the network namespace of the thread that opened it, wherever it is used.
 
 mod address;
 mod link;
 mod message;
+mod netfilter;
+mod record;
 
 use std::cell::Cell;
 use std::io;
@@ -22,6 +26,8 @@ use nix::sys::socket::{
 pub use address::{Address, Route};
 pub use link::{Link, LinkStatistics, Move, Veth};
 use message::{Message, Request, messages};
+pub use netfilter::{Netfilter, Table};
+pub use record::{Record, RecordKind};
 
 /// The kernel's answers fit (its own limit for one of them is 32 KiB).
 const BUFFER: usize = 64 * 1024;
@@ -42,9 +48,12 @@ impl Netlink {
     /// # Errors
     /// Those of socket(2) and bind(2).
     pub fn open() -> io::Result<Self> {
+        Self::of(SockProtocol::NetlinkRoute)
+    }
+
+    fn of(protocol: SockProtocol) -> io::Result<Self> {
         let flags = SockFlag::SOCK_CLOEXEC;
-        let route = SockProtocol::NetlinkRoute;
-        let socket = socket(AddressFamily::Netlink, SockType::Raw, flags, route)?;
+        let socket = socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)?;
         bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
         Ok(Self { socket, sequence: Cell::new(0) })
     }
@@ -88,12 +97,34 @@ impl Netlink {
     }
 
     /// Sends a request and reads to the end of the answer. Tells whether nothing has changed in between.
-    fn exchange(&self, request: Request, mut each: impl FnMut(&Message<'_>)) -> io::Result<bool> {
+    fn exchange(&self, request: Request, each: impl FnMut(&Message<'_>)) -> io::Result<bool> {
+        let sequence = self.next();
+        let (is_listing, bytes) = (request.is_listing(), request.finish(sequence));
+        let to_the_end = is_listing || message::is_acknowledged(&bytes);
+        self.send(&bytes)?;
+        self.receive(sequence, to_the_end, each)
+    }
+
+    /// The number of the next request.
+    fn next(&self) -> u32 {
         let sequence = self.sequence.get().wrapping_add(1);
         self.sequence.set(sequence);
-        let (is_listing, bytes) = (request.is_listing(), request.finish(sequence));
+        sequence
+    }
+
+    fn send(&self, bytes: &[u8]) -> io::Result<()> {
         let kernel = NetlinkAddr::new(0, 0);
-        sendto(self.socket.as_raw_fd(), &bytes, &kernel, MsgFlags::empty())?;
+        sendto(self.socket.as_raw_fd(), bytes, &kernel, MsgFlags::empty())?;
+        Ok(())
+    }
+
+    /// Reads the answer to the request of this number: all of it, or its first message.
+    fn receive(
+        &self,
+        sequence: u32,
+        to_the_end: bool,
+        mut each: impl FnMut(&Message<'_>),
+    ) -> io::Result<bool> {
         let mut buffer = vec![0; BUFFER];
         let mut consistent = true;
         loop {
@@ -113,7 +144,7 @@ impl Netlink {
                     Some(outcome) => return outcome.map(|()| consistent),
                     None => each(&message),
                 }
-                if !is_listing && !message::is_acknowledged(&bytes) {
+                if !to_the_end {
                     return Ok(consistent);
                 }
             }
@@ -174,6 +205,8 @@ mod tests {
             let mac = [0x02, 0x42, 1, 2, 3, 4];
             here.make_veth(&Veth {
                 name: "mnl-host",
+                index: None,
+                mac: None,
                 peer: "eth0",
                 peer_namespace: other.as_fd(),
                 peer_mac: Some(mac),
@@ -220,9 +253,12 @@ mod tests {
                 (Netlink::open().expect("open"), Netlink::in_namespace(&other).expect("open"));
             here.make_veth(&Veth::plain("mnl0", "mnl1", this.as_fd())).expect("make a veth");
             let index = here.link("mnl1").expect("ask").expect("there").index;
-            here.move_link(index, &Move { name: "data0", namespace: other.as_fd() }).expect("move");
+            here.move_link(index, &Move { name: "data0", namespace: other.as_fd(), index: Some(77) })
+                .expect("move");
             assert!(here.link("mnl1").expect("ask").is_none());
-            assert!(there.link("data0").expect("ask").is_some());
+            assert_eq!(there.link("data0").expect("ask").expect("there").index, 77);
+            let names: Vec<_> = there.links().expect("list").into_iter().map(|link| link.name).collect();
+            assert!(names.contains(&"lo".to_owned()) && names.contains(&"data0".to_owned()), "{names:?}");
         });
     }
 
