@@ -75,7 +75,12 @@ impl Target {
             stdio: [null.as_fd(); 3],
             third: None,
             fds: &[],
-            place: Place { cgroup: None, tasks: Vec::new(), namespaces: CloneFlags::empty() },
+            place: Place {
+                cgroup: None,
+                tasks: Vec::new(),
+                join: Vec::new(),
+                namespaces: CloneFlags::empty(),
+            },
         };
         Self(swrk::spawn(&launch).expect("start the process to dump").pid().as_raw())
     }

@@ -218,10 +218,11 @@ impl Dump<'_> {
 
     /// Starts CRIU, and looks at the container's network in the time that this takes.
     fn begin(&self, criu: &Criu) -> Result<(CriuClient, Option<SavedNetwork>)> {
+        let spawn = SpawnOptions::default().namespaces(namespaces::around_criu(self.config, self.init)?);
         std::thread::scope(|scope| {
             let survey = scope.spawn(|| self.container.survey_network(self.config, self.init));
             // From this thread, which has the mounts that CRIU is to see.
-            let client = CriuClient::spawn(criu, SpawnOptions::default());
+            let client = CriuClient::spawn(criu, spawn);
             let network = survey.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             Ok((client?, network?))
         })

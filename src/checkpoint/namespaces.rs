@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Namespaces that CRIU takes apart and could not put together again: said before anything is frozen.
 
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
 use nix::sched::CloneFlags;
 
-use crate::engine::Namespaces;
+use crate::engine::{InitProcess, Namespaces};
 use crate::spec::Config;
-use crate::{Error, ErrorKind, Result};
+use crate::{Context, Error, ErrorKind, Result};
 
 /// Refuses a container that shares another's user namespace and, in it, namespaces that a restore would have to join.
 ///
@@ -34,6 +38,19 @@ pub(super) fn check(config: &Config) -> Result<()> {
         ),
     )
     .with_hint("give the container a user namespace of its own, or let it share no network and pid namespace"))
+}
+
+/// The namespaces by path that CRIU works in: what it has in common with the container, it leaves alone.
+///
+/// # Errors
+/// When one of them cannot be opened.
+pub(super) fn around_criu(config: &Config, init: InitProcess) -> Result<Vec<(OwnedFd, CloneFlags)>> {
+    let namespaces = Namespaces::from_spec(&config.spec);
+    let open = |(kind, name, _): (CloneFlags, &str, &Path)| {
+        let path = format!("/proc/{}/ns/{name}", init.pid);
+        Ok((File::open(&path).context(|| format!("open {path}"))?.into(), kind))
+    };
+    namespaces.around_criu().into_iter().map(open).collect()
 }
 
 /// Refuses a container without a mount namespace: CRIU takes the whole mount table of a process, which is the host's.

@@ -59,6 +59,7 @@ pub struct SpawnOptions {
     cgroup: Option<OwnedFd>,
     tasks: Vec<OwnedFd>,
     cgroup_namespace: bool,
+    namespaces: Vec<(OwnedFd, CloneFlags)>,
 }
 
 impl SpawnOptions {
@@ -81,6 +82,13 @@ impl SpawnOptions {
     #[must_use]
     pub fn cgroup(mut self, unified: Option<OwnedFd>, tasks: Vec<OwnedFd>, namespace: bool) -> Self {
         (self.cgroup, self.tasks, self.cgroup_namespace) = (unified, tasks, namespace);
+        self
+    }
+
+    /// In these namespaces. Tasks that are in the same ones are dumped without them, and restored into them.
+    #[must_use]
+    pub fn namespaces(mut self, namespaces: Vec<(OwnedFd, CloneFlags)>) -> Self {
+        self.namespaces = namespaces;
         self
     }
 
@@ -411,6 +419,7 @@ fn launch(criu: &Criu, options: &SpawnOptions, socket: BorrowedFd<'_>) -> Result
     let place = Place {
         cgroup: options.cgroup.as_ref().map(AsFd::as_fd),
         tasks: options.tasks.iter().map(AsFd::as_fd).collect(),
+        join: options.namespaces.iter().map(|(fd, kind)| (fd.as_fd(), *kind)).collect(),
         namespaces: if options.cgroup_namespace { CloneFlags::CLONE_NEWCGROUP } else { CloneFlags::empty() },
     };
     let launch = Launch {

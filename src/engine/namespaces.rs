@@ -125,6 +125,15 @@ impl Namespaces {
             .collect()
     }
 
+    /// The other namespaces by path that a checkpoint leaves alone: CRIU works in them itself. The kind, the name under
+    /// `/proc/PID/ns`, the path.
+    pub fn around_criu(&self) -> Vec<(CloneFlags, &'static str, &Path)> {
+        [(CloneFlags::CLONE_NEWIPC, "ipc"), (CloneFlags::CLONE_NEWUTS, "uts"), (CLONE_NEWTIME, "time")]
+            .into_iter()
+            .filter_map(|(kind, name)| Some((kind, name, self.path(kind)?)))
+            .collect()
+    }
+
     /// The kinds that the clone makes. A cgroup namespace is not among them: it is made when the cgroup is joined.
     pub(super) fn clone_flags(&self) -> CloneFlags {
         let mut flags = CloneFlags::empty();

@@ -195,16 +195,12 @@ fn restore_processes(
         new.cgroup().entry_fds()?.into_iter().map(|entry| entry.fd).collect(),
         namespaces.creates(nix::sched::CloneFlags::CLONE_NEWCGROUP),
     );
+    let around = namespaces.around_criu();
+    let around = around.iter().map(|(kind, name, path)| Ok((open_namespace(name, path)?, *kind)));
+    spawn = spawn.namespaces(around.collect::<Result<_>>()?);
     let mut external_namespaces = Vec::new();
     for (name, key, path) in namespaces.external() {
-        let file = File::open(path).map_err(|e| {
-            Error::new(
-                ErrorKind::InvalidConfig,
-                format!("the container's {name} namespace {} cannot be opened", path.display()),
-            )
-            .with_source(e)
-        })?;
-        external_namespaces.push((key, spawn.inherit(file.as_fd())?));
+        external_namespaces.push((key, spawn.inherit(open_namespace(name, path)?.as_fd())?));
     }
     let work_dir = files.work_path.map(open_work_dir).transpose()?;
     let client = CriuClient::spawn(criu, spawn)?;
@@ -228,6 +224,13 @@ fn restore_processes(
         Steps { new, namespaces: &namespaces, network: &files.network, pid: None, names, terminal };
     client.restore(&request, &mut steps)?;
     Ok(())
+}
+
+fn open_namespace(name: &str, path: &Path) -> Result<OwnedFd> {
+    File::open(path).map(OwnedFd::from).map_err(|e| {
+        let message = format!("the container's {name} namespace {} cannot be opened", path.display());
+        Error::new(ErrorKind::InvalidConfig, message).with_source(e)
+    })
 }
 
 /// The container's descriptors after the restore: pipes are those it has now, anything else CRIU opened by the name

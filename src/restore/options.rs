@@ -3,18 +3,20 @@
 
 use std::fmt;
 use std::io::Read;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use nix::sched::CloneFlags;
+use nix::dir::Dir;
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
 
 use super::fixups;
-use crate::Result;
 use crate::cgroup::self_cgroups;
 use crate::criu::{
     CgroupRoot, InheritFd, InheritedFd, JoinNamespace, ManageCgroups, RestoreRequest, TcpConnections,
 };
 use crate::engine::{Namespaces, NewContainer};
+use crate::{Context, Result};
 
 /// Where the checkpoint is.
 pub enum Source {
@@ -74,6 +76,19 @@ pub(super) fn is_given_anew(name: &str) -> bool {
     name.contains("pipe:") || ["file[", "tty[", "socket:["].iter().any(|kind| name.starts_with(kind))
 }
 
+/// Whether there is an image whose name begins so.
+fn holds(images: BorrowedFd<'_>, prefix: &str) -> Result<bool> {
+    let list = || "list the image directory";
+    let mut directory =
+        Dir::openat(images, ".", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).context(list)?;
+    for entry in directory.iter() {
+        if entry.context(list)?.file_name().to_bytes().starts_with(prefix.as_bytes()) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// The request for CRIU, whose process has this id.
 #[allow(clippy::too_many_arguments)] // each is a different fact; a struct would only rename the call
 pub(super) fn restore_request<'a>(
@@ -97,8 +112,10 @@ pub(super) fn restore_request<'a>(
     for (key, fd) in external_namespaces {
         request.inherit_fds.push(InheritFd { key: (*key).to_owned(), fd: *fd });
     }
-    for (kind, name) in [(CloneFlags::CLONE_NEWIPC, "ipc"), (CloneFlags::CLONE_NEWUTS, "uts")] {
-        if let Some(path) = namespaces.path(kind) {
+    // CRIU is in them already, which our images need. Others' (runc's, crun's) have the namespace's content, and CRIU would
+    // make a new one for that.
+    for (_, name, path) in namespaces.around_criu() {
+        if holds(images.as_fd(), &format!("{name}ns-"))? {
             request.join_ns.push(JoinNamespace { kind: name.to_owned(), file: path.to_owned() });
         }
     }

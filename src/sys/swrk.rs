@@ -40,13 +40,15 @@ pub struct Launch<'a> {
     pub place: Place<'a>,
 }
 
-/// The cgroups that the worker and its children are in from their first instruction.
+/// The cgroups and namespaces that the worker and its children are in from their first instruction.
 #[derive(Debug)]
 pub struct Place<'a> {
     /// A cgroup v2 directory.
     pub cgroup: Option<BorrowedFd<'a>>,
     /// The `tasks` files of cgroup v1 directories.
     pub tasks: Vec<BorrowedFd<'a>>,
+    /// Namespaces to join.
+    pub join: Vec<(BorrowedFd<'a>, CloneFlags)>,
     /// Namespaces to make there: a cgroup namespace, rooted in these cgroups.
     pub namespaces: CloneFlags,
 }
@@ -90,7 +92,7 @@ pub fn spawn(launch: &Launch<'_>) -> Result<Worker> {
         report: theirs.as_fd(),
         inherit: launch.fds.to_vec(),
         third: launch.third,
-        join: Vec::new(),
+        join: launch.place.join.clone(),
         namespaces: CloneFlags::empty(),
         ids: (0, 0),
         outside: None,
@@ -150,7 +152,7 @@ mod tests {
     use super::*;
 
     fn anywhere() -> Place<'static> {
-        Place { cgroup: None, tasks: Vec::new(), namespaces: CloneFlags::empty() }
+        Place { cgroup: None, tasks: Vec::new(), join: Vec::new(), namespaces: CloneFlags::empty() }
     }
 
     /// Runs a shell script with its output in a file and returns that.
