@@ -158,7 +158,13 @@ impl Host {
 
     /// Whether a CRIU works on the host.
     pub fn criu_runs(&self) -> bool {
-        self.processes().iter().any(|(_, line)| line.contains(" swrk"))
+        self.criu().is_some()
+    }
+
+    /// The pid of a CRIU that works on the host. It calls itself by what it does as soon as it has its request.
+    pub fn criu(&self) -> Option<i32> {
+        let is_criu = |line: &str| line.contains(" swrk") || line.contains("--rpc");
+        self.processes().into_iter().find(|(_, line)| is_criu(line)).map(|(pid, _)| pid)
     }
 
     /// The host's mount table.

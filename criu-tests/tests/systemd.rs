@@ -199,6 +199,27 @@ fn a_restored_container_is_in_a_scope_again() {
         assert_eq!(systemd.cgroup_file("systemd", &cgroup, "cgroup.procs"), pid);
         systemd.migrate(&["delete", "--force", &id]).succeeded();
         assert_eq!(systemd.property(&unit, "LoadState"), "not-found");
+
+        // In another slice, and with a limit under which CRIU could not work.
+        let bundle = bundle.edit(|config| {
+            config["linux"]["cgroupsPath"] = json!(format!("machine.slice:moved:{id}"));
+            config["linux"]["resources"]["pids"] = json!({"limit": 1});
+        });
+        systemd.run_detached(&id, &bundle);
+        wait_until(PATIENCE, "the workload reports", || {
+            let reports = std::fs::read_to_string(format!("{}/state/status", bundle.rootfs()));
+            reports.ok().filter(|text| !text.is_empty()).ok_or(())
+        });
+        systemd.migrate(&["checkpoint", "--image-path", &images, &id]).succeeded();
+        systemd.migrate_detached(&[&["--systemd-cgroup"], &restore[..]].concat());
+        let unit = format!("moved-{id}.scope");
+        assert_eq!(systemd.property(&unit, "ActiveState"), "active");
+        assert_eq!(systemd.property(&unit, "TasksMax"), "1");
+        let cgroup = format!("/machine.slice/{unit}");
+        let pid = systemd.state(&id)["pid"].to_string();
+        assert_eq!(systemd.cgroup_file("systemd", &cgroup, "cgroup.procs"), pid);
+        systemd.migrate(&["delete", "--force", &id]).succeeded();
+        assert_eq!(systemd.property(&unit, "LoadState"), "not-found");
     });
 }
 

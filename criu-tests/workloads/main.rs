@@ -3,7 +3,7 @@
 //!
 //! A workload (`counter`, `files`, `pipes`, `threads`, `timers`, `tree`, and `zoo` for one object of many) verifies everything it holds on every tick and
 //! tells so in the file given with `--status`. The other subcommands are the tests' tools: `agent` answers questions about system calls, `calls` makes them, `inspect` prints what a
-//! process sees, `hog` takes what it can get, `hook` writes down what a hook sees, `notify` tells a service manager that it is ready, `exit` ends with a code, `host-init` is the first process of a test's host, `fake-criu` answers like a
+//! process sees, `hog` takes what it can get, `hook` writes down what a hook sees, `notify` tells a service manager that it is ready, `orphan` leaves a process behind, `exit` ends with a code, `host-init` is the first process of a test's host, `fake-criu` answers like a
 //! CRIU that is too old or that refuses.
 
 mod agent;
@@ -18,6 +18,7 @@ mod inspect;
 mod lifecycle;
 mod notify;
 mod options;
+mod orphan;
 mod pipes;
 mod report;
 mod sys;
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
         },
         "hog" => outcome(&name, hog::run(&options)),
         "hook" => outcome(&name, hook::run(&options)),
+        "orphan" => outcome(&name, orphan::run(&options)),
         "notify" => outcome(&name, notify::run(&options)),
         "host-init" => outcome(&name, host_init::run(&options)),
         "fake-criu" => outcome(&name, fake_criu::run(&options)),

@@ -254,6 +254,21 @@ impl Cgroup {
         freezer::is_frozen_from_above(&directory, version)
     }
 
+    /// A cgroup beneath it that the container has frozen by itself and that has processes: thawing this one does not let
+    /// them run.
+    ///
+    /// # Errors
+    /// There is no freezer or no such cgroup.
+    pub fn frozen_beneath(&self) -> Result<Option<PathBuf>> {
+        let (directory, version) = self.freezer()?;
+        freezer::frozen_beneath(&directory, version)
+    }
+
+    /// Whether a task that was stopped by a signal cannot be traced as long as its freezer is frozen, as is so on v1.
+    pub fn freezer_hides_stops(&self) -> bool {
+        self.freezer_node().is_some_and(|node| node.version == Version::V1)
+    }
+
     /// What the cgroup's own freezer does; that a cgroup above is frozen does not count.
     ///
     /// # Errors

@@ -12,9 +12,9 @@ use std::path::{Path, PathBuf};
 
 use nix::dir::{Dir, Type};
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat, openat2};
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, open, openat, openat2};
 use nix::sys::stat::{Mode, mkdirat};
-use nix::unistd::{UnlinkatFlags, unlinkat};
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, unlinkat};
 
 use crate::sys::proc::process_of;
 use crate::{Context, Error, ErrorKind, Result};
@@ -180,6 +180,34 @@ impl Directory {
             other => other?,
         };
         Ok(numbers(&text))
+    }
+
+    /// The positive numbers in one of its files, a line each; none when it is gone.
+    pub(super) fn numbers_in(&self, file: &str) -> Result<Vec<i32>> {
+        match self.read(file) {
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+            other => other.map(|text| numbers(&text)),
+        }
+    }
+
+    pub(super) fn metadata(&self) -> Result<std::fs::Metadata> {
+        let copy = self.fd.try_clone().context(|| "duplicate a descriptor")?;
+        std::fs::File::from(copy).metadata().context(|| format!("stat cgroup {}", self.path.display()))
+    }
+
+    /// Makes this user and group own it and all of its files, as if they had made it.
+    pub(super) fn give_to(&self, (uid, gid): (u32, u32)) -> Result<()> {
+        let attempted = || format!("give cgroup {} to user {uid}", self.path.display());
+        let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+        let mut listing = Dir::openat(&self.fd, ".", DIRECTORY, Mode::empty()).context(attempted)?;
+        for entry in listing.iter() {
+            let entry = entry.context(attempted)?;
+            if entry.file_type() == Some(Type::File) {
+                fchownat(&self.fd, entry.file_name(), uid, gid, AtFlags::AT_SYMLINK_NOFOLLOW)
+                    .context(attempted)?;
+            }
+        }
+        fchown(&self.fd, uid, gid).context(attempted)
     }
 
     /// The processes in this cgroup and in all beneath it, sorted, each once.

@@ -8,6 +8,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read as _, Seek as _};
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{OFlag, openat};
@@ -33,7 +34,7 @@ const V1_LONGEST_PAUSE: Duration = Duration::from_micros(500);
 const V1_ROUNDS: u32 = 50;
 
 /// The name of an [`Anchor`].
-const ANCHOR: &str = "migrate-freezer";
+pub(super) const ANCHOR: &str = "migrate-freezer";
 
 /// The change of a v2 cgroup is looked for at least this often (milliseconds), notified or not.
 const V2_INTERVAL: u16 = 100;
@@ -117,6 +118,23 @@ pub(super) fn is_frozen_from_above(directory: &Directory, version: Version) -> R
             Ok(!own && reports_frozen(&events))
         }
     }
+}
+
+/// A cgroup beneath that is frozen by itself and has processes.
+pub(super) fn frozen_beneath(directory: &Directory, version: Version) -> Result<Option<PathBuf>> {
+    let mut found = None;
+    directory.walk(&mut |beneath| {
+        let is_frozen = || Ok::<_, Error>(state(beneath, version)? != FreezerState::Thawed);
+        if found.is_none()
+            && beneath.path() != directory.path()
+            && is_frozen()?
+            && !beneath.pids()?.is_empty()
+        {
+            found = Some(beneath.path().to_owned());
+        }
+        Ok(())
+    })?;
+    Ok(found)
 }
 
 fn freeze_v1(directory: &Directory) -> Result<()> {

@@ -4,6 +4,8 @@
 //! The values and their order come from [`super::resources`]; here is where they are written, and what the kernel
 //! says to them.
 
+use nix::errno::Errno;
+
 use crate::spec::oci::LinuxResources;
 
 use super::cgroup::{Cgroup, Node};
@@ -49,6 +51,33 @@ impl Cgroup {
             }
         }
         Ok(())
+    }
+
+    /// Takes back what can be taken back of the cgroup's memory until it uses no more than `limit` bytes; returns what it
+    /// uses then. No process is killed. On v1 the limit is set when it fits.
+    ///
+    /// # Errors
+    /// When the cgroup cannot be read or written.
+    pub fn reclaim_memory(&self, limit: u64) -> Result<u64> {
+        let Some(node) = self.node_of("memory") else { return Ok(0) };
+        let directory = node.existing()?;
+        let number = |file| {
+            directory.read_if_exists(file).map(|text| text.and_then(|text| text.parse().ok()).unwrap_or(0))
+        };
+        match node.version {
+            Version::V1 => match directory.write_raw("memory.limit_in_bytes", &limit.to_string()) {
+                Ok(()) | Err(Errno::EBUSY) => number("memory.usage_in_bytes"),
+                Err(errno) => Err(errno).context(|| format!("limit the memory of cgroup {node} to {limit}")),
+            },
+            Version::V2 if !directory.has("memory.high") => Ok(0),
+            Version::V2 => {
+                // Unlike memory.max, this one reclaims and never kills.
+                directory.write("memory.high", &limit.to_string())?;
+                let used = number("memory.current");
+                directory.write("memory.high", "max")?;
+                used
+            }
+        }
     }
 
     /// The fields of `resources` that are set but have no effect on this host, for a warning.

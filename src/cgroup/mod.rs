@@ -38,6 +38,7 @@ mod sub;
 mod systemd;
 #[cfg(test)]
 mod tests;
+mod tree;
 mod visible;
 
 pub use cgroup::{Cgroup, EntryFd};
@@ -49,3 +50,4 @@ pub use state::CgroupState;
 pub use stats::Stats;
 pub use sub::SubCgroups;
 pub use systemd::{Manager, NewUnit, Unit, UnitHolder};
+pub use tree::CgroupTree;

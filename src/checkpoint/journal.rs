@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::ImagesDir;
+use super::images::ImagesDir;
 use crate::engine::{Container, InitProcess};
 use crate::{Context, Error, ErrorKind, Result, sys};
 
@@ -121,7 +121,8 @@ impl Journal {
 /// A read-only file system refuses to remove what is not there, too: one has to look first.
 fn remove_if_there(path: &Path, remove: impl FnOnce(&Path) -> io::Result<()>) -> Result<()> {
     match path.symlink_metadata().and_then(|_| remove(path)) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+        // A path through a file leads nowhere either.
+        Err(e) if !matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             Err(e).context(|| format!("remove {}", path.display()))
         }
         _ => Ok(()),

@@ -9,23 +9,23 @@
 //! hold: a full disk or a reader that went away then lets the container run on. It does not know how a restore
 //! works, nor is it used by it.
 
+mod cgroups;
 mod export;
 mod externals;
+mod freezer;
+mod images;
 mod journal;
 mod namespaces;
 mod options;
+mod sessions;
 mod stdio;
 
-use std::ffi::{OsStr, OsString};
-use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::path::PathBuf;
+use std::time::Duration;
 
 pub use journal::settle;
-pub use options::{CheckpointOptions, Export, LeaveRunning};
+pub use options::{CheckpointOptions, ExecSessions, Export, LeaveRunning};
 
 use crate::archive::Progress;
 use crate::criu::{
@@ -36,11 +36,11 @@ use crate::spec::Config;
 use crate::sys::namespace::in_private_mount_namespace;
 use crate::{Context, Error, ErrorKind, Result, sys};
 use export::Exporter;
+use freezer::Freezer;
+use images::{ImagesDir, open_dir, open_work_dir};
 use journal::{Journal, Phase};
+use sessions::Sessions;
 use stdio::Stdio;
-
-/// Longest name of a file, in bytes.
-const NAME_MAX: usize = 255;
 
 /// What a checkpoint came to.
 #[derive(Debug, Clone, Default)]
@@ -105,16 +105,21 @@ fn run(
     let images = ImagesDir::choose(container, options, export.as_ref())?;
     let devices = container.init().map(|init| container.taken_devices(&config, init)).transpose()?.flatten();
     let dumped = attempt(container, options, &criu, &images, export, status, progress);
+    let stays = dumped.is_err() || options.leave_running == LeaveRunning::Yes;
+    let paused = match status {
+        Status::Paused if stays => freezer::pause_again(container),
+        _ => Ok(()),
+    };
     match dumped {
         Ok(report) => {
             if options.leave_running == LeaveRunning::No {
                 give_back(devices);
             }
             conclude(container, options, &images)?;
-            Ok(report)
+            paused.map(|()| report)
         }
         Err(error) => Err(match journal::clear_up(container) {
-            Ok(None) => error,
+            Ok(None) => explain_end(container, error).with_cleanup(paused.err()),
             // CRIU has killed the processes: the images are all there is of them.
             Ok(Some(journal)) => {
                 give_back(devices);
@@ -135,6 +140,14 @@ fn give_back(devices: Option<TakenDevices>) {
     for error in devices.into_iter().flat_map(TakenDevices::give_back) {
         tracing::warn!(error = error.chain(), "interface of the host lost with the container");
     }
+}
+
+/// What fails because the processes have ended is about what was not found any more.
+fn explain_end(container: &Container, error: Error) -> Error {
+    if container.init().is_some() || matches!(error.kind(), ErrorKind::WrongStatus | ErrorKind::Storage) {
+        return error;
+    }
+    Error::new(ErrorKind::WrongStatus, "the container ended by itself meanwhile").with_source(error)
 }
 
 /// Opens the target of the archive and makes the directories, then dumps. What it makes is written down before.
@@ -158,17 +171,30 @@ fn attempt(
     let images_fd = images.create()?;
     let work_path = options.work_path.clone().or_else(|| images.owned.then(|| log_dir(container)));
     let work_dir = work_path.as_deref().map(open_work_dir).transpose()?;
-    let init =
-        container.init().ok_or_else(|| Error::new(ErrorKind::WrongStatus, "the container has ended"))?;
+    let init = living_init(container)?;
+    let sessions = Sessions::of(container, init)?;
+    sessions.announce(options.exec_sessions, options.leave_running)?;
     let stdio = stdio::inspect(init, &container.state().external_descriptors, options.shell_job)?;
     descriptors::write(images_fd.as_fd(), &stdio.names)?;
     if exporter.is_none() {
         image_files::write(images_fd.as_fd(), image_files::CONFIG, &config.bytes)?;
     }
-    let dump = Dump { container, config, options, images_fd, work_dir, status, init, stdio };
+    let dump = Dump { container, config, options, images_fd, work_dir, status, init, sessions, stdio };
     let (report, exporter) = dump.run(criu, exporter, &mut journal, progress)?;
     let archive_bytes = exporter.map(|exporter| exporter.finish(dump.log_dir())).transpose()?;
     Ok(CheckpointReport { images_bytes: images.size()?, archive_bytes, ..report })
+}
+
+/// Its first process, which must not be on its way out.
+fn living_init(container: &Container) -> Result<InitProcess> {
+    let ended = || Error::new(ErrorKind::WrongStatus, "the container has ended");
+    let init = container.init().ok_or_else(ended)?;
+    let stat = sys::proc::Stat::of(init.pid()).map_err(|e| ended().with_source(e))?;
+    if stat.exiting() {
+        let message = format!("the container is ending: its first process {} is on its way out", init.pid);
+        return Err(Error::new(ErrorKind::WrongStatus, message));
+    }
+    Ok(init)
 }
 
 /// What a dump is made from.
@@ -180,6 +206,7 @@ struct Dump<'a> {
     work_dir: Option<OwnedFd>,
     status: Status,
     init: InitProcess,
+    sessions: Sessions,
     stdio: Stdio,
 }
 
@@ -201,10 +228,13 @@ impl Dump<'_> {
             if sys::proc::has_inet_sockets(self.init.pid()).context(|| "read the container's sockets")? {
                 check_inet_sockets(client.version(), Kernel::running())?;
             }
-            let request = options::dump_request(self, network.as_ref(), client.version())?;
+            let freezer = Freezer::prepare(self.container, self.status)?;
+            let request = options::dump_request(self, network.as_ref(), &freezer, client.version())?;
             let mut hold = Hold {
                 dump: self,
                 network: network.as_mut(),
+                freezer: &freezer,
+                seizing: false,
                 exporter,
                 journal,
                 progress,
@@ -286,6 +316,9 @@ fn finish_export(
 struct Hold<'a> {
     dump: &'a Dump<'a>,
     network: Option<&'a mut SavedNetwork>,
+    freezer: &'a Freezer,
+    /// Whether CRIU is stopping the processes.
+    seizing: bool,
     exporter: Option<Exporter>,
     journal: &'a mut Journal,
     progress: &'a mut (dyn Progress + Send),
@@ -293,12 +326,38 @@ struct Hold<'a> {
 }
 
 impl Notify for Hold<'_> {
+    fn pre_dump(&mut self) -> Result<()> {
+        self.seizing = true;
+        Ok(())
+    }
+
+    fn network_lock(&mut self) -> Result<()> {
+        self.seizing = false;
+        Ok(())
+    }
+
+    fn query_external(&mut self) -> Result<Vec<String>> {
+        self.seizing = false;
+        Ok(Vec::new())
+    }
+
+    fn patience(&self) -> Option<Duration> {
+        (self.seizing && self.freezer.is_given()).then_some(freezer::PATIENCE)
+    }
+
+    fn silence(&mut self, _how_long: Duration) {
+        self.freezer.rouse();
+    }
+
     fn post_dump(&mut self) -> Result<()> {
-        let Dump { container, config, images_fd, options, init, .. } = self.dump;
+        let Dump { container, config, images_fd, options, init, sessions, .. } = self.dump;
         if let Some(network) = &mut self.network {
             container.survey_network_again(network, config, *init)?;
             network.write(images_fd.as_fd())?;
         }
+        let late = Sessions::of(container, *init)?.since(sessions);
+        late.announce(options.exec_sessions, options.leave_running)?;
+        cgroups::write(container, config, options, images_fd.as_fd())?;
         if let Some(exporter) = &mut self.exporter {
             exporter.images_and_rootfs(container, images_fd.as_fd(), Some(self.version), self.progress)?;
         }
@@ -309,84 +368,4 @@ impl Notify for Hold<'_> {
         }
         Ok(())
     }
-}
-
-/// The directory of CRIU's images: the caller's, or one that is only needed on the way into an archive.
-pub(crate) struct ImagesDir {
-    path: PathBuf,
-    owned: bool,
-}
-
-impl ImagesDir {
-    fn choose(container: &Container, options: &CheckpointOptions, export: Option<&Export>) -> Result<Self> {
-        let (path, owned) = match (&options.image_path, export) {
-            (Some(path), _) => (path.clone(), false),
-            (None, Some(Export::File(file))) => (beside(file)?, true),
-            (None, Some(Export::Stream(_))) => (container.dir().join("checkpoint"), true),
-            (None, None) => (PathBuf::from("checkpoint"), false),
-        };
-        let path = std::path::absolute(&path).context(|| format!("resolve {}", path.display()))?;
-        Ok(Self { path, owned })
-    }
-
-    fn of(journal: &Journal) -> Self {
-        Self { path: journal.images.clone(), owned: journal.owns_images }
-    }
-
-    fn create(&self) -> Result<OwnedFd> {
-        fs::DirBuilder::new()
-            .recursive(!self.owned)
-            .mode(0o700)
-            .create(&self.path)
-            .context(|| format!("make the image directory {}", self.path.display()))?;
-        open_dir(&self.path)
-    }
-
-    /// Removes the directory if it was made for the way only.
-    fn discard(&self) -> Result<()> {
-        if !self.owned {
-            return Ok(());
-        }
-        match fs::remove_dir_all(&self.path) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            removed => removed.context(|| format!("remove {}", self.path.display())),
-        }
-    }
-
-    fn size(&self) -> Result<u64> {
-        let sum = || {
-            fs::read_dir(&self.path)?
-                .try_fold(0_u64, |sum, entry| Ok(sum.saturating_add(entry?.metadata()?.len())))
-        };
-        sum().map_err(|e: std::io::Error| e).context(|| format!("list {}", self.path.display()))
-    }
-}
-
-/// A directory on the disk that must hold the archive anyway. Of a long name only the beginning is in its own.
-fn beside(file: &Path) -> Result<PathBuf> {
-    let name = file.file_name().ok_or_else(|| {
-        Error::new(ErrorKind::InvalidInput, format!("archive name {} names no file", file.display()))
-    })?;
-    let nanos = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.subsec_nanos());
-    let ending = format!(".{}-{nanos}.images", std::process::id());
-    let name = name.as_bytes();
-    let mut hidden = OsString::from(".");
-    hidden.push(OsStr::from_bytes(&name[..name.len().min(NAME_MAX - 1 - ending.len())]));
-    hidden.push(ending);
-    Ok(file.with_file_name(hidden))
-}
-
-fn open_dir(path: &Path) -> Result<OwnedFd> {
-    fs::File::open(path).map(OwnedFd::from).context(|| format!("open the image directory {}", path.display()))
-}
-
-/// The work directory, made if it is missing (as runc does).
-fn open_work_dir(path: &Path) -> Result<OwnedFd> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .and_then(|()| fs::File::open(path))
-        .map(OwnedFd::from)
-        .context(|| format!("make the work directory {}", path.display()))
 }

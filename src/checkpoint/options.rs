@@ -6,12 +6,13 @@ use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
+use super::freezer::Freezer;
 use super::{Dump, externals};
 use crate::criu::{
     AfterDump, CONFIG_ANNOTATION, DumpRequest, ManageCgroups, NetworkLock, TcpConnections, Version,
     config_file,
 };
-use crate::engine::{InitProcess, Namespaces, NetworkContent, SavedNetwork, Status};
+use crate::engine::{InitProcess, Namespaces, NetworkContent, SavedNetwork};
 use crate::sys::proc::namespace_inode;
 use crate::{Context, Result};
 
@@ -42,6 +43,16 @@ impl fmt::Debug for Export {
     }
 }
 
+/// What becomes of processes that `exec` has started: CRIU dumps the tree of the container's first process only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ExecSessions {
+    /// They are named in a warning, and end with the container or run on with it.
+    #[default]
+    End,
+    /// As long as there are any, there is no checkpoint.
+    Refuse,
+}
+
 /// What the caller wants of a checkpoint.
 #[derive(Debug, Default)]
 #[non_exhaustive]
@@ -66,6 +77,8 @@ pub struct CheckpointOptions {
     pub file_locks: bool,
     /// Link unlinked open files back into their directory.
     pub link_remap: bool,
+    /// What becomes of processes that `exec` has started.
+    pub exec_sessions: ExecSessions,
     /// What CRIU does with cgroups; `None`: nothing, the restored container is put into its own.
     pub manage_cgroups: Option<ManageCgroups>,
 }
@@ -74,9 +87,10 @@ pub struct CheckpointOptions {
 pub(super) fn dump_request<'a>(
     dump: &'a Dump<'_>,
     network: Option<&SavedNetwork>,
+    freezer: &Freezer,
     version: Version,
 ) -> Result<DumpRequest<'a>> {
-    let Dump { container, config, options, images_fd, work_dir, status, init, stdio } = dump;
+    let Dump { container, config, options, images_fd, work_dir, init, stdio, .. } = dump;
     let init = *init;
     let namespaces = Namespaces::from_spec(&config.spec);
     let mut request = DumpRequest::new(init.pid, images_fd.as_fd());
@@ -86,11 +100,7 @@ pub(super) fn dump_request<'a>(
     };
     request.tcp_skip_in_flight = options.tcp_skip_in_flight;
     request.link_remap = options.link_remap;
-    if *status == Status::Paused {
-        // Frozen tasks can only be dumped when CRIU knows their freezer. Running ones are stopped by ptrace alone:
-        // that takes less time than the freezer, and they run on by themselves whoever dies.
-        request.freeze_cgroup = container.cgroup()?.freezer_path();
-    }
+    request.freeze_cgroup = freezer.for_criu();
     let common = &mut request.options;
     common.work_dir = work_dir.as_ref().map(AsFd::as_fd);
     common.root = Some(container.state().rootfs.clone());

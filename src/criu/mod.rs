@@ -15,6 +15,7 @@ mod find;
 mod kerndat;
 mod log;
 mod notify;
+mod pages;
 mod request;
 mod rpc;
 mod stats;
@@ -25,6 +26,7 @@ pub use config_file::{CONFIG_ANNOTATION, config_file};
 pub use find::{Criu, require_root};
 pub use log::{Job, LogError, first_error};
 pub use notify::{Notify, Silent};
+pub use pages::check_pages;
 pub use request::{
     AfterDump, CgroupRoot, DumpRequest, ExternalMount, InheritFd, InheritedFd, JoinNamespace, ManageCgroups,
     NetworkLock, Options, RestoreRequest, RestoredParent, TcpConnections,

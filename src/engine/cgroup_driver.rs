@@ -36,9 +36,9 @@ impl NewContainer {
     /// and until then the name may be another's. If this process dies in between, systemd ends it, as it is empty then.
     pub(super) fn start_unit(&mut self) -> Result<()> {
         let Some(unit) = self.unit.take() else { return Ok(()) };
-        let linux = self.config().spec.linux().as_ref();
-        let resources = linux.and_then(|linux| linux.resources().as_ref());
-        let started = unit.start(self.cgroup(), resources).context(|| "unable to apply cgroup configuration");
+        let resources = self.first_resources();
+        let started =
+            unit.start(self.cgroup(), resources.as_ref()).context(|| "unable to apply cgroup configuration");
         match started {
             Ok(held) => self.unit_holder = Some(held),
             Err(error) => {

@@ -7,6 +7,7 @@ use std::os::fd::BorrowedFd;
 
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
+use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::{Context, Error, ErrorKind, Result};
 
@@ -15,6 +16,23 @@ pub const CONFIG: &str = "config.json";
 
 /// Longer is no `config.json` that could be loaded.
 pub const CONFIG_LIMIT: u64 = 16 << 20;
+
+/// The cgroups that a container had made beneath its own.
+pub const CGROUPS: &str = "cgroups.json";
+
+/// Longer is more than a container may have.
+pub const CGROUPS_LIMIT: u64 = 64 << 20;
+
+/// Removes a file from an image directory; that it is not there is success.
+///
+/// # Errors
+/// When it cannot be removed.
+pub fn remove(images: BorrowedFd<'_>, name: &str) -> Result<()> {
+    match unlinkat(images, name, UnlinkatFlags::NoRemoveDir) {
+        Ok(()) | Err(nix::errno::Errno::ENOENT) => Ok(()),
+        Err(errno) => Err(errno).context(|| format!("remove {name} from the image directory")),
+    }
+}
 
 /// Writes a file into an image directory, readable for its owner only.
 ///
@@ -67,6 +85,7 @@ mod tests {
         assert_eq!(read("a", 3).expect("it is only missing"), None);
         write(fd.as_fd(), "a", b"abc").expect("write");
         assert_eq!(read("a", 3).expect("read").as_deref(), Some(&b"abc"[..]));
+        remove(fd.as_fd(), "b").expect("it is not there");
         let error = read("a", 2).expect_err("too long");
         assert_eq!(error.to_string(), "a in the image directory is longer than 2 bytes");
         std::os::unix::fs::symlink("a", dir.path().join("link")).expect("symlink");

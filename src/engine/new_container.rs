@@ -46,6 +46,8 @@ pub struct NewContainer {
     /// What the cgroup was planned in.
     pub(super) hierarchies: OnceLock<Hierarchies>,
     intel_rdt: Option<RdtPlan>,
+    /// Whether limits that a restore could not live under are not set yet.
+    pub(super) spared: bool,
     /// Whether the cgroup was free and is ours: another container's must not be emptied.
     pub(super) owns_cgroup: bool,
     /// What a failure removes outside of the directory.
@@ -114,6 +116,7 @@ impl NewContainer {
                 unit_holder: None,
                 hierarchies: OnceLock::new(),
                 intel_rdt: None,
+                spared: false,
                 owns_cgroup: false,
                 unfinished: Vec::new(),
                 preserve_fds: 0,
@@ -282,8 +285,8 @@ impl NewContainer {
             self.cgroup().create().map_err(|error| self.explain_cgroup(error))?;
         }
         let cgroup = self.cgroup();
-        let resources =
-            self.config.as_ref().and_then(|c| c.spec.linux().as_ref()).and_then(|l| l.resources().as_ref());
+        let resources = self.first_resources();
+        let resources = resources.as_ref();
         if let Some(resources) = resources {
             cgroup.set(resources)?;
             for field in cgroup.unenforced(resources)? {

@@ -130,6 +130,16 @@ impl UserNamespace {
         })
     }
 
+    /// User and group on the host of those in the container; `None` of what is not mapped.
+    pub fn to_host(&self, (uid, gid): (u32, u32)) -> Option<(u32, u32)> {
+        Some((host_id(&self.uids, uid)?, host_id(&self.gids, gid)?))
+    }
+
+    /// User and group in the container of those on the host; `None` of what is not mapped.
+    pub fn to_container(&self, (uid, gid): (u32, u32)) -> Option<(u32, u32)> {
+        Some((container_id(&self.uids, uid)?, container_id(&self.gids, gid)?))
+    }
+
     /// The ids on the host of the container's root and its group or, where there is no root, of its process.
     ///
     /// # Errors
@@ -269,6 +279,13 @@ fn host_id(map: &[IdMapping], id: u32) -> Option<u32> {
     map.iter().find_map(|m| {
         let offset = id.checked_sub(m.container).filter(|offset| *offset < m.size)?;
         m.host.checked_add(offset)
+    })
+}
+
+fn container_id(map: &[IdMapping], id: u32) -> Option<u32> {
+    map.iter().find_map(|m| {
+        let offset = id.checked_sub(m.host).filter(|offset| *offset < m.size)?;
+        m.container.checked_add(offset)
     })
 }
 

@@ -22,17 +22,18 @@ use nix::unistd::Pid;
 pub use options::{RestoreOptions, Source};
 
 use crate::archive::Progress;
+use crate::cgroup::CgroupTree;
 use crate::criu::{
-    CONFIG_ANNOTATION, Criu, CriuClient, Notify, SpawnOptions, Stdio, config_file, require_root,
+    CONFIG_ANNOTATION, Criu, CriuClient, Notify, SpawnOptions, Stdio, check_pages, config_file, require_root,
 };
 use crate::engine::rootfs::prepare_mountpoints;
 use crate::engine::{
-    Container, ContainerId, Namespaces, NewContainer, ProcessIo, ResolvedIo, StateRoot, descriptors,
-    image_files,
+    Container, ContainerId, LimitsDue, Namespaces, NewContainer, ProcessIo, ResolvedIo, StateRoot,
+    descriptors, image_files,
 };
 use crate::spec::kept_fields;
 use crate::sys::namespace::{PrivateMounts, in_private_mount_namespace};
-use crate::sys::proc::namespace_inode;
+use crate::sys::proc::{anonymous_memory, namespace_inode};
 use crate::{Context, Error, ErrorKind, Result};
 
 /// Where logs of restores that failed are kept.
@@ -94,6 +95,10 @@ fn run(
         ),
     };
     let images = open_images(&images)?;
+    if imported.is_none() {
+        // The index of an archive has vouched for its images.
+        check_pages(images.as_fd())?;
+    }
     let network = fixups::RestoredNetwork::read(images.as_fd())?;
     network.give(new);
     new.configure(&bundle, false)?;
@@ -101,7 +106,8 @@ fn run(
     report_edits(new, images.as_fd(), imported.as_ref());
     fixups::share_images(new, images.as_fd())?;
     let io = io.resolve(new.has_terminal())?;
-    new.create_cgroup()?;
+    new.create_cgroup_for_restore()?;
+    let cgroups = fixups::make_cgroups(new, images.as_fd(), options.manage_cgroups)?;
     new.create_intel_rdt()?;
     // The mounts that CRIU needs on the way stay in a mount namespace that ends with it, however this ends.
     let logs = Logs::choose(new, options, imported.is_some());
@@ -110,6 +116,7 @@ fn run(
         work_path: logs.path(),
         config: criu_config(new, imported.is_some()),
         network,
+        cgroups,
     };
     let restored =
         in_private_mount_namespace(|mounts| restore_processes(new, criu, options, &files, io, mounts));
@@ -155,6 +162,7 @@ struct Files<'a> {
     work_path: Option<&'a Path>,
     config: Option<PathBuf>,
     network: fixups::RestoredNetwork,
+    cgroups: Option<CgroupTree>,
 }
 
 /// The file with further options for CRIU. An archive comes from others: it does not choose one here, for such a file
@@ -219,11 +227,20 @@ fn restore_processes(
     request.options.config_file.clone_from(&files.config);
     files.network.ask(new, &namespaces, &mut request.options);
     let names = stdio_names(&names, new_names);
-    let terminal = fixups::Terminal::new(console);
-    let mut steps =
-        Steps { new, namespaces: &namespaces, network: &files.network, pid: None, names, terminal };
+    let mut steps = Steps {
+        new,
+        namespaces: &namespaces,
+        network: &files.network,
+        pid: None,
+        names,
+        terminal: fixups::Terminal::new(console),
+        criu: client.pid(),
+        cgroups: files.cgroups.as_ref(),
+        due: LimitsDue::None,
+    };
     client.restore(&request, &mut steps)?;
-    Ok(())
+    let due = steps.due;
+    new.set_due_limits(due)
 }
 
 fn open_namespace(name: &str, path: &Path) -> Result<OwnedFd> {
@@ -270,6 +287,9 @@ struct Steps<'a> {
     pid: Option<Pid>,
     names: [String; 3],
     terminal: fixups::Terminal,
+    criu: i32,
+    cgroups: Option<&'a CgroupTree>,
+    due: LimitsDue,
 }
 
 impl Notify for Steps<'_> {
@@ -300,6 +320,11 @@ impl Notify for Steps<'_> {
             types.push("time");
         }
         self.new.join_intel_rdt()?;
+        if let Some(tree) = self.cgroups {
+            fixups::fill_cgroups(self.new, tree, self.criu)?;
+        }
+        let criu = anonymous_memory(Pid::from_raw(self.criu)).context(|| "look at criu's memory")?;
+        self.due = self.new.set_spared_limits(criu)?;
         // Written before any process runs: if we die now, CRIU undoes everything; later, the container is known.
         self.new.record(pid, self.names.clone(), &types)
     }

@@ -72,6 +72,31 @@ pub fn read_short(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// The beginning of a process's command line: its arguments, each ended by a NUL byte; empty for a zombie.
+///
+/// # Errors
+/// `ENOENT` when the process is gone.
+pub fn command_line(pid: Pid, most: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    fs::File::open(format!("/proc/{pid}/cmdline"))?.take(most as u64).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Whether a thread of the process was stopped by a signal (`SIGSTOP` and its like), also when a freezer holds it, in which
+/// state it looks like any other. False where the kernel does not tell what a process waits for.
+///
+/// # Errors
+/// When the process is gone.
+pub fn is_stopped_by_signal(pid: Pid) -> io::Result<bool> {
+    for entry in fs::read_dir(format!("/proc/{pid}/task"))? {
+        // A thread that is gone by now is not stopped.
+        if read_short(&entry?.path().join("wchan")).is_ok_and(|waits| waits == b"do_signal_stop") {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Where a descriptor of a process points to, as `/proc/PID/fd/N` says: a path, or `pipe:[7]`, `socket:[8]`.
 ///
 /// # Errors
@@ -173,6 +198,53 @@ pub fn process_of(thread: i32) -> io::Result<Option<i32>> {
     pid.map(Some).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
 }
 
+/// The memory in bytes that is a process's own and backed by no file, with its page tables.
+///
+/// # Errors
+/// When the process is gone.
+pub fn anonymous_memory(pid: Pid) -> io::Result<u64> {
+    let text = read_short(format!("/proc/{pid}/status").as_ref())?;
+    let text = String::from_utf8_lossy(&text);
+    let kilobytes = |line: &str| {
+        let rest = line.strip_prefix("RssAnon:").or(line.strip_prefix("VmPTE:"))?;
+        rest.trim().strip_suffix(" kB")?.parse::<u64>().ok()
+    };
+    Ok(text.lines().filter_map(kilobytes).sum::<u64>() << 10)
+}
+
+/// The number that a thread has in its own pid namespace; nothing when it is gone.
+///
+/// # Errors
+/// When `/proc/THREAD/status` cannot be read, or has no such line (`InvalidData`).
+pub fn innermost_id(thread: i32) -> io::Result<Option<i32>> {
+    let text = match read_short(Path::new(&format!("/proc/{thread}/status"))) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound || e.raw_os_error() == Some(libc::ESRCH) => {
+            return Ok(None);
+        }
+        text => text?,
+    };
+    let text = String::from_utf8_lossy(&text);
+    let ids = text.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    let innermost = ids.and_then(|ids| ids.split_ascii_whitespace().next_back()?.parse().ok());
+    innermost.map(Some).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+}
+
+/// The threads of a process; none when it is gone.
+///
+/// # Errors
+/// When they cannot be listed.
+pub fn threads(pid: i32) -> io::Result<Vec<i32>> {
+    let entries = match fs::read_dir(format!("/proc/{pid}/task")) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        found.extend(entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()));
+    }
+    Ok(found)
+}
+
 /// The release of the running kernel, as `uname -r`.
 pub fn kernel_release() -> io::Result<String> {
     Ok(nix::sys::utsname::uname()?.release().to_string_lossy().into_owned())
@@ -212,6 +284,44 @@ mod tests {
         let stat = Stat::of(Pid::this()).expect("this process has an entry");
         assert!(!stat.ended());
         assert!(stat.start_time > 0);
+    }
+
+    #[test]
+    fn threads_have_numbers_in_their_own_namespace() {
+        let pid = std::process::id().cast_signed();
+        assert!(threads(pid).expect("our own").contains(&pid));
+        assert_eq!(threads(i32::MAX).expect("no error"), Vec::<i32>::new());
+        assert!(innermost_id(pid).expect("our own").is_some());
+        assert_eq!(innermost_id(i32::MAX).expect("no error"), None);
+    }
+
+    #[test]
+    fn memory_of_its_own_counts() {
+        let before = anonymous_memory(Pid::this()).expect("our own");
+        let more = std::hint::black_box(vec![1_u8; 8 << 20]);
+        let after = anonymous_memory(Pid::this()).expect("our own");
+        assert!(before > 0 && after >= before + (4 << 20), "{before} {after} {}", more.len());
+    }
+
+    #[test]
+    fn a_command_line_is_read_up_to_a_length() {
+        let own = command_line(Pid::this(), 1 << 16).expect("our own");
+        assert!(own.ends_with(&[0]));
+        assert_eq!(command_line(Pid::this(), 3).expect("our own"), own[..3]);
+        assert!(command_line(Pid::from_raw(i32::MAX), 3).is_err());
+    }
+
+    #[test]
+    fn a_process_that_was_stopped_is_known() {
+        assert!(!is_stopped_by_signal(Pid::this()).expect("our own"));
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("start sleep(1)");
+        let pid = Pid::from_raw(child.id().cast_signed());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).expect("kill");
+        nix::sys::wait::waitpid(pid, Some(nix::sys::wait::WaitPidFlag::WUNTRACED)).expect("waitpid");
+        // Who may not see what processes wait for reads 0.
+        let tells = read_short(Path::new("/proc/self/wchan")).is_ok() && nix::unistd::geteuid().is_root();
+        assert!(is_stopped_by_signal(pid).expect("a child of ours") || !tells);
+        child.kill().and_then(|()| child.wait()).expect("end it");
     }
 
     #[test]

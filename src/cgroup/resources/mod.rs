@@ -14,6 +14,7 @@ mod cpu;
 mod device_program;
 mod devices;
 mod memory;
+mod spared;
 mod undo;
 
 use crate::spec::oci::{LinuxHugepageLimit, LinuxNetwork, LinuxPids, LinuxRdma, LinuxResources};
@@ -23,6 +24,7 @@ use crate::{Error, ErrorKind, Result};
 
 pub use device_program::DeviceProgram;
 pub use devices::{Allowed as AllowedDevices, DeviceTable, Kind as DeviceKind};
+pub use spared::without_tight_limits;
 
 /// One value for one file of one controller.
 #[derive(Debug, Clone, PartialEq, Eq)]

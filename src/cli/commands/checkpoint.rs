@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 
 use super::create::not_yet;
-use crate::checkpoint::{CheckpointOptions, CheckpointReport, Export, LeaveRunning, checkpoint};
+use crate::checkpoint::{
+    CheckpointOptions, CheckpointReport, ExecSessions, Export, LeaveRunning, checkpoint,
+};
 use crate::cli::progress::Bar;
 use crate::cli::{Global, output, parse_id};
 use crate::criu::{ManageCgroups, TcpConnections};
@@ -42,6 +44,10 @@ pub(in crate::cli) struct Args {
     /// Link unlinked open files back into their directory
     #[arg(long)]
     link_remap: bool,
+    /// What becomes of processes that `exec` has started, which are not part of a checkpoint: with `end` they are named
+    /// and end with the container, with `refuse` there is no checkpoint as long as there are any
+    #[arg(long, value_name = "WHAT", value_enum, default_value = "end")]
+    exec_sessions: SessionsArg,
     #[command(flatten)]
     later: LaterArgs,
 }
@@ -92,6 +98,12 @@ enum CgroupMode {
     Full,
     Strict,
     Ignore,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum SessionsArg {
+    End,
+    Refuse,
 }
 
 impl CriuArgs {
@@ -153,6 +165,10 @@ impl Args {
         options.shell_job = self.criu.shell_job();
         options.file_locks = self.criu.file_locks();
         options.link_remap = self.link_remap;
+        options.exec_sessions = match self.exec_sessions {
+            SessionsArg::End => ExecSessions::End,
+            SessionsArg::Refuse => ExecSessions::Refuse,
+        };
         options.manage_cgroups = self.criu.manage_cgroups();
         let mut container = global.state_root()?.load(&self.id)?;
         let report = checkpoint(&mut container, &options, export, &mut Bar::new("exporting"))?;

@@ -113,6 +113,20 @@ pub(super) fn not_yet(flag: &str) -> Error {
     Error::new(ErrorKind::Unsupported, format!("{flag} is not supported yet"))
 }
 
+/// Makes sure that a pid file can be written, for a caller whose processes are not to run before they are known.
+pub(super) fn require_pid_file(path: &Path) -> Result<()> {
+    let context = || format!("write the pid file {}", path.display());
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if path.file_name().is_none() || path.is_dir() {
+        return Err(Error::new(ErrorKind::InvalidInput, context()));
+    }
+    match std::fs::metadata(parent) {
+        Ok(found) if !found.is_dir() => Err(std::io::Error::from(std::io::ErrorKind::NotADirectory)),
+        found => found.map(drop),
+    }
+    .context(context)
+}
+
 /// Writes a pid under a temporary name and renames it: who waits for the file never reads half a number.
 pub(super) fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
     let context = || format!("write the pid file {}", path.display());

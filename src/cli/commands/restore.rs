@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::checkpoint::CriuArgs;
-use super::create::{detached_io, not_yet, refuse_console_socket, write_pid_file};
+use super::create::{detached_io, not_yet, refuse_console_socket, require_pid_file, write_pid_file};
 use super::run::stay;
 use crate::cli::progress::Bar;
 use crate::cli::{Global, exit, parse_id};
@@ -137,6 +137,8 @@ impl Args {
     /// Restores and writes the pid file. When that cannot be written, the container is removed again.
     fn restore(&self, global: &Global, io: ProcessIo) -> Result<Container> {
         let (source, options) = (self.source()?, self.options(global));
+        // Once the processes have run, their files are not those of the checkpoint any more: it could not be tried again.
+        self.pid_file.as_deref().map_or(Ok(()), require_pid_file)?;
         let mut bar = Bar::new("importing");
         let container = restore(&global.state_root()?, self.id.clone(), source, &options, io, &mut bar)?;
         let pid = container.init().map(|init| init.pid);

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What CRIU leaves undone: one file a concern.
 
+mod cgroups;
 mod images;
 mod mounts;
 mod network;
 mod terminal;
 
+pub(super) use cgroups::{fill_cgroups, make_cgroups};
 pub(super) use images::share_images;
 pub(super) use mounts::{external_mounts, place_sources, remove_places};
 pub(super) use network::RestoredNetwork;
