@@ -5,6 +5,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
+use crate::huge_pages::HugePages;
+
 /// A thing that a test cannot do without.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
@@ -26,6 +28,8 @@ pub enum Need {
     SysResource,
     /// cgroup v2 and nothing else.
     CgroupV2,
+    /// Pages of two megabytes in the kernel.
+    HugePages,
     /// AppArmor in the kernel, and `apparmor_parser`.
     AppArmor,
 }
@@ -74,6 +78,7 @@ impl Need {
                 let is_v2 = top == Ok(nix::sys::statfs::CGROUP2_SUPER_MAGIC);
                 (!is_v2).then(|| "/sys/fs/cgroup is not cgroup v2".to_owned())
             }
+            Need::HugePages => HugePages::missing(),
             Need::AppArmor => {
                 let enabled = std::fs::read_to_string("/sys/module/apparmor/parameters/enabled");
                 let works = enabled.is_ok_and(|text| text.trim() == "Y")

@@ -1,4 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Pipes, message queues, semaphores, shared memory segments.
+//! System V IPC.
 
-exhibits![pipe_with_data];
+exhibits![shared_segment, shared_segment_of_two_processes, shared_segment_of_nobody, semaphores, messages,];

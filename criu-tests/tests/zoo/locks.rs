@@ -1,4 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Locks and leases, which CRIU dumps when it is told to.
 
-exhibits![flock_exclusive => |row| row.flags(&["--file-locks"])];
+use crate::row::Row;
+
+fn locked(row: Row) -> Row {
+    row.flags(&["--file-locks"])
+}
+
+exhibits![
+    flock_exclusive => locked,
+    flock_shared => locked,
+    flock_of_two_processes => locked,
+    posix_write_lock => locked,
+    posix_read_lock => locked,
+    posix_locks_of_ranges => locked,
+    open_file_write_lock => locked,
+    open_file_read_lock => locked,
+    lease_to_read => locked,
+    lease_to_write => locked,
+];

@@ -1,22 +1,39 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The zoo: for each kernel object that CRIU carries and a container can own, a workload that holds and verifies it
 //! (`workloads/zoo`), checkpointed and restored in place, then moved through an archive to a second host. And what CRIU
-//! does not carry ([`limits`]): the checkpoint fails, says why, and the container runs on.
+//! does not carry ([`limits`]): the checkpoint fails, says why, and the container runs on. And what it carries in part
+//! ([`losses`]).
 
 #[macro_use]
 mod row;
 
+mod events;
 mod files;
 mod ipc;
 mod limits;
 mod locks;
+mod losses;
+mod memfds;
 mod memory;
+mod names;
+mod pipes;
 
 use std::collections::BTreeSet;
 use std::process::Command;
 
 /// The names in all tables.
-const SHOWN: &[&[&str]] = &[files::NAMES, ipc::NAMES, limits::NAMES, locks::NAMES, memory::NAMES];
+const SHOWN: &[&[&str]] = &[
+    events::NAMES,
+    files::NAMES,
+    ipc::NAMES,
+    limits::NAMES,
+    locks::NAMES,
+    losses::NAMES,
+    memfds::NAMES,
+    memory::NAMES,
+    names::NAMES,
+    pipes::NAMES,
+];
 
 #[test]
 fn every_exhibit_is_in_one_table() {

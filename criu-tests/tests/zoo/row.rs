@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A row of the zoo's tables: how an exhibit is run and with which flags it is moved; and the two stories that a row may
-//! tell, [`carried`] and [`refused`].
+//! A row of the zoo's tables: how an exhibit is run and with which flags it is moved; and the three stories that a row
+//! may tell: [`carried`], [`refused`] and [`lost`].
 
 #![allow(dead_code, reason = "tables to come use the rest")]
 
 use std::fs;
 
-use criu_tests::{Bundle, Container, Host, Need, Stage};
-use serde_json::Value;
+use criu_tests::{Bundle, Container, Host, HugePages, Need, PATIENCE, Stage, wait_until};
+use serde_json::{Value, json};
 
 /// How an exhibit is shown. The default is right for most.
 #[derive(Debug, Default)]
@@ -17,6 +17,7 @@ pub(crate) struct Row {
     checkpoint: Vec<&'static str>,
     restore: Vec<&'static str>,
     arguments: Vec<&'static str>,
+    capabilities: Vec<&'static str>,
     bundle: Vec<fn(&Host, Bundle) -> Bundle>,
     config: Vec<fn(&mut Value)>,
 }
@@ -58,6 +59,32 @@ impl Row {
         self
     }
 
+    /// With these capabilities besides those of `migrate spec`.
+    pub(crate) fn capabilities(mut self, names: &[&'static str]) -> Self {
+        self.capabilities.extend(names);
+        self
+    }
+
+    /// With a tmpfs at `/scratch`, which goes along.
+    pub(crate) fn scratch(self) -> Self {
+        self.config(|config| {
+            let mount = json!({"destination": "/scratch", "type": "tmpfs", "source": "tmpfs", "options": ["mode=1777"]});
+            config["mounts"].as_array_mut().expect("a list").push(mount);
+        })
+    }
+
+    /// With a directory of the first host's at `/bound`. The hosts of a test see the same files.
+    pub(crate) fn bound(self) -> Self {
+        self.bundle(|host, bundle| {
+            let source = host.path("bound");
+            fs::create_dir(&source).expect("make the source of a bind");
+            bundle.edit(|config| {
+                let mount = json!({"destination": "/bound", "type": "bind", "source": source, "options": ["rbind", "rw"]});
+                config["mounts"].as_array_mut().expect("a list").push(mount);
+            })
+        })
+    }
+
     /// With another configuration.
     pub(crate) fn config(mut self, change: fn(&mut Value)) -> Self {
         self.config.push(change);
@@ -96,12 +123,34 @@ macro_rules! limits {
     };
 }
 
+/// A table of exhibits that CRIU carries, but not all of it and without a word: each with what it finds changed.
+macro_rules! losses {
+    ($($name:ident $found:literal $(=> $change:expr)?),* $(,)?) => {
+        pub(crate) const NAMES: &[&str] = &[$(stringify!($name)),*];
+        pub(crate) const FOUND: &[(&str, &str)] = &[$((stringify!($name), $found)),*];
+        $(
+            #[test]
+            fn $name() {
+                let row = $crate::row::Row::default();
+                $( let change: fn($crate::row::Row) -> $crate::row::Row = $change; let row = change(row); )?
+                $crate::row::lost(stringify!($name), &row, $found);
+            }
+        )*
+    };
+}
+
 /// The exit code of what CRIU could not do.
 const CRIU_FAILED: i32 = 5;
 
 fn bundle(host: &Host, exhibit: &str, row: &Row) -> Bundle {
     let options = ["--exhibit", exhibit, "--tick-ms", "3"];
     let bundle = Bundle::of_workload(host, "zoo", &[&options, row.arguments.as_slice()].concat());
+    let bundle = bundle.edit(|config| {
+        for set in ["bounding", "effective", "permitted"] {
+            let set = config["process"]["capabilities"][set].as_array_mut().expect("a list");
+            set.extend(row.capabilities.iter().map(|name| json!(name)));
+        }
+    });
     let bundle = row.config.iter().fold(bundle, Bundle::edit);
     row.bundle.iter().fold(bundle, |bundle, change| change(host, bundle))
 }
@@ -111,6 +160,8 @@ fn bundle(host: &Host, exhibit: &str, row: &Row) -> Bundle {
 #[track_caller]
 pub(crate) fn carried(exhibit: &str, row: &Row) {
     let Some(stage) = Stage::set(&[&[Need::Criu], row.needs.as_slice()].concat()) else { return };
+    // Given back when the hosts, and with them all who use them, are gone.
+    let _pages = row.needs.contains(&Need::HugePages).then(|| HugePages::reserve(8));
     let (a, b) = (stage.host("a"), stage.host("b"));
     let bundle = bundle(&a, exhibit, row);
     let container = a.run_detached(&stage.id("first"), &bundle);
@@ -150,6 +201,26 @@ pub(crate) fn refused(exhibit: &str, row: &Row, said: &str) {
     let log = fs::read_to_string(format!("{work}/dump.log")).expect("the log of a failed dump is kept");
     let errors: Vec<&str> = log.lines().filter(|line| line.contains("Error")).collect();
     assert!(errors.iter().any(|line| line.contains(said)), "{said:?} is not in CRIU's errors: {errors:#?}");
+    container.end();
+    host.assert_no_trace();
+}
+
+/// Shows that the exhibit is checkpointed and restored without an error, and that it then finds `found` at fault.
+#[track_caller]
+pub(crate) fn lost(exhibit: &str, row: &Row, found: &str) {
+    let Some(stage) = Stage::set(&[&[Need::Criu], row.needs.as_slice()].concat()) else { return };
+    let host = stage.host("a");
+    let bundle = bundle(&host, exhibit, row);
+    let container = host.run_detached(&stage.id("first"), &bundle);
+    container.reports();
+    let images = host.path("images");
+    container.checkpoint(&[&row.checkpoint, &row.flags, ["--image-path", &images].as_slice()].concat());
+    restore(&host, row, &["--image-path", &images, "-b", &bundle.path()], container.id());
+    let fault = wait_until(PATIENCE, "the workload finds a fault", || {
+        let status = container.status();
+        status.clone().filter(|status| status.field("ok") != "yes").ok_or(status)
+    });
+    assert!(fault.field("ok").contains(found), "{found:?} is not what the workload finds: {fault:?}");
     container.end();
     host.assert_no_trace();
 }

@@ -12,12 +12,16 @@
 //! Each exhibit has a row in `tests/zoo`. Unsafe code is in [`sys`] only.
 
 mod child;
+mod events;
 mod files;
 mod held;
 mod ipc;
 mod limits;
 mod locks;
+mod memfds;
 mod memory;
+mod names;
+mod pipes;
 mod sys;
 
 use std::io::Write as _;
@@ -68,8 +72,17 @@ macro_rules! exhibits {
 use exhibits;
 
 /// All of them, by file.
-const HOUSES: &[&[Exhibit]] =
-    &[files::EXHIBITS, ipc::EXHIBITS, limits::EXHIBITS, locks::EXHIBITS, memory::EXHIBITS];
+const HOUSES: &[&[Exhibit]] = &[
+    events::EXHIBITS,
+    files::EXHIBITS,
+    ipc::EXHIBITS,
+    limits::EXHIBITS,
+    locks::EXHIBITS,
+    memfds::EXHIBITS,
+    memory::EXHIBITS,
+    names::EXHIBITS,
+    pipes::EXHIBITS,
+];
 
 static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
 
