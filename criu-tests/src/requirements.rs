@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 use crate::huge_pages::HugePages;
+use crate::programs;
 
 /// A thing that a test cannot do without.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +31,10 @@ pub enum Need {
     CgroupV2,
     /// Pages of two megabytes in the kernel.
     HugePages,
+    /// Protection keys in processor and kernel.
+    ProtectionKeys,
+    /// Names for mappings of nobody (`CONFIG_ANON_VMA_NAME`).
+    MappingNames,
     /// AppArmor in the kernel, and `apparmor_parser`.
     AppArmor,
 }
@@ -37,7 +42,7 @@ pub enum Need {
 impl Need {
     /// Whether only a virtual machine can be relied on for it: see `docs/vm-lab.md`.
     pub(crate) fn is_of_a_virtual_machine(self) -> bool {
-        matches!(self, Need::SysResource | Need::CgroupV2 | Need::AppArmor)
+        matches!(self, Need::SysResource | Need::CgroupV2 | Need::AppArmor | Need::MappingNames)
     }
 
     /// Why the need is not met, if so. Root is needed always and is not listed.
@@ -79,6 +84,14 @@ impl Need {
                 (!is_v2).then(|| "/sys/fs/cgroup is not cgroup v2".to_owned())
             }
             Need::HugePages => HugePages::missing(),
+            Need::ProtectionKeys => {
+                let can = succeeds(&programs::workload(), &["zoo", "--make", "protection_keys"]);
+                (!can).then(|| "the processor or the kernel has no protection keys".to_owned())
+            }
+            Need::MappingNames => {
+                let can = succeeds(&programs::workload(), &["zoo", "--make", "name_of_a_mapping"]);
+                (!can).then(|| "the kernel has no names for mappings (CONFIG_ANON_VMA_NAME)".to_owned())
+            }
             Need::AppArmor => {
                 let enabled = std::fs::read_to_string("/sys/module/apparmor/parameters/enabled");
                 let works = enabled.is_ok_and(|text| text.trim() == "Y")

@@ -49,6 +49,9 @@ fn main() -> ExitCode {
         "timers" => lifecycle::run("timers", &options, timers::Timers::new),
         "tree" => lifecycle::run("tree", &options, tree::Tree::new),
         "zoo" if options.has("list") => outcome(&name, zoo::list()),
+        "zoo" if options.has("make") => {
+            outcome(&name, zoo::try_to_make(options.value("make").unwrap_or_default()))
+        }
         "zoo" => lifecycle::run("zoo", &options, zoo::Zoo::new),
         "agent" => outcome(&name, agent::run(&options)),
         "calls" => outcome(&name, calls::run(&options)),

@@ -2,8 +2,18 @@
 //! What CRIU carries, but not all of it, and without a word. `docs/criu-limits.md` is for people.
 
 losses![
+    all_memory_locked "a new mapping is locked is false" => |row| row.capabilities(&["CAP_IPC_LOCK"]),
     event_counter_beyond_32_bits "counter is 5",
     event_semaphore "one is 3, must be 1",
+    in_a_wait_for_a_futex "Interrupted system call",
+    in_nanosleep "whole time: false",
+    in_nanosleep_of_boot_time "whole time: false",
+    in_poll "Interrupted system call",
     inotify_once "IN_IGNORED",
+    memory_locked_on_fault "kilobytes that are there is 256" => |row| row.capabilities(&["CAP_IPC_LOCK"]),
+    pending_signal_of_a_stopped_process "SIGUSR2 waits is 0",
+    protection_keys "key is 0, must be 1" => |row| row.needs(&[criu_tests::Need::ProtectionKeys]),
     shared_segment_that_is_removed "key and mode is (0, 0), must be (0, 512)",
+    timerfd_at_a_time_of_day "the timer is off by",
+    timerfd_that_expires_meanwhile "the timer has stopped",
 ];

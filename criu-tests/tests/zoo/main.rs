@@ -2,11 +2,13 @@
 //! The zoo: for each kernel object that CRIU carries and a container can own, a workload that holds and verifies it
 //! (`workloads/zoo`), checkpointed and restored in place, then moved through an archive to a second host. And what CRIU
 //! does not carry ([`limits`]): the checkpoint fails, says why, and the container runs on. And what it carries in part
-//! ([`losses`]).
+//! ([`losses`]), or dumps and does not restore ([`dead_ends`]).
 
 #[macro_use]
 mod row;
 
+mod advice;
+mod dead_ends;
 mod events;
 mod files;
 mod ipc;
@@ -17,12 +19,17 @@ mod memfds;
 mod memory;
 mod names;
 mod pipes;
+mod signals;
+mod timers;
+mod waits;
 
 use std::collections::BTreeSet;
 use std::process::Command;
 
 /// The names in all tables.
 const SHOWN: &[&[&str]] = &[
+    advice::NAMES,
+    dead_ends::NAMES,
     events::NAMES,
     files::NAMES,
     ipc::NAMES,
@@ -33,6 +40,9 @@ const SHOWN: &[&[&str]] = &[
     memory::NAMES,
     names::NAMES,
     pipes::NAMES,
+    signals::NAMES,
+    timers::NAMES,
+    waits::NAMES,
 ];
 
 #[test]

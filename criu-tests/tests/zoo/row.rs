@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A row of the zoo's tables: how an exhibit is run and with which flags it is moved; and the three stories that a row
-//! may tell: [`carried`], [`refused`] and [`lost`].
-
-#![allow(dead_code, reason = "tables to come use the rest")]
+//! A row of the zoo's tables: how an exhibit is run and with which flags it is moved; and the four stories that a row
+//! may tell: [`carried`], [`refused`], [`lost`] and [`dead_end`].
 
 use std::fs;
 
@@ -15,8 +13,6 @@ pub(crate) struct Row {
     needs: Vec<Need>,
     flags: Vec<&'static str>,
     checkpoint: Vec<&'static str>,
-    restore: Vec<&'static str>,
-    arguments: Vec<&'static str>,
     capabilities: Vec<&'static str>,
     bundle: Vec<fn(&Host, Bundle) -> Bundle>,
     config: Vec<fn(&mut Value)>,
@@ -32,18 +28,6 @@ impl Row {
     /// With these flags of checkpoint alone.
     pub(crate) fn checkpoint(mut self, flags: &[&'static str]) -> Self {
         self.checkpoint.extend(flags);
-        self
-    }
-
-    /// With these flags of restore alone.
-    pub(crate) fn restore(mut self, flags: &[&'static str]) -> Self {
-        self.restore.extend(flags);
-        self
-    }
-
-    /// With these arguments of the workload.
-    pub(crate) fn arguments(mut self, arguments: &[&'static str]) -> Self {
-        self.arguments.extend(arguments);
         self
     }
 
@@ -139,12 +123,28 @@ macro_rules! losses {
     };
 }
 
+/// A table of exhibits that CRIU dumps and does not restore, each with what its log says.
+macro_rules! dead_ends {
+    ($($name:ident $said:literal $(=> $change:expr)?),* $(,)?) => {
+        pub(crate) const NAMES: &[&str] = &[$(stringify!($name)),*];
+        pub(crate) const SAID: &[(&str, &str)] = &[$((stringify!($name), $said)),*];
+        $(
+            #[test]
+            fn $name() {
+                let row = $crate::row::Row::default();
+                $( let change: fn($crate::row::Row) -> $crate::row::Row = $change; let row = change(row); )?
+                $crate::row::dead_end(stringify!($name), &row, $said);
+            }
+        )*
+    };
+}
+
 /// The exit code of what CRIU could not do.
 const CRIU_FAILED: i32 = 5;
 
 fn bundle(host: &Host, exhibit: &str, row: &Row) -> Bundle {
     let options = ["--exhibit", exhibit, "--tick-ms", "3"];
-    let bundle = Bundle::of_workload(host, "zoo", &[&options, row.arguments.as_slice()].concat());
+    let bundle = Bundle::of_workload(host, "zoo", &options);
     let bundle = bundle.edit(|config| {
         for set in ["bounding", "effective", "permitted"] {
             let set = config["process"]["capabilities"][set].as_array_mut().expect("a list");
@@ -184,7 +184,7 @@ pub(crate) fn carried(exhibit: &str, row: &Row) {
 }
 
 fn restore(host: &Host, row: &Row, args: &[&str], id: &str) {
-    host.migrate_detached(&[&["restore", "-d"], row.restore.as_slice(), &row.flags, args, &[id]].concat());
+    host.migrate_detached(&[&["restore", "-d"], row.flags.as_slice(), args, &[id]].concat());
 }
 
 /// Shows that CRIU does not dump the exhibit, that its log says `said`, and that the container runs on.
@@ -198,9 +198,7 @@ pub(crate) fn refused(exhibit: &str, row: &Row, said: &str) {
     let places = ["checkpoint", "--image-path", &images, "--work-path", &work];
     let arguments = [&places, row.checkpoint.as_slice(), &row.flags, &[container.id()]].concat();
     container.runs_on_beside(&arguments, CRIU_FAILED, &["criu"]);
-    let log = fs::read_to_string(format!("{work}/dump.log")).expect("the log of a failed dump is kept");
-    let errors: Vec<&str> = log.lines().filter(|line| line.contains("Error")).collect();
-    assert!(errors.iter().any(|line| line.contains(said)), "{said:?} is not in CRIU's errors: {errors:#?}");
+    expect_in_log(&format!("{work}/dump.log"), said);
     container.end();
     host.assert_no_trace();
 }
@@ -223,4 +221,28 @@ pub(crate) fn lost(exhibit: &str, row: &Row, found: &str) {
     assert!(fault.field("ok").contains(found), "{found:?} is not what the workload finds: {fault:?}");
     container.end();
     host.assert_no_trace();
+}
+
+/// Shows that the exhibit is checkpointed, and that CRIU does not restore it: its log says `said`, and nothing is left.
+#[track_caller]
+pub(crate) fn dead_end(exhibit: &str, row: &Row, said: &str) {
+    let Some(stage) = Stage::set(&[&[Need::Criu], row.needs.as_slice()].concat()) else { return };
+    let host = stage.host("a");
+    let bundle = bundle(&host, exhibit, row);
+    let container = host.run_detached(&stage.id("first"), &bundle);
+    let (images, work) = (host.path("images"), host.path("work"));
+    container.checkpoint(&[&row.checkpoint, &row.flags, ["--image-path", &images].as_slice()].concat());
+    let places = ["restore", "-d", "--image-path", &images, "--work-path", &work, "-b", &bundle.path()];
+    let arguments = [&places, row.flags.as_slice(), &[container.id()]].concat();
+    host.migrate(&arguments).failed(CRIU_FAILED, &["criu"]);
+    expect_in_log(&format!("{work}/restore.log"), said);
+    host.assert_no_trace();
+}
+
+/// Asserts that one of CRIU's errors in this log holds `said`.
+#[track_caller]
+fn expect_in_log(log: &str, said: &str) {
+    let text = fs::read_to_string(log).expect("the log of what failed is kept");
+    let errors: Vec<&str> = text.lines().filter(|line| line.contains("Error")).collect();
+    assert!(errors.iter().any(|line| line.contains(said)), "{said:?} is not in CRIU's errors: {errors:#?}");
 }

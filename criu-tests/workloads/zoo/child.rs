@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A second process of an exhibit: it makes its part of the object and then answers questions about it, over two pipes.
 
-#![allow(dead_code, reason = "exhibits to come use the rest")]
-
 use std::io::{BufRead as _, BufReader, PipeReader, PipeWriter, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::sync::Mutex;
@@ -65,7 +63,7 @@ impl Child {
 
     /// Asks, and gives the answer.
     pub(crate) fn ask(&mut self, question: &str) -> Answer {
-        writeln!(self.questions, "{question}").during("ask the child")?;
+        self.put(question)?;
         self.hear().map_err(|why| format!("{question}: {why}"))
     }
 
@@ -79,10 +77,24 @@ impl Child {
         expect_eq(question, self.ask(question)?.as_str(), answer)
     }
 
-    fn hear(&mut self) -> Answer {
-        let timeout = PollTimeout::try_from(PATIENCE).during("poll")?;
+    /// Asks, and does not wait for the answer.
+    pub(crate) fn put(&mut self, question: &str) -> Checked {
+        writeln!(self.questions, "{question}").during("ask the child")
+    }
+
+    /// Whether there is something to hear.
+    pub(crate) fn has_answered(&self) -> Result<bool, String> {
+        self.answers_within(PollTimeout::ZERO)
+    }
+
+    fn answers_within(&self, timeout: PollTimeout) -> Result<bool, String> {
         let mut polled = [PollFd::new(self.answers.get_ref().as_fd(), PollFlags::POLLIN)];
-        if poll(&mut polled, timeout).during("poll")? == 0 {
+        poll(&mut polled, timeout).map(|ready| ready > 0).during("poll")
+    }
+
+    /// Waits for the answer.
+    pub(crate) fn hear(&mut self) -> Answer {
+        if !self.answers_within(PollTimeout::try_from(PATIENCE).during("poll")?)? {
             return Err("the child does not answer".to_owned());
         }
         let mut line = String::new();

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What exhibits that hold descriptors have in common: making files, content that tells its own place, flags.
 
-#![allow(dead_code, reason = "exhibits to come use the rest")]
-
 use std::fs::{File, OpenOptions};
 use std::os::fd::{AsFd, AsRawFd as _};
 use std::os::unix::fs::FileExt as _;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `zoo`: one kernel object, held and verified (`--exhibit NAME`). `--list` prints the names of all.
+//! `zoo`: one kernel object, held and verified (`--exhibit NAME`). `--list` prints the names of all;
+//! `--make NAME` tells whether this kernel lets it be made, where no file is needed for that.
 //!
 //! ```text
 //!   Exhibit{ name, make } ── make() ──▶ Box<dyn Check> ── check() on every tick ──▶ report
@@ -11,6 +12,7 @@
 //!
 //! Each exhibit has a row in `tests/zoo`. Unsafe code is in [`sys`] only.
 
+mod advice;
 mod child;
 mod events;
 mod files;
@@ -22,7 +24,10 @@ mod memfds;
 mod memory;
 mod names;
 mod pipes;
+mod signals;
 mod sys;
+mod timers;
+mod waits;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -73,6 +78,7 @@ use exhibits;
 
 /// All of them, by file.
 const HOUSES: &[&[Exhibit]] = &[
+    advice::EXHIBITS,
     events::EXHIBITS,
     files::EXHIBITS,
     ipc::EXHIBITS,
@@ -82,6 +88,9 @@ const HOUSES: &[&[Exhibit]] = &[
     memory::EXHIBITS,
     names::EXHIBITS,
     pipes::EXHIBITS,
+    signals::EXHIBITS,
+    timers::EXHIBITS,
+    waits::EXHIBITS,
 ];
 
 static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
@@ -97,11 +106,20 @@ pub(crate) struct Zoo(Box<dyn Check>);
 impl Zoo {
     pub(crate) fn new(options: &Options) -> Result<Self, String> {
         let name = options.value("exhibit").ok_or("--exhibit NAME is missing")?;
-        let exhibit = HOUSES.iter().flat_map(|house| house.iter()).find(|exhibit| exhibit.name == name);
-        let exhibit = exhibit.ok_or_else(|| format!("there is no exhibit {name}"))?;
         DIRECTORY.get_or_init(|| options.dir().unwrap_or_default());
-        (exhibit.make)().map(Self).map_err(|why| format!("{name}: {why}"))
+        make(name).map(Self)
     }
+}
+
+/// Makes an exhibit, and looks at it once.
+pub(crate) fn try_to_make(name: &str) -> Checked {
+    make(name)?.check()
+}
+
+fn make(name: &str) -> Made {
+    let exhibit = HOUSES.iter().flat_map(|house| house.iter()).find(|exhibit| exhibit.name == name);
+    let exhibit = exhibit.ok_or_else(|| format!("there is no exhibit {name}"))?;
+    (exhibit.make)().map_err(|why| format!("{name}: {why}"))
 }
 
 impl Workload for Zoo {

@@ -137,6 +137,13 @@ impl Map {
         function()
     }
 
+    /// Reads by a load of this thread, where the kernel may not.
+    pub(in crate::zoo) fn look(&self, offset: usize) -> u8 {
+        assert!(offset < self.length, "only this mapping may be read");
+        // SAFETY: it lies in this mapping, which the exhibit has made readable.
+        unsafe { std::ptr::without_provenance::<u8>(self.at + offset).read_volatile() }
+    }
+
     /// Writes by a store of this thread, which a protection key can forbid where the kernel may write.
     pub(in crate::zoo) fn touch(&self, offset: usize, byte: u8) {
         assert!(offset < self.length, "only this mapping may be written to");
@@ -149,7 +156,25 @@ fn fault(result: isize) -> io::Error {
     if result < 0 { io::Error::last_os_error() } else { io::Error::from_raw_os_error(libc::EFAULT) }
 }
 
-/// The bytes that the vDSO's `clock_gettime` and the system call give, which must be close together.
+/// A function that gives a number, as this processor's instructions.
+#[cfg(target_arch = "x86_64")]
+pub(in crate::zoo) fn code_that_gives(number: u32) -> Vec<u8> {
+    // mov eax, number; ret
+    [&[0xb8], number.to_le_bytes().as_slice(), &[0xc3]].concat()
+}
+
+/// A function that gives a number, as this processor's instructions.
+#[cfg(target_arch = "aarch64")]
+pub(in crate::zoo) fn code_that_gives(number: u32) -> Vec<u8> {
+    // movz w0, low; movk w0, high, lsl 16; ret
+    let [low, high] = [number & 0xffff, number >> 16];
+    [0x5280_0000 | low << 5, 0x72a0_0000 | high << 5, 0xd65f_03c0]
+        .into_iter()
+        .flat_map(u32::to_le_bytes)
+        .collect()
+}
+
+/// What the system call, the vDSO's `clock_gettime` and the system call again give.
 pub(in crate::zoo) fn clocks(clock: libc::clockid_t) -> io::Result<[libc::timespec; 3]> {
     let mut times = [libc::timespec { tv_sec: 0, tv_nsec: 0 }; 3];
     // SAFETY: each is a structure that lives and that the kernel or the vDSO fills.

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The system calls that exhibits need and nix does not give safely. Nothing else of the zoo has unsafe code.
 #![allow(unsafe_code)]
-#![allow(dead_code, reason = "exhibits to come use the rest")]
 
 pub(in crate::zoo) mod files;
 pub(in crate::zoo) mod ipc;

@@ -58,9 +58,10 @@ impl Timer {
         Ok(Self(number))
     }
 
-    /// Its number.
-    pub(in crate::zoo) fn number(self) -> i32 {
-        self.0
+    /// Removes it.
+    pub(in crate::zoo) fn delete(self) -> io::Result<()> {
+        // SAFETY: a plain number.
+        check(unsafe { libc::syscall(libc::SYS_timer_delete, self.0) }).map(drop)
     }
 
     /// Arms it; `flags` may be `TIMER_ABSTIME`.
