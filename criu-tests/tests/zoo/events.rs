@@ -15,4 +15,6 @@ exhibits![
     inotify_file,
     fanotify_file => |row| row.capabilities(&["CAP_SYS_ADMIN"]),
     fanotify_mount => |row| row.capabilities(&["CAP_SYS_ADMIN"]).scratch(),
+    event_counter_of_two_processes,
+    epoll_of_two_processes,
 ];

@@ -6,6 +6,7 @@ limits![
     user_fault_descriptor "anon_inode:[userfaultfd]",
     secret_memory "Unknown shit",
     message_queue "path=/exhibit",
+    message_queue_that_is_closed "mqueue isn't empty",
     performance_counter "anon_inode:[perf_event]" => |row| row.capabilities(&["CAP_PERFMON"]),
     landlock_rules "anon_inode:[landlock-ruleset]",
     file_system_context "anon_inode:[fscontext]" => |row| row.capabilities(&["CAP_SYS_ADMIN"]),

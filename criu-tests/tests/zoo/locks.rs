@@ -18,4 +18,6 @@ exhibits![
     open_file_read_lock => locked,
     lease_to_read => locked,
     lease_to_write => locked,
+    waiting_for_a_lock => locked,
+    lock_that_a_child_holds => locked,
 ];

@@ -19,4 +19,7 @@ exhibits![
     huge_pages_shared => |row| row.needs(&[criu_tests::Need::HugePages]),
     functions_of_the_kernel,
     asynchronous_reads,
+    asynchronous_reads_that_are_done,
+    zero_device,
+    what_the_kernel_told_at_the_start,
 ];

@@ -17,4 +17,9 @@ exhibits![
     path_of_a_symlink,
     named_fifo,
     removed_fifo,
+    unlinked_in_a_bind => |row| row.bound(),
+    unlinked_in_a_tmpfs => |row| row.scratch(),
+    shared_memory_without_a_name,
+    file_that_never_had_a_name,
+    directory_of_a_tmpfs => |row| row.scratch(),
 ];

@@ -15,4 +15,7 @@ exhibits![
     timerfd_with_a_period,
     timerfd_that_has_expired,
     monotonic_time,
+    timer_of_processor_time,
+    timer_at_an_absolute_time,
+    timerfd_of_two_processes,
 ];

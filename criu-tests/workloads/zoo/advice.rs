@@ -25,6 +25,7 @@ super::exhibits![
     name_of_a_mapping,
     guard_pages,
     protection_keys,
+    merging_for_the_process,
 ];
 
 /// What smaps says of one mapping.
@@ -299,4 +300,13 @@ fn protection_keys() -> Made {
         expect_eq("key", Area::at(map.at())?.number("ProtectionKey")?, key.cast_unsigned())?;
         same(&map)
     })
+}
+
+/// `PR_SET_MEMORY_MERGE`.
+fn merging_for_the_process() -> Made {
+    const SET: i64 = 67;
+    const GET: i64 = 68;
+    let call = |number, value| crate::sys::call([libc::SYS_prctl, number, value, 0, 0, 0, 0]);
+    call(SET, 1).during("PR_SET_MEMORY_MERGE")?;
+    made(move || expect_eq("merging is on", call(GET, 0).during("PR_GET_MEMORY_MERGE")?, 1))
 }

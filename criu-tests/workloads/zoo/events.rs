@@ -35,6 +35,10 @@ super::exhibits![
     inotify_once,
     fanotify_file,
     fanotify_mount,
+    inotify_with_unread_events,
+    event_counter_of_two_processes,
+    epoll_of_two_processes,
+    notification_of_a_directory,
 ];
 
 /// A set with the reading end of a pipe in it.
@@ -323,4 +327,74 @@ fn fanotify_mount() -> Made {
     let group = fanotify(MarkFlags::FAN_MARK_MOUNT, "/scratch")?;
     let at = std::path::PathBuf::from("/scratch/file");
     made(move || told_of(&group, &at))
+}
+
+/// What has happened and nobody has read.
+fn inotify_with_unread_events() -> Made {
+    let at = path("watched");
+    fs::create_dir(&at).during("mkdir")?;
+    let inotify = inotify()?;
+    inotify.add_watch(&at, AddWatchFlags::IN_CREATE).during("inotify_add_watch")?;
+    fs::write(at.join("new-0"), "").during("write")?;
+    let mut round = 0;
+    made(move || {
+        let expected = vec![(AddWatchFlags::IN_CREATE, Some(format!("new-{round}")))];
+        expect_eq("events", seen(&inotify)?, expected)?;
+        round += 1;
+        fs::write(at.join(format!("new-{round}")), "").during("write")
+    })
+}
+
+/// One process adds, the other reads.
+fn event_counter_of_two_processes() -> Made {
+    let event = EventFd::from_flags(EfdFlags::EFD_NONBLOCK).during("eventfd")?;
+    let theirs = event.as_fd().try_clone_to_owned().during("dup")?;
+    let mut child = Child::start(move || {
+        Ok(move |_: &str| {
+            nix::unistd::write(&theirs, &9_u64.to_ne_bytes()).during("write").map(|n| n.to_string())
+        })
+    })?;
+    made(move || {
+        expect_eq("counter before", event.read(), Err(Errno::EAGAIN))?;
+        child.expect("write", "8")?;
+        expect_eq("counter", event.read(), Ok(9))
+    })
+}
+
+/// Parent and child have one set: what is added by the one is told to the other.
+fn epoll_of_two_processes() -> Made {
+    let mut watched = Watched::new(EpollFlags::empty(), 12)?;
+    let theirs = watched.epoll.0.try_clone().during("dup")?;
+    let mut child = Child::start(move || {
+        let epoll = Epoll(theirs);
+        Ok(move |_: &str| {
+            let mut events = [EpollEvent::empty(); 4];
+            let count = epoll.wait(&mut events, EpollTimeout::ZERO).during("epoll_wait")?;
+            Ok(format!("{count} {}", events[0].data()))
+        })
+    })?;
+    made(move || {
+        child.expect("ready", "0 0")?;
+        watched.write()?;
+        child.expect("ready when written to", "1 12")?;
+        watched.read()
+    })
+}
+
+/// `F_NOTIFY`: a signal when something happens in a directory.
+fn notification_of_a_directory() -> Made {
+    const F_NOTIFY: i32 = 1026;
+    const DN_CREATE: i32 = 4;
+    const DN_MULTISHOT: i32 = i32::MIN;
+    sys::block(&[libc::SIGIO]).during("block SIGIO")?;
+    let at = path("watched");
+    fs::create_dir(&at).during("mkdir")?;
+    let directory = fs::File::open(&at).during("open")?;
+    files::fcntl(&directory, F_NOTIFY, DN_CREATE | DN_MULTISHOT).during("F_NOTIFY")?;
+    made(move || {
+        directory.metadata().during("fstat")?;
+        fs::write(at.join("new"), "").and_then(|()| fs::remove_file(at.join("new"))).during("touch")?;
+        let told = sys::take(&[libc::SIGIO], std::time::Duration::ZERO).during("sigtimedwait")?;
+        expect_eq("signal", told.map(|taken| taken.number), Some(libc::SIGIO))
+    })
 }

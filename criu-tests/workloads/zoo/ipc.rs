@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! System V IPC: objects of the ipc namespace, which no descriptor holds.
 
+use std::time::Duration;
+
 use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::waitpid;
+use nix::time::{ClockId, clock_gettime};
 
 use super::held::{content, same_bytes};
 use super::sys::ipc;
@@ -15,6 +20,9 @@ super::exhibits![
     shared_segment_of_nobody,
     semaphores,
     messages,
+    semaphores_to_be_undone,
+    messages_within_another_limit,
+    shared_segment_of_huge_pages,
 ];
 
 const KEY: i32 = 0x6d69_6772;
@@ -119,5 +127,61 @@ fn messages() -> Made {
         }
         first = 1 + first % 5;
         Ok(())
+    })
+}
+
+/// What a process added is to be taken away when it ends, which it does after the first time away.
+fn semaphores_to_be_undone() -> Made {
+    let id = ipc::semaphores(KEY, 1, 0o600).during("semget")?;
+    let mut child = Child::start(move || {
+        ipc::add(id, 0, 3, libc::SEM_UNDO).during("semop")?;
+        Ok(move |_: &str| Ok(ipc::values(id, 1).during("GETVAL")?[0].to_string()))
+    })?;
+    let begin = time_away()?;
+    let mut ended = false;
+    made(move || {
+        if !ended && time_away()? < begin + Duration::from_millis(20) {
+            return child.expect("value", "3");
+        }
+        if !ended {
+            kill(child.pid(), Signal::SIGKILL).during("kill")?;
+            waitpid(child.pid(), None).during("waitpid")?;
+            ended = true;
+        }
+        expect_eq("value after the end of who had added", ipc::values(id, 1).during("GETVAL")?, vec![0])
+    })
+}
+
+/// By how much the time of day is ahead of the clock that stands still while a process is away.
+fn time_away() -> Result<Duration, String> {
+    let now = |clock| clock_gettime(clock).map(Duration::from).during("clock_gettime");
+    Ok(now(ClockId::CLOCK_REALTIME)?.saturating_sub(now(ClockId::CLOCK_MONOTONIC)?))
+}
+
+/// A queue that may hold less than the usual.
+fn messages_within_another_limit() -> Made {
+    let id = ipc::queue(KEY, 0o600).during("msgget")?;
+    ipc::limit_queue(id, 100).during("IPC_SET")?;
+    ipc::send(id, 1, &content(90)).during("msgsnd")?;
+    made(move || {
+        expect_eq("limit", ipc::limit_of_queue(id).during("IPC_STAT")?, 100)?;
+        let refused = ipc::send(id, 1, &content(20)).err().and_then(|e| e.raw_os_error());
+        expect_eq("a message too many", refused, Some(Errno::EAGAIN as i32))?;
+        let (_, text) = ipc::receive(id, 0).during("msgrcv")?;
+        same_bytes(&text, &content(90))?;
+        ipc::send(id, 1, &text).during("msgsnd")
+    })
+}
+
+/// Of pages of two megabytes.
+fn shared_segment_of_huge_pages() -> Made {
+    const HUGE: usize = 2 << 20;
+    let id = ipc::segment(KEY, HUGE, 0o600 | libc::SHM_HUGETLB).during("shmget")?;
+    let map = ipc::attach(id, HUGE, 0).during("shmat")?;
+    map.write(0, &content(HUGE)).during("write")?;
+    made(move || {
+        let area = super::advice::Area::at(map.at())?;
+        expect_eq("kilobytes of a page", area.number("KernelPageSize")?, 2048)?;
+        same_bytes(&map.read(0, HUGE).during("read")?, &content(HUGE))
     })
 }

@@ -25,6 +25,7 @@ super::exhibits![
     detached_mount,
     seccomp_listener,
     timerfd_that_wakes_the_machine,
+    message_queue_that_is_closed,
 ];
 
 /// The descriptor is of this kind.
@@ -107,4 +108,21 @@ fn seccomp_listener() -> Made {
 /// On a clock of alarms.
 fn timerfd_that_wakes_the_machine() -> Made {
     held(limits::alarm_timer(), "anon_inode:[timerfd]")
+}
+
+/// A POSIX message queue that nobody has open.
+fn message_queue_that_is_closed() -> Made {
+    let open = |flags: MQ_OFlag| {
+        let attributes = MqAttr::new(0, 4, 128, 0);
+        mq_open("/closed", flags | MQ_OFlag::O_RDWR, Mode::S_IRWXU, Some(&attributes)).during("mq_open")
+    };
+    let queue = open(MQ_OFlag::O_CREAT | MQ_OFlag::O_EXCL)?;
+    mq_send(&queue, &content(100), 3).during("mq_send")?;
+    nix::mqueue::mq_close(queue).during("mq_close")?;
+    made(move || {
+        let queue = open(MQ_OFlag::empty())?;
+        let waiting = nix::mqueue::mq_getattr(&queue).during("mq_getattr")?.curmsgs();
+        expect_eq("messages", waiting, 1)?;
+        nix::mqueue::mq_close(queue).during("mq_close")
+    })
 }

@@ -24,6 +24,8 @@ super::exhibits![
     open_file_read_lock,
     lease_to_read,
     lease_to_write,
+    waiting_for_a_lock,
+    lock_that_a_child_holds,
 ];
 
 /// Tries what it is asked to, on an open file of its own, and gives back what it gets.
@@ -203,4 +205,47 @@ fn lease(kind: i32, own: OFlag, theirs: OFlag) -> Made {
 fn open_without_waiting(at: &std::path::Path, flags: OFlag) -> nix::Result<File> {
     let flags = flags | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
     nix::fcntl::open(at, flags, nix::sys::stat::Mode::empty()).map(File::from)
+}
+
+/// A process waits for a lock that another one holds, and gets it when that gives it up.
+fn waiting_for_a_lock() -> Made {
+    let file = locked(libc::F_WRLCK, process_lock, &["0 0"])?;
+    let mut child = Child::start(|| {
+        let file = open(&path("locked"), OFlag::O_RDWR)?;
+        Ok(move |_: &str| {
+            fcntl(&file, FcntlArg::F_SETLKW(&range_lock(libc::F_WRLCK, "0 0")?)).during("F_SETLKW")?;
+            fcntl(&file, FcntlArg::F_SETLK(&range_lock(libc::F_UNLCK, "0 0")?)).during("F_SETLK")?;
+            Ok("got it".to_owned())
+        })
+    })?;
+    child.put("lock")?;
+    let mut looks = 0;
+    made(move || {
+        expect_eq("the child has the lock", child.has_answered()?, false)?;
+        looks += 1;
+        if looks % 8 == 0 {
+            process_lock(&file, &range_lock(libc::F_UNLCK, "0 0")?).during("F_SETLK")?;
+            expect_eq("answer", child.hear()?.as_str(), "got it")?;
+            process_lock(&file, &range_lock(libc::F_WRLCK, "0 0")?).during("F_SETLK")?;
+            child.put("lock")?;
+        }
+        Ok(())
+    })
+}
+
+/// Its parent is the one that is refused.
+fn lock_that_a_child_holds() -> Made {
+    let file = new_file(&path("locked"))?;
+    let mut child = Child::start(|| {
+        let file = open(&path("locked"), OFlag::O_RDWR)?;
+        process_lock(&file, &range_lock(libc::F_WRLCK, "3 4")?).during("F_SETLK")?;
+        Ok(move |_: &str| Ok(file.metadata().during("fstat")?.len().to_string()))
+    })?;
+    made(move || {
+        child.expect("length", "0")?;
+        let got = process_lock(&file, &range_lock(libc::F_RDLCK, "6 1")?);
+        expect_eq("a lock of what is locked", got, Err(Errno::EAGAIN))?;
+        let got = process_lock(&file, &range_lock(libc::F_RDLCK, "7 1")?).map(drop);
+        expect_eq("a lock of what is not", got, Ok(()))
+    })
 }

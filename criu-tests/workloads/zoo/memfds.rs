@@ -21,7 +21,9 @@ super::exhibits![
     memfd_opened_twice,
     memfd_mapped_by_two_processes,
     memfd_that_is_closed,
-    memfd_of_huge_pages
+    memfd_of_huge_pages,
+    memfd_mapped_privately,
+    memfd_not_executable,
 ];
 
 const BOTH: i32 = libc::PROT_READ | libc::PROT_WRITE;
@@ -119,5 +121,34 @@ fn memfd_of_huge_pages() -> Made {
         let block = nix::sys::stat::fstat(&file).during("fstat")?.st_blksize;
         expect_eq("size of a page", block, LENGTH as i64)?;
         same_bytes(&map.read(0, LENGTH).during("read")?, &content(LENGTH))
+    })
+}
+
+/// Its pages are shared, but for the one that was written to.
+fn memfd_mapped_privately() -> Made {
+    const LENGTH: usize = 16 << 10;
+    let file = new("private", MFdFlags::empty())?;
+    file.write_all_at(&content(LENGTH), 0).during("write")?;
+    let map = Map::of_file(file.as_fd(), (0, LENGTH), BOTH, libc::MAP_PRIVATE).during("mmap")?;
+    map.write(4096, b"mine").during("write")?;
+    made(move || {
+        let mut expected = content(LENGTH);
+        expected[4096..4100].copy_from_slice(b"mine");
+        same_bytes(&map.read(0, LENGTH).during("read")?, &expected)?;
+        same_content(&file, LENGTH)
+    })
+}
+
+/// `MFD_NOEXEC_SEAL`.
+fn memfd_not_executable() -> Made {
+    const F_SEAL_EXEC: i32 = 0x20;
+    let file = new("data", MFdFlags::from_bits_retain(8))?;
+    file.write_all_at(&content(100), 0).during("write")?;
+    made(move || {
+        let seals = fcntl(&file, FcntlArg::F_GET_SEALS).during("F_GET_SEALS")?;
+        expect_eq("seal", seals & F_SEAL_EXEC, F_SEAL_EXEC)?;
+        let mode = nix::sys::stat::fstat(&file).during("fstat")?.st_mode & 0o777;
+        expect_eq("mode", mode, 0o666)?;
+        same_content(&file, 100)
     })
 }

@@ -32,6 +32,9 @@ super::exhibits![
     huge_pages_shared,
     functions_of_the_kernel,
     asynchronous_reads,
+    asynchronous_reads_that_are_done,
+    zero_device,
+    what_the_kernel_told_at_the_start,
 ];
 
 pub(super) const PAGE: usize = 4096;
@@ -314,5 +317,60 @@ fn asynchronous_reads() -> Made {
         let (done, result) = memory::aio_read(context, file.as_fd(), &buffer, number).during("io_submit")?;
         expect_eq("number and result", (done, result), (number, PAGE as i64))?;
         same(&buffer)
+    })
+}
+
+/// Reads that are done, and nobody has asked for their results.
+fn asynchronous_reads_that_are_done() -> Made {
+    let at = path("asynchronous");
+    fs::write(&at, content(PAGE)).during("write")?;
+    let file = open(&at, OFlag::O_RDONLY)?;
+    let context = memory::aio_context(8).during("io_setup")?;
+    let buffer = Map::anonymous(PAGE, BOTH, libc::MAP_PRIVATE).during("mmap")?;
+    for number in 0..3 {
+        memory::aio_submit(context, file.as_fd(), &buffer, number).during("io_submit")?;
+    }
+    let mut next = 0;
+    made(move || {
+        let (number, result) = memory::aio_take(context).during("io_getevents")?;
+        expect_eq("number and result", (number, result), (next, PAGE as i64))?;
+        memory::aio_submit(context, file.as_fd(), &buffer, next + 3).during("io_submit")?;
+        next += 1;
+        same(&buffer)
+    })
+}
+
+/// Mapped twice: of this process alone, and shared with a child.
+fn zero_device() -> Made {
+    let zero = open(std::path::Path::new("/dev/zero"), OFlag::O_RDWR)?;
+    let map = |kind| Map::of_file(zero.as_fd(), (0, 4 * PAGE), BOTH, kind).during("mmap");
+    let (own, shared) = (map(libc::MAP_PRIVATE)?, map(libc::MAP_SHARED)?);
+    own.write(0, &content(PAGE)).during("write")?;
+    let (at, length) = (shared.at(), shared.length());
+    let mut child = Child::start(move || {
+        let theirs = Map::of_address(at, length);
+        Ok(move |text: &str| theirs.write(PAGE, text.as_bytes()).during("write").map(|()| String::new()))
+    })?;
+    let mut round = 0;
+    made(move || {
+        round += 1;
+        child.check(&format!("{round:08}"))?;
+        same_bytes(&shared.read(PAGE, 8).during("read")?, format!("{round:08}").as_bytes())?;
+        same_bytes(&own.read(0, PAGE).during("read")?, &content(PAGE))
+    })
+}
+
+/// Arguments, environment, auxiliary vector, executable: what a process is known by.
+fn what_the_kernel_told_at_the_start() -> Made {
+    let files = ["cmdline", "environ", "auxv"].map(|name| format!("/proc/self/{name}"));
+    let look = move || -> Result<Vec<Vec<u8>>, String> {
+        files.iter().map(|file| fs::read(file).during(file)).collect()
+    };
+    let (before, executable) = (look()?, fs::read_link("/proc/self/exe").during("exe")?);
+    made(move || {
+        for (is, was) in look()?.iter().zip(&before) {
+            same_bytes(is, was)?;
+        }
+        expect_eq("executable", &fs::read_link("/proc/self/exe").during("exe")?, &executable)
     })
 }

@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, Write as _};
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, symlink};
 use std::path::Path;
 
@@ -13,6 +13,7 @@ use nix::fcntl::{OFlag, readlinkat};
 use nix::unistd::{Whence, lseek, mkfifo};
 
 use super::held::{content, flags_of, new_file, open, same_bytes, same_content};
+use super::sys::memory::Map;
 use super::{Child, Made, made, path};
 use crate::lifecycle::{Checked, During as _, expect_eq};
 
@@ -32,6 +33,11 @@ super::exhibits![
     path_of_a_symlink,
     named_fifo,
     removed_fifo,
+    unlinked_in_a_bind,
+    unlinked_in_a_tmpfs,
+    shared_memory_without_a_name,
+    file_that_never_had_a_name,
+    directory_of_a_tmpfs,
 ];
 
 fn names_of(file: &File) -> Result<u64, String> {
@@ -293,5 +299,81 @@ fn fifo(at: &Path, then: fn(&Path) -> Checked) -> Made {
         both.write_all(&written.to_ne_bytes()).during("write")?;
         written += 1;
         both.stream_position().err().map(drop).ok_or_else(|| "a FIFO has an offset".to_owned())
+    })
+}
+
+fn unlinked_at(at: &Path) -> Made {
+    let file = new_file(at)?;
+    file.write_all_at(&content(5000), 0).during("write")?;
+    fs::remove_file(at).during("unlink")?;
+    let at = at.to_owned();
+    made(move || {
+        expect_eq("names", names_of(&file)?, 0)?;
+        expect_eq("the old name is there", at.exists(), false)?;
+        same_content(&file, 5000)
+    })
+}
+
+/// Removed where the host's file system shows through (`/bound`), as logs are that somebody rotates.
+fn unlinked_in_a_bind() -> Made {
+    unlinked_at(Path::new("/bound/log"))
+}
+
+/// Removed in a file system that goes along (`/scratch`).
+fn unlinked_in_a_tmpfs() -> Made {
+    unlinked_at(Path::new("/scratch/file"))
+}
+
+/// As `shm_unlink` leaves it: open, and mapped by two processes.
+fn shared_memory_without_a_name() -> Made {
+    const LENGTH: usize = 16 << 10;
+    let at = Path::new("/dev/shm/object");
+    let file = new_file(at)?;
+    file.set_len(LENGTH as u64).during("ftruncate")?;
+    let flags = libc::PROT_READ | libc::PROT_WRITE;
+    let map = Map::of_file(file.as_fd(), (0, LENGTH), flags, libc::MAP_SHARED).during("mmap")?;
+    fs::remove_file(at).during("unlink")?;
+    let (begin, length) = (map.at(), map.length());
+    let mut child = Child::start(move || {
+        let theirs = Map::of_address(begin, length);
+        Ok(move |text: &str| theirs.write(64, text.as_bytes()).during("write").map(|()| String::new()))
+    })?;
+    let mut round = 0;
+    made(move || {
+        round += 1;
+        child.check(&format!("{round:08}"))?;
+        let mut bytes = [0; 8];
+        file.read_exact_at(&mut bytes, 64).during("pread")?;
+        same_bytes(&bytes, format!("{round:08}").as_bytes())?;
+        same_bytes(&map.read(64, 8).during("read")?, &bytes)
+    })
+}
+
+/// `O_TMPFILE`.
+fn file_that_never_had_a_name() -> Made {
+    let mode = nix::sys::stat::Mode::S_IRWXU;
+    let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
+    let file = File::from(nix::fcntl::open(&path("."), flags, mode).during("O_TMPFILE")?);
+    file.write_all_at(&content(5000), 0).during("write")?;
+    made(move || {
+        expect_eq("names", names_of(&file)?, 0)?;
+        same_content(&file, 5000)
+    })
+}
+
+/// Open in a file system that goes along (`/scratch`), with all that is in it.
+fn directory_of_a_tmpfs() -> Made {
+    let at = Path::new("/scratch/directory");
+    fs::create_dir(at).during("mkdir")?;
+    fs::write(at.join("file"), content(100)).during("write")?;
+    symlink("file", at.join("link")).during("symlink")?;
+    mkfifo(&at.join("fifo"), nix::sys::stat::Mode::S_IRWXU).during("mkfifo")?;
+    let directory = open(at, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
+    made(move || {
+        let through = format!("/proc/self/fd/{}", directory.as_raw_fd());
+        same_bytes(&fs::read(format!("{through}/link")).during("read")?, &content(100))?;
+        let kind = fs::metadata(format!("{through}/fifo")).during("stat")?.file_type();
+        expect_eq("the FIFO is one", std::os::unix::fs::FileTypeExt::is_fifo(&kind), true)?;
+        expect_eq("entries", fs::read_dir(through).during("read")?.count(), 3)
     })
 }

@@ -12,7 +12,7 @@ use nix::time::{ClockId, clock_gettime};
 
 use super::held::fdinfo;
 use super::sys::timers::{self, Timer};
-use super::{Made, made};
+use super::{Child, Made, made};
 use crate::lifecycle::{Checked, During as _, PATIENCE, expect_eq};
 use crate::sys;
 
@@ -33,6 +33,9 @@ super::exhibits![
     timerfd_at_a_time_of_day,
     timerfd_that_has_expired,
     monotonic_time,
+    timer_of_processor_time,
+    timer_at_an_absolute_time,
+    timerfd_of_two_processes,
 ];
 
 const PERIOD: Duration = Duration::from_millis(7);
@@ -309,5 +312,48 @@ fn monotonic_time() -> Made {
             .map_err(|why| format!("{why}: {before:?} then {is:?}"))?;
         before = is;
         Ok(())
+    })
+}
+
+/// On the clock of the processor time that this process uses.
+fn timer_of_processor_time() -> Made {
+    let (timer, signal) = posix_timer(libc::CLOCK_PROCESS_CPUTIME_ID, libc::SIGEV_SIGNAL, 3)?;
+    timer.set(0, PERIOD, PERIOD).during("timer_settime")?;
+    made(move || {
+        expect_eq("period", timer.left().during("timer_gettime")?.1, PERIOD)?;
+        expect_signal(signal)
+    })
+}
+
+/// Armed for a time of the clock that goes on, tomorrow.
+fn timer_at_an_absolute_time() -> Made {
+    let now = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC).during("clock_gettime")?);
+    let (timer, _) = posix_timer(libc::CLOCK_MONOTONIC, libc::SIGEV_SIGNAL, 3)?;
+    let tomorrow = now + 24 * HOUR;
+    timer.set(libc::TIMER_ABSTIME, tomorrow, Duration::ZERO).during("timer_settime")?;
+    made(move || {
+        let now = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC).during("clock_gettime")?);
+        let (left, period) = timer.left().during("timer_gettime")?;
+        expect_eq("period", period, Duration::ZERO)?;
+        let apart = (now + left).abs_diff(tomorrow);
+        if apart < Duration::from_secs(2) { Ok(()) } else { Err(format!("the timer is off by {apart:?}")) }
+    })
+}
+
+/// Armed by one process, looked at by the other.
+fn timerfd_of_two_processes() -> Made {
+    let timer = timerfd(FdClock::CLOCK_MONOTONIC)?;
+    let mut theirs = std::fs::File::from(timer.as_fd().try_clone_to_owned().during("dup")?);
+    let mut child = Child::start(move || {
+        Ok(move |_: &str| {
+            let mut bytes = [0; 8];
+            theirs.read_exact(&mut bytes).during("read")?;
+            Ok(u64::from_ne_bytes(bytes).to_string())
+        })
+    })?;
+    made(move || {
+        let soon = Expiration::OneShot(TimeSpec::from(Duration::from_micros(100)));
+        timer.set(soon, TimerSetTimeFlags::empty()).during("timerfd_settime")?;
+        child.expect("expirations", "1")
     })
 }

@@ -101,3 +101,25 @@ pub(in crate::zoo) fn detach(map: Map) -> io::Result<()> {
     // SAFETY: no reference points into the mapping, which is given up.
     check(unsafe { libc::shmdt(std::ptr::without_provenance(map.at())) }.into()).map(drop)
 }
+
+fn queue_state(id: i32) -> io::Result<libc::msqid_ds> {
+    let mut state = MaybeUninit::<libc::msqid_ds>::zeroed();
+    // SAFETY: the kernel fills the structure, and all-zero is a valid one.
+    unsafe {
+        check(libc::msgctl(id, libc::IPC_STAT, state.as_mut_ptr()).into())?;
+        Ok(state.assume_init())
+    }
+}
+
+/// How many bytes a queue may hold.
+pub(in crate::zoo) fn limit_of_queue(id: i32) -> io::Result<u64> {
+    queue_state(id).map(|state| state.msg_qbytes)
+}
+
+/// Sets that.
+pub(in crate::zoo) fn limit_queue(id: i32, bytes: u64) -> io::Result<()> {
+    let mut state = queue_state(id)?;
+    state.msg_qbytes = bytes;
+    // SAFETY: the structure is what the kernel gave, but for the limit.
+    check(unsafe { libc::msgctl(id, libc::IPC_SET, &raw mut state) }.into()).map(drop)
+}
