@@ -33,6 +33,8 @@ pub enum Need {
     HugePages,
     /// Protection keys in processor and kernel.
     ProtectionKeys,
+    /// Guard pages in the kernel (Linux 6.13).
+    GuardPages,
     /// Names for mappings of nobody (`CONFIG_ANON_VMA_NAME`).
     MappingNames,
     /// AppArmor in the kernel, and `apparmor_parser`.
@@ -43,6 +45,11 @@ impl Need {
     /// Whether only a virtual machine can be relied on for it: see `docs/vm-lab.md`.
     pub(crate) fn is_of_a_virtual_machine(self) -> bool {
         matches!(self, Need::SysResource | Need::CgroupV2 | Need::AppArmor | Need::MappingNames)
+    }
+
+    /// Whether a virtual machine may be without it, whose kernel and processor are older.
+    pub(crate) fn is_of_a_new_machine(self) -> bool {
+        matches!(self, Need::GuardPages | Need::ProtectionKeys)
     }
 
     /// Why the need is not met, if so. Root is needed always and is not listed.
@@ -84,6 +91,10 @@ impl Need {
                 (!is_v2).then(|| "/sys/fs/cgroup is not cgroup v2".to_owned())
             }
             Need::HugePages => HugePages::missing(),
+            Need::GuardPages => {
+                let can = succeeds(&programs::workload(), &["zoo", "--make", "guard_pages"]);
+                (!can).then(|| "the kernel has no guard pages (Linux 6.13)".to_owned())
+            }
             Need::ProtectionKeys => {
                 let can = succeeds(&programs::workload(), &["zoo", "--make", "protection_keys"]);
                 (!can).then(|| "the processor or the kernel has no protection keys".to_owned())

@@ -28,7 +28,11 @@ impl Stage {
     /// in a virtual machine and includes what only such a one has.
     pub fn set(needs: &[Need]) -> Option<Self> {
         let all = std::env::var("MIGRATE_TEST_ALL").unwrap_or_default();
-        let must_run = all == "vm" || all == "1" && !needs.iter().any(|need| need.is_of_a_virtual_machine());
+        let must_run = match all.as_str() {
+            "vm" => !needs.iter().any(|need| need.is_of_a_new_machine()),
+            "1" => !needs.iter().any(|need| need.is_of_a_virtual_machine()),
+            _ => false,
+        };
         let missing = unfit_machine().or_else(|| needs.iter().find_map(|n| n.missing()));
         if let Some(why) = missing {
             assert!(!must_run, "this test must run, but {why}");

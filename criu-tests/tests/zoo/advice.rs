@@ -15,5 +15,5 @@ exhibits![
     pages_that_may_be_merged,
     read_ahead,
     name_of_a_mapping => |row| row.needs(&[criu_tests::Need::MappingNames]),
-    guard_pages,
+    guard_pages => |row| row.needs(&[criu_tests::Need::GuardPages]),
 ];

@@ -10,7 +10,7 @@ losses![
     in_nanosleep_of_boot_time "whole time: false",
     in_poll "Interrupted system call",
     inotify_once "IN_IGNORED",
-    inotify_with_unread_events "events is []",
+    inotify_with_unread_events "there is something to read is Some(false)",
     memory_locked_on_fault "kilobytes that are there is 256" => |row| row.capabilities(&["CAP_IPC_LOCK"]),
     merging_for_the_process "merging is on is 0, must be 1",
     messages_within_another_limit "limit is 16384, must be 100",

@@ -5,9 +5,11 @@ use std::fs::{File, OpenOptions};
 use std::os::fd::{AsFd, AsRawFd as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
+use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::stat::Mode;
+use nix::time::{ClockId, clock_gettime};
 
 use crate::lifecycle::{Checked, During as _};
 
@@ -62,4 +64,23 @@ pub(super) fn fdinfo(file: &impl AsFd, key: &str) -> Result<Vec<String>, String>
     let text = std::fs::read_to_string(&at).during(&at)?;
     let lines = text.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
     Ok(lines.map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect())
+}
+
+/// Notices that the process was away: then the time of day has gone on, and its monotonic clock has not.
+#[derive(Debug, Default)]
+pub(super) struct Absences {
+    ahead: Option<Duration>,
+}
+
+impl Absences {
+    /// Whether this is the first call, or the first one after the process was away.
+    pub(super) fn is_back(&mut self) -> Result<bool, String> {
+        let now = |clock| clock_gettime(clock).map(Duration::from).during("clock_gettime");
+        let ahead = now(ClockId::CLOCK_REALTIME)?.saturating_sub(now(ClockId::CLOCK_MONOTONIC)?);
+        let was_away = self.ahead.is_none_or(|before| ahead > before + Duration::from_millis(20));
+        if was_away {
+            self.ahead = Some(ahead);
+        }
+        Ok(was_away)
+    }
 }

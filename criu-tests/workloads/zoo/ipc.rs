@@ -1,14 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! System V IPC: objects of the ipc namespace, which no descriptor holds.
 
-use std::time::Duration;
-
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
-use nix::time::{ClockId, clock_gettime};
 
-use super::held::{content, same_bytes};
+use super::held::{Absences, content, same_bytes};
 use super::sys::ipc;
 use super::{Child, Made, made};
 use crate::lifecycle::{During as _, expect_eq};
@@ -137,10 +134,10 @@ fn semaphores_to_be_undone() -> Made {
         ipc::add(id, 0, 3, libc::SEM_UNDO).during("semop")?;
         Ok(move |_: &str| Ok(ipc::values(id, 1).during("GETVAL")?[0].to_string()))
     })?;
-    let begin = time_away()?;
-    let mut ended = false;
+    let (mut absences, mut ended) = (Absences::default(), false);
+    absences.is_back()?;
     made(move || {
-        if !ended && time_away()? < begin + Duration::from_millis(20) {
+        if !ended && !absences.is_back()? {
             return child.expect("value", "3");
         }
         if !ended {
@@ -150,12 +147,6 @@ fn semaphores_to_be_undone() -> Made {
         }
         expect_eq("value after the end of who had added", ipc::values(id, 1).during("GETVAL")?, vec![0])
     })
-}
-
-/// By how much the time of day is ahead of the clock that stands still while a process is away.
-fn time_away() -> Result<Duration, String> {
-    let now = |clock| clock_gettime(clock).map(Duration::from).during("clock_gettime");
-    Ok(now(ClockId::CLOCK_REALTIME)?.saturating_sub(now(ClockId::CLOCK_MONOTONIC)?))
 }
 
 /// A queue that may hold less than the usual.

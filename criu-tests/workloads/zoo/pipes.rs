@@ -7,9 +7,10 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::pipe2;
 
-use super::held::{content, flags_of, same_bytes};
+use super::held::{Absences, content, flags_of, same_bytes};
 use super::{Child, Made, made};
 use crate::lifecycle::{Checked, During as _, expect_eq};
 
@@ -97,18 +98,26 @@ fn pipe_of_packets() -> Made {
     })
 }
 
-/// The last bytes, and then the end.
+/// The last bytes, and then the end. One is read whenever the process comes back.
 fn pipe_without_writers() -> Made {
     let mut ends = Vec::new();
-    // One pipe for each look: it can be read to its end only once.
-    for _ in 0..200 {
+    for _ in 0..8 {
         let (reader, mut writer) = pipe(OFlag::empty())?;
         writer.write_all(b"last words").during("write")?;
         ends.push(reader);
     }
+    let mut absences = Absences::default();
     made(move || {
-        let Some(mut reader) = ends.pop() else { return Ok(()) };
+        for reader in &ends {
+            let mut polled = [PollFd::new(reader.as_fd(), PollFlags::POLLIN)];
+            poll(&mut polled, PollTimeout::ZERO).during("poll")?;
+            expect_eq("state", polled[0].revents(), Some(PollFlags::POLLIN | PollFlags::POLLHUP))?;
+        }
+        if !absences.is_back()? {
+            return Ok(());
+        }
         let mut text = String::new();
+        let mut reader = ends.pop().ok_or("the process was away too often")?;
         reader.read_to_string(&mut text).during("read")?;
         expect_eq("last words", text.as_str(), "last words")
     })

@@ -22,17 +22,20 @@ super::exhibits![
     in_a_read_of_a_pipe,
 ];
 
-const TIME: Duration = Duration::from_millis(400);
+/// A time that passes while the process is looked at.
+const SHORT: Duration = Duration::from_millis(400);
+/// A time that does not.
+const LONG: Duration = Duration::from_secs(3600);
 
-/// The child waits `TIME` in the call and tells how that ended; it is asked again as soon as it has answered, and only
+/// The child waits for that `time` in the call and tells how that ended; it is asked again as soon as it has answered, and only
 /// looked at in between.
-fn waiting(wait: fn() -> Result<bool, String>) -> Made {
+fn waiting(time: Duration, wait: fn(Duration) -> Result<bool, String>) -> Made {
     let mut child = Child::start(move || {
         Ok(move |_: &str| {
             let begin = Instant::now();
-            let whole = wait()?;
+            let whole = wait(time)?;
             let took = begin.elapsed();
-            Ok(format!("whole time: {whole}, early: {}", took + Duration::from_millis(1) < TIME))
+            Ok(format!("whole time: {whole}, early: {}", took + Duration::from_millis(1) < time))
         })
     })?;
     child.put("wait")?;
@@ -47,42 +50,42 @@ fn waiting(wait: fn() -> Result<bool, String>) -> Made {
 
 /// Restarted by the kernel with what is left of the time.
 fn in_nanosleep() -> Made {
-    waiting(|| timers::sleep(libc::CLOCK_MONOTONIC, TIME).during("clock_nanosleep"))
+    waiting(LONG, |time| timers::sleep(libc::CLOCK_MONOTONIC, time).during("clock_nanosleep"))
 }
 
 /// On another clock.
 fn in_nanosleep_of_boot_time() -> Made {
-    waiting(|| timers::sleep(libc::CLOCK_BOOTTIME, TIME).during("clock_nanosleep"))
+    waiting(LONG, |time| timers::sleep(libc::CLOCK_BOOTTIME, time).during("clock_nanosleep"))
 }
 
 /// A mutex that nobody gives up.
 fn in_a_wait_for_a_futex() -> Made {
-    waiting(|| timers::futex_wait(TIME).during("futex"))
+    waiting(LONG, |time| timers::futex_wait(time).during("futex"))
 }
 
 /// No descriptors.
 fn in_select() -> Made {
-    waiting(|| timers::select(TIME).during("select"))
+    waiting(SHORT, |time| timers::select(time).during("select"))
 }
 
 /// A pipe that stays empty.
 fn in_poll() -> Made {
-    waiting(|| {
+    waiting(LONG, |time| {
         let (reader, _writer) = std::io::pipe().during("pipe")?;
         let mut polled =
             [nix::poll::PollFd::new(std::os::fd::AsFd::as_fd(&reader), nix::poll::PollFlags::POLLIN)];
-        let timeout = PollTimeout::try_from(TIME).during("poll")?;
+        let timeout = PollTimeout::try_from(time).during("poll")?;
         nix::poll::poll(&mut polled, timeout).during("poll").map(|ready| ready == 0)
     })
 }
 
 /// An empty set. This call is not restarted: the kernel ends it with an interruption, which programs expect.
 fn in_epoll_wait() -> Made {
-    waiting(|| {
+    waiting(SHORT, |time| {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).during("epoll_create1")?;
         let begin = Instant::now();
         loop {
-            let left = TIME.saturating_sub(begin.elapsed()) + Duration::from_millis(1);
+            let left = time.saturating_sub(begin.elapsed()) + Duration::from_millis(1);
             let timeout = EpollTimeout::try_from(left).during("epoll_wait")?;
             match epoll.wait(&mut [EpollEvent::empty()], timeout) {
                 Err(nix::errno::Errno::EINTR) => {}
