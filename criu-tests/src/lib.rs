@@ -42,7 +42,7 @@ pub use host::Host;
 pub use huge_pages::HugePages;
 pub use inspect::Inspection;
 pub use podman::Podman;
-pub use programs::{embedder, example, migrate, workload};
+pub use programs::{crun, embedder, example, migrate, workload};
 pub use requirements::{Need, criu, rounds};
 pub use stage::Stage;
 pub use status::Status;

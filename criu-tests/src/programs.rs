@@ -19,6 +19,16 @@ pub fn workload() -> String {
     built("workload")
 }
 
+/// The crun that scripts/setup installs beside the system.
+pub fn crun() -> String {
+    format!("{}/crun", crun_prefix())
+}
+
+/// Where that lies, with its libraries.
+pub(crate) fn crun_prefix() -> String {
+    std::env::var("MIGRATE_CRUN_PREFIX").unwrap_or_else(|_| "/opt/migrate-crun".into())
+}
+
 /// The library's example of this name.
 ///
 /// # Panics

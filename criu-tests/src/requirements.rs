@@ -15,6 +15,8 @@ pub enum Need {
     Criu,
     /// The runc with which the documented differences were found.
     Runc,
+    /// A crun that can checkpoint, as scripts/setup installs it.
+    Crun,
     /// The `zstd` program.
     Zstd,
     /// `newuidmap` and `newgidmap`.
@@ -78,6 +80,16 @@ impl Need {
                 let first = said.as_deref().unwrap_or_default().lines().next().unwrap_or_default();
                 let is_known = first.starts_with("runc version 1.1.");
                 (!is_known).then(|| format!("there is no runc 1.1 (package runc), but `{first}`"))
+            }
+            Need::Crun => {
+                let works = succeeds(&programs::crun(), &["--version"]);
+                let library = format!(
+                    "{}/usr/lib/{}-linux-gnu/libcriu.so.2",
+                    programs::crun_prefix(),
+                    std::env::consts::ARCH
+                );
+                let all = works && Path::new(&library).exists();
+                (!all).then(|| "there is no crun with libcriu (run scripts/setup --tests)".to_owned())
             }
             Need::Systemd => {
                 let needed = ["/lib/systemd/systemd", "/usr/bin/systemctl", "/usr/bin/dbus-daemon"];

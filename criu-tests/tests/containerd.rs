@@ -269,41 +269,6 @@ fn a_shim_that_dies_takes_its_container_with_it() {
     containerd.end();
 }
 
-/// As an image of containerd's, which another container is made of.
-#[test]
-fn a_checkpoint_and_its_restore() {
-    let Some(stage) = Stage::set(&[Need::Containerd, Need::Criu]) else { return };
-    let host = stage.host("a");
-    let containerd = Containerd::on(&host);
-    let counts = "i=0; while :; do i=$((i+1)); echo $i >/new && mv /new /count; sleep 0.05; done";
-    containerd.background("c", &[], counts);
-    // In the root filesystem, as the host sees it.
-    let count = |id: &str| -> u32 {
-        let pid = containerd.task(id).0;
-        let text = fs::read_to_string(host.outside(&format!("/proc/{pid}/root/count"))).unwrap_or_default();
-        text.trim().parse().unwrap_or(0)
-    };
-    let reaches = |id: &str, wanted: u32| {
-        wait_until(PATIENCE, "it counts", || match count(id) {
-            seen if seen >= wanted => Ok(()),
-            seen => Err(seen),
-        });
-    };
-    reaches("c", 10);
-    containerd.ctr(&["containers", "checkpoint", "--rw", "--task", "c", "saved"]).succeeded();
-    assert_eq!(containerd.task("c").1, "RUNNING");
-    reaches("c", count("c") + 2);
-    containerd.ctr(&["tasks", "rm", "--force", "c"]).succeeded();
-    containerd.ctr(&["containers", "rm", "c"]).succeeded();
-
-    containerd.ctr(&["containers", "restore", "--rw", "--live", "again", "saved"]).succeeded();
-    assert_eq!(containerd.task("again").1, "RUNNING");
-    let restored = count("again");
-    assert!(restored >= 10, "it begins anew: {restored}");
-    reaches("again", restored + 2);
-    containerd.end();
-}
-
 /// As the machine's default: containerd's shim looks for a program called runc.
 #[test]
 fn in_the_place_of_runc() {

@@ -147,7 +147,9 @@ fn binds_inside_a_tmpfs_and_propagation_stay() {
     let host = stage.host("a");
     let source = host.path("source");
     fs::create_dir_all(&source).expect("make the source");
-    fs::write(format!("{source}/init"), "an init").expect("write");
+    // A link as Podman's is: CRIU would bind the link itself.
+    fs::write(format!("{source}/file"), "an init").expect("write");
+    std::os::unix::fs::symlink("file", format!("{source}/init")).expect("symlink");
     host.command(&["mount", "--bind", &source, &source]).run().succeeded();
     host.command(&["mount", "--make-shared", &source]).run().succeeded();
     let mounts = [

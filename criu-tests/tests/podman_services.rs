@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Podman with the binary under test as its runtime: networks, pods, restarts, health checks, checkpoints.
+//! Podman with the binary under test as its runtime: networks, pods, restarts, health checks.
 
 use std::os::unix::net::UnixDatagram;
 
@@ -10,9 +10,6 @@ const SERVES: &str = "echo page > /tmp/index.html; exec httpd -f -p 80 -h /tmp";
 
 /// Asks for a page, in a shell that needs no other program for it.
 const ASKS: &str = r#"exec 3<>"/dev/tcp/$1/$2" && printf 'GET / HTTP/1.0\r\n\r\n' >&3 && cat <&3"#;
-
-/// Prints numbers, twenty a second.
-const COUNTS: &str = "i=0; while :; do i=$((i+1)); echo $i; sleep 0.05; done";
 
 /// Waits until a page comes.
 #[track_caller]
@@ -147,56 +144,4 @@ fn readiness_for_a_service_manager() {
         heard.push_str(&String::from_utf8_lossy(&message[..length]));
     }
     podman.end();
-}
-
-/// Asserts that a log holds the numbers from one on, each once, also those from after a restore.
-#[track_caller]
-fn without_a_gap(log: &str) -> usize {
-    let numbers: Vec<usize> = log.lines().map(|line| line.parse().expect("a number")).collect();
-    assert!(numbers.iter().enumerate().all(|(i, n)| i + 1 == *n), "{numbers:?}");
-    numbers.len()
-}
-
-#[test]
-fn checkpoint_and_restore() {
-    let Some(stage) = Stage::set(&[Need::Podman, Need::Criu]) else { return };
-    let host = stage.host("a");
-    let podman = Podman::on(&host);
-    podman.background("c", &[], COUNTS);
-    podman.logs("c", "5\n");
-    podman.podman(&["container", "checkpoint", "c"]).succeeded();
-    assert_eq!(podman.inspect("c", "{{.State.Status}} {{.State.Checkpointed}}"), "exited true");
-    let before = without_a_gap(&podman.logs("c", ""));
-    podman.podman(&["container", "restore", "c"]).succeeded();
-    let log = podman.logs("c", &format!("\n{}\n", before + 3));
-    without_a_gap(&log);
-    assert_eq!(podman.executes("c", "echo hi"), "hi");
-    podman.podman(&["container", "checkpoint", "--leave-running", "c"]).succeeded();
-    assert_eq!(podman.inspect("c", "{{.State.Status}}"), "running");
-    podman.podman(&["stop", "-t", "0", "c"]).succeeded();
-    podman.end();
-}
-
-#[test]
-fn an_archive_goes_to_another_host() {
-    let Some(stage) = Stage::set(&[Need::Podman, Need::Criu]) else { return };
-    let (a, b) = (stage.host("a"), stage.host("b"));
-    let (here, there) = (Podman::on(&a), Podman::on(&b));
-    let archive = stage.path("c.tar.zst");
-    here.background("c", &["-v", "data:/data"], &format!("echo kept > /data/f; echo mine > /mine; {COUNTS}"));
-    here.logs("c", "5\n");
-    here.podman(&["container", "checkpoint", "--export", &archive, "c"]).succeeded();
-    let before = without_a_gap(&here.logs("c", ""));
-    here.podman(&["rm", "c"]).succeeded();
-
-    // Podman finds the image by its id.
-    let image = stage.path("image.tar");
-    here.podman(&["save", "--quiet", "--output", &image, Podman::IMAGE]).succeeded();
-    there.podman(&["load", "--quiet", "--input", &image]).succeeded();
-    there.podman(&["container", "restore", "--import", &archive]).succeeded();
-    let log = there.logs("c", &format!("\n{}\n", before + 3));
-    without_a_gap(&log);
-    assert_eq!(there.executes("c", "cat /mine /data/f"), "mine\nkept");
-    there.end();
-    here.end();
 }

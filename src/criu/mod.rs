@@ -14,6 +14,7 @@ mod config_file;
 mod find;
 mod kerndat;
 mod log;
+mod mounts;
 mod notify;
 mod pages;
 mod request;
@@ -25,6 +26,7 @@ pub use client::{CriuClient, Dumped, Features, Restored, Session, SpawnOptions, 
 pub use config_file::{CONFIG_ANNOTATION, config_file};
 pub use find::{Criu, require_root};
 pub use log::{Job, LogError, first_error};
+pub use mounts::mounts_from_outside;
 pub use notify::{Notify, Silent};
 pub use pages::check_pages;
 pub use request::{

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Who makes a new container's cgroups, and the way there with systemd. Must not know what a unit is made of.
 
+use serde_json::json;
+
 use super::NewContainer;
 use crate::cgroup::{Cgroup, Hierarchies};
 use crate::spec::Config;
-use crate::{Context, Result};
+use crate::{Context, ErrorKind, Result};
 
 /// Who makes cgroups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -30,6 +32,26 @@ impl NewContainer {
         let (cgroup, unit) = Cgroup::plan_unit(hierarchies, path, self.id.as_str(), annotations, rootless)?;
         self.unit = Some(unit);
         Ok(cgroup)
+    }
+
+    /// The configuration with a cgroup that nobody uses. Copies of one checkpoint are all configured for the same; who comes
+    /// later gets one beside it, which has the container's id in its name.
+    pub(super) fn with_free_cgroup(&mut self, config: Config) -> Result<Config> {
+        let path = config.spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
+        let Some(path) = path.and_then(|path| path.to_str()).filter(|path| !path.is_empty()) else {
+            return Ok(config);
+        };
+        let beside = format!("{}-{}", path.trim_end_matches('/'), self.id);
+        match self.plan_cgroup(&config)?.require_unused() {
+            Err(used) if used.kind() == ErrorKind::AlreadyExists => {
+                tracing::warn!(reason = used.chain(), cgroup = beside, "the container gets another cgroup");
+            }
+            other => return other.map(|()| config),
+        }
+        config.changed(|value| {
+            value["linux"]["cgroupsPath"] = json!(beside);
+            Ok(())
+        })
     }
 
     /// Starts the unit, if there is one. Only one that is started is written down: who undoes this ends it by its name,

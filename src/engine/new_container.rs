@@ -182,6 +182,21 @@ impl NewContainer {
         self.configure_with(config, bundle, no_pivot)
     }
 
+    /// [`NewContainer::configure`] for a container that goes on from images: where another one, of which it may be a copy,
+    /// holds the cgroup of the configuration, it gets one beside that.
+    ///
+    /// # Errors
+    /// As [`NewContainer::configure`].
+    pub fn configure_copy(&mut self, bundle: &Path) -> Result<()> {
+        let bundle =
+            std::path::absolute(bundle).context(|| format!("resolve the bundle {}", bundle.display()))?;
+        let config = Config::load(&bundle)?;
+        // What is wrong with it is told first.
+        spec::validate(&config.spec)?;
+        let config = self.with_free_cgroup(config)?;
+        self.configure_with(config, bundle, false)
+    }
+
     /// [`NewContainer::configure`] with a configuration that was read already.
     pub(super) fn configure_with(
         &mut self,

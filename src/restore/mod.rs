@@ -99,9 +99,10 @@ fn run(
         // The index of an archive has vouched for its images.
         check_pages(images.as_fd())?;
     }
+    let recorded = fixups::RecordedMounts::read(images.as_fd())?;
     let network = fixups::RestoredNetwork::read(images.as_fd())?;
     network.give(new);
-    new.configure(&bundle, false)?;
+    new.configure_copy(&bundle)?;
     network.check(new)?;
     report_edits(new, images.as_fd(), imported.as_ref());
     fixups::share_images(new, images.as_fd())?;
@@ -117,6 +118,7 @@ fn run(
         config: criu_config(new, imported.is_some()),
         network,
         cgroups,
+        recorded,
     };
     let restored =
         in_private_mount_namespace(|mounts| restore_processes(new, criu, options, &files, io, mounts));
@@ -163,6 +165,7 @@ struct Files<'a> {
     config: Option<PathBuf>,
     network: fixups::RestoredNetwork,
     cgroups: Option<CgroupTree>,
+    recorded: fixups::RecordedMounts,
 }
 
 /// The file with further options for CRIU. An archive comes from others: it does not choose one here, for such a file
@@ -196,7 +199,12 @@ fn restore_processes(
     let ResolvedIo { stdio, console, .. } = io;
     prepare_mountpoints(new.rootfs_plan())?;
     let criu_root = bind_root(new)?;
-    fixups::place_sources(new, mounts)?;
+    fixups::place_sources(new, &files.recorded, mounts)?;
+    let external_mounts = fixups::external_mounts(new, &files.recorded)?;
+    // Such a file may name mounts as well.
+    if files.config.is_none() {
+        files.recorded.require(&external_mounts)?;
+    }
     let namespaces = Namespaces::from_spec(&new.config().spec);
     let mut spawn = SpawnOptions::default().stdio(Stdio::Given(stdio)).cgroup(
         new.cgroup().clone_into_fd()?,
@@ -214,7 +222,6 @@ fn restore_processes(
     let client = CriuClient::spawn(criu, spawn)?;
     client.reuse_kernel_facts(mounts);
     let mut request = options::restore_request(
-        new,
         options,
         &namespaces,
         images,
@@ -224,6 +231,7 @@ fn restore_processes(
         &external_namespaces,
         client.pid(),
     )?;
+    request.options.external_mounts = external_mounts;
     request.options.config_file.clone_from(&files.config);
     files.network.ask(new, &namespaces, &mut request.options);
     let names = stdio_names(&names, new_names);

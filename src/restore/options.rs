@@ -10,12 +10,11 @@ use nix::dir::Dir;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 
-use super::fixups;
 use crate::cgroup::self_cgroups;
 use crate::criu::{
     CgroupRoot, InheritFd, InheritedFd, JoinNamespace, ManageCgroups, RestoreRequest, TcpConnections,
 };
-use crate::engine::{Namespaces, NewContainer};
+use crate::engine::Namespaces;
 use crate::{Context, Result};
 
 /// Where the checkpoint is.
@@ -92,7 +91,6 @@ fn holds(images: BorrowedFd<'_>, prefix: &str) -> Result<bool> {
 /// The request for CRIU, whose process has this id.
 #[allow(clippy::too_many_arguments)] // each is a different fact; a struct would only rename the call
 pub(super) fn restore_request<'a>(
-    new: &NewContainer,
     options: &RestoreOptions,
     namespaces: &Namespaces,
     images: &'a OwnedFd,
@@ -129,7 +127,6 @@ pub(super) fn restore_request<'a>(
     let common = &mut request.options;
     common.work_dir = work_dir.map(AsFd::as_fd);
     common.root = Some(criu_root.to_owned());
-    common.external_mounts = fixups::external_mounts(new)?;
     common.manage_cgroups = manage_cgroups;
     common.tcp = options.tcp;
     common.ext_unix_sk = options.ext_unix_sk;

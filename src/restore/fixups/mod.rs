@@ -5,10 +5,12 @@ mod cgroups;
 mod images;
 mod mounts;
 mod network;
+mod recorded;
 mod terminal;
 
 pub(super) use cgroups::{fill_cgroups, make_cgroups};
 pub(super) use images::share_images;
 pub(super) use mounts::{external_mounts, place_sources, remove_places};
 pub(super) use network::RestoredNetwork;
+pub(super) use recorded::RecordedMounts;
 pub(super) use terminal::{Terminal, require_terminals};

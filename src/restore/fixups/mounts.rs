@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
 
+use super::recorded::{Mask, RecordedMounts};
 use crate::criu::ExternalMount;
 use crate::engine::NewContainer;
 use crate::engine::rootfs::{MountKind, MountPlan, mount_source, resolve_destination};
@@ -28,8 +29,13 @@ fn is_placed(new: &NewContainer, mount: &MountPlan) -> bool {
         || (is_bind && new.user_namespace().is_some())
 }
 
-/// Mounts such sources where CRIU can use them. In this mount namespace only.
-pub(in crate::restore) fn place_sources(new: &NewContainer, _private: &PrivateMounts) -> Result<()> {
+/// Mounts such sources where CRIU can use them, and an empty directory if the images want one. In this mount namespace
+/// only.
+pub(in crate::restore) fn place_sources(
+    new: &NewContainer,
+    recorded: &RecordedMounts,
+    _private: &PrivateMounts,
+) -> Result<()> {
     let placed: Vec<_> = new.rootfs_plan().mounts.iter().filter(|mount| is_placed(new, mount)).collect();
     for mount in &placed {
         let (source, place) = (source_of(mount), place_of(new, mount));
@@ -44,10 +50,27 @@ pub(in crate::restore) fn place_sources(new: &NewContainer, _private: &PrivateMo
         mount_source(mount, &place)
             .context(|| format!("mount {} for criu (mounts[{}])", source.display(), mount.index))?;
     }
-    if !placed.is_empty() && new.user_namespace().is_some() {
+    let wants_empty = recorded.wants_empty_directory(new)?;
+    if wants_empty {
+        place_empty_directory(&empty_directory(new))
+            .context(|| "mount an empty directory for criu, in the place of masked ones")?;
+    }
+    if (wants_empty || !placed.is_empty()) && new.user_namespace().is_some() {
         open_way(new.dir()).context(|| format!("open a way to {} for criu", new.dir().display()))?;
     }
     Ok(())
+}
+
+/// Its own file system, for its source is seen from inside the container.
+fn place_empty_directory(at: &Path) -> Result<()> {
+    fs::create_dir_all(at).context(|| format!("make {}", at.display()))?;
+    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("tmpfs"), at, Some("tmpfs"), flags, Some("mode=755,nr_inodes=1"))
+        .context(|| format!("mount a tmpfs on {}", at.display()))
+}
+
+fn empty_directory(new: &NewContainer) -> PathBuf {
+    new.dir().join(PLACES).join("empty")
 }
 
 fn source_of(mount: &MountPlan) -> &Path {
@@ -87,7 +110,10 @@ fn place_of(new: &NewContainer, mount: &MountPlan) -> PathBuf {
 }
 
 /// The external mounts of the container that is restored.
-pub(in crate::restore) fn external_mounts(new: &NewContainer) -> Result<Vec<ExternalMount>> {
+pub(in crate::restore) fn external_mounts(
+    new: &NewContainer,
+    recorded: &RecordedMounts,
+) -> Result<Vec<ExternalMount>> {
     let plan = new.rootfs_plan();
     let mut list: Vec<ExternalMount> = Vec::new();
     let mut add = |key: &Path, value: &Path| -> Result<()> {
@@ -99,10 +125,16 @@ pub(in crate::restore) fn external_mounts(new: &NewContainer) -> Result<Vec<Exte
     };
     for mount in &plan.mounts {
         if matches!(mount.kind, MountKind::Bind { .. }) || mount.foreign_filesystem().is_some() {
-            let place = is_placed(new, mount).then(|| place_of(new, mount));
-            let source = place.as_deref().unwrap_or(source_of(mount));
-            add(&resolve_destination(new.rootfs(), &mount.destination)?, source)?;
-            add(&mount.destination, source)?;
+            let source = if is_placed(new, mount) {
+                place_of(new, mount)
+            } else {
+                // CRIU would bind a symbolic link itself, and then not find its mount.
+                let source = source_of(mount);
+                fs::canonicalize(source)
+                    .context(|| format!("find the source {} (mounts[{}])", source.display(), mount.index))?
+            };
+            add(&resolve_destination(new.rootfs(), &mount.destination)?, &source)?;
+            add(&mount.destination, &source)?;
         }
         for (inside, host) in plan.external_cgroups(mount) {
             add(&inside, host)?;
@@ -117,8 +149,13 @@ pub(in crate::restore) fn external_mounts(new: &NewContainer) -> Result<Vec<Exte
     }
     let null = PathBuf::from("/dev/null");
     add(&null, &null)?;
-    for path in &plan.masked_paths {
-        add(path, &null)?;
+    let empty = empty_directory(new);
+    for (name, mask) in recorded.masks(new)? {
+        let source = match mask {
+            Mask::File => &null,
+            Mask::Directory => &empty,
+        };
+        add(Path::new(name), source)?;
     }
     for device in plan.devices.iter().flatten() {
         add(&device.path, &device.path)?;
