@@ -85,10 +85,12 @@ fn sees_what_it_must(host: &Host, id: &str) {
 /// An engine starts a container, and checkpoints it into a directory. Gives its last report.
 fn checkpointed_by(engine: &Engine<'_>, bundle: &Bundle, id: &str, images: &str, options: &[&str]) -> Status {
     let host = engine.host;
-    engine.succeeds(&["run", "-d", "-b", &bundle.path(), id]);
+    let pid_file = host.path("foreign.pid");
+    engine.succeeds(&["run", "-d", "--pid-file", &pid_file, "-b", &bundle.path(), id]);
+    let pid = fs::read_to_string(&pid_file).expect("the engine has written it");
+    fs::write(host.outside(&format!("/proc/{pid}/root/scratch/kept")), "kept").expect("write into its tmpfs");
     let container = host.container(id, &bundle.rootfs());
     container.reports();
-    engine.succeeds(&["exec", id, "/workload", "inspect", "--write", "/scratch/kept"]);
     let before = container.reports();
     let work = host.path("foreign-work");
     fs::create_dir(&work).expect("mkdir");
