@@ -33,6 +33,18 @@ fn counts_on(podman: &Podman<'_>, name: &str) -> usize {
     without_a_gap(&podman.logs(name, &format!("\n{}", before + 3)))
 }
 
+/// As [`counts_on`], of a copy whose original ran on: Podman has kept a log that goes further than the checkpoint.
+#[track_caller]
+fn copy_counts_on(podman: &Podman<'_>, name: &str) {
+    let before = podman.podman(&["logs", name]).succeeded().lines().count();
+    wait_until(PATIENCE, "the copy counts on", || {
+        let log = podman.podman(&["logs", name]).succeeded();
+        let numbers: Vec<usize> = log.lines().map(|line| line.parse().expect("a number")).collect();
+        let (last, begun) = (numbers.iter().rev().take(3).collect::<Vec<_>>(), numbers.len() >= before + 3);
+        if begun && *last[0] > 10 && *last[0] == last[2] + 2 { Ok(()) } else { Err(log) }
+    });
+}
+
 /// Checkpoints a container in place and restores it.
 #[track_caller]
 fn there_and_back(podman: &Podman<'_>, options: &[&str], name: &str) {
@@ -50,7 +62,8 @@ fn through_an_archive(podman: &Podman<'_>, options: &[&str], name: &str, archive
     podman
         .podman(&[&["container", "checkpoint", "--export", archive], options, &[name]].concat())
         .succeeded();
-    podman.podman(&["rm", "-v", name]).succeeded();
+    podman.podman(&["rm", name]).succeeded();
+    podman.podman(&["volume", "prune", "-f"]).succeeded();
     podman.podman(&[&["container", "restore", "--import", archive], options].concat()).succeeded();
     counts_on(podman, name);
 }
@@ -143,8 +156,9 @@ fn archives_of_every_compression_and_several_copies() {
         let restore = ["container", "restore", "--import", &archive, "--name", compression];
         podman.podman(&restore).succeeded();
     }
-    for name in ["c", "gzip", "zstd", "none"] {
-        counts_on(&podman, name);
+    counts_on(&podman, "c");
+    for name in copies {
+        copy_counts_on(&podman, name);
         assert_eq!(
             podman.executes(name, "cat /mine; ls /etc/group /etc/passwd 2>/dev/null || true"),
             "kept\n/etc/passwd",
@@ -156,7 +170,7 @@ fn archives_of_every_compression_and_several_copies() {
     let archive = stage.path("gzip");
     let restore = ["container", "restore", "--ignore-rootfs", "--import", &archive, "--name", "bare"];
     podman.podman(&restore).succeeded();
-    counts_on(&podman, "bare");
+    copy_counts_on(&podman, "bare");
     assert_eq!(podman.executes("bare", "ls /mine /etc/group 2>/dev/null || true"), "/etc/group");
     podman.end();
 }
@@ -240,14 +254,14 @@ fn locks_of_files() {
     podman.end();
 }
 
-/// Its program is bound to a place below `/dev`, a tmpfs, and what is bound may be a symbolic link.
+/// Its program is bound into the container, and what is bound may be a symbolic link, which CRIU does not follow.
 #[test]
 fn an_init_of_podmans() {
     podman!(stage, _host, podman);
     podman.background("c", &["--init"], COUNTS);
     there_and_back(&podman, &[], "c");
     through_an_archive(&podman, &[], "c", &stage.path("c.tar"));
-    assert!(podman.executes("c", "cat /proc/1/cmdline").contains("/dev/init"));
+    assert!(podman.executes("c", "cat /proc/1/cmdline").contains("init"));
     podman.end();
 }
 
@@ -372,7 +386,7 @@ fn into_a_pod() {
     podman.podman(&restore).succeeded();
     counts_on(&podman, "copy");
     let namespaces =
-        |name: &str| podman.executes(name, "readlink /proc/self/ns/ipc /proc/self/ns/net /proc/self/ns/uts");
+        |name: &str| podman.executes(name, "cd /proc/self/ns; for i in ipc net uts; do readlink $i; done");
     podman.run(&["-d", "--name", "other", "--pod=to", "--network="], &["sleep", "1000"]).succeeded();
     assert_eq!(namespaces("copy"), namespaces("other"));
     podman.end();
