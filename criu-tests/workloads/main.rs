@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Programs that check themselves, one subcommand each, for containers that are moved while they run.
 //!
-//! A workload (`counter`, `files`, `pipes`, `threads`, `timers`, `tree`, and `zoo` for one object of many) verifies everything it holds on every tick and
+//! A workload (`counter`, `files`, `pipes`, `tcp`, `threads`, `timers`, `tree`, and `zoo` for one object of many) verifies everything it holds on every tick and
 //! tells so in the file given with `--status`. The other subcommands are the tests' tools: `agent` answers questions about system calls, `calls` makes them, `inspect` prints what a
 //! process sees, `hog` takes what it can get, `hook` writes down what a hook sees, `notify` tells a service manager that it is ready, `orphan` leaves a process behind, `exit` ends with a code, `host-init` is the first process of a test's host, `fake-criu` answers like a
 //! CRIU that is too old or that refuses.
@@ -22,6 +22,7 @@ mod orphan;
 mod pipes;
 mod report;
 mod sys;
+mod tcp;
 mod threads;
 mod timers;
 mod tree;
@@ -45,6 +46,8 @@ fn main() -> ExitCode {
         "files" => lifecycle::run("files", &options, files::Files::new),
         "pipes" => lifecycle::run("pipes", &options, pipes::Pipes::new),
         "pipes-peer" => outcome(&name, pipes::peer(&options)),
+        "tcp" => lifecycle::run("tcp", &options, tcp::Tcp::new),
+        "tcp-peer" => outcome(&name, tcp::peer(&options)),
         "threads" => lifecycle::run("threads", &options, threads::Threads::new),
         "timers" => lifecycle::run("timers", &options, timers::Timers::new),
         "tree" => lifecycle::run("tree", &options, tree::Tree::new),

@@ -4,7 +4,7 @@
 //!
 //! | phase | the first process | what happened | what is done |
 //! | --- | --- | --- | --- |
-//! | any | alive | the attempt failed, and CRIU has let the container run on | leftovers are removed |
+//! | any | alive | the attempt failed, and CRIU has let the container run on | leftovers are removed, what a killed CRIU has not mended is |
 //! | dumping | dead | the container ended by itself | leftovers are removed |
 //! | dumped | dead | the images are complete, the archive is not | kept: export again, restore, or `delete --force` |
 
@@ -16,6 +16,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::images::ImagesDir;
+use super::rescue;
 use crate::engine::{Container, InitProcess};
 use crate::{Context, Error, ErrorKind, Result, sys};
 
@@ -47,6 +48,15 @@ pub(super) struct Journal {
     pub(super) owns_images: bool,
     /// The archive in the making.
     pub(super) partial: Option<PathBuf>,
+    /// Whether CRIU keeps packets away while it takes sockets apart.
+    #[serde(default)]
+    pub(super) locked: bool,
+    /// A network namespace that outlives the container.
+    #[serde(default)]
+    pub(super) network: Option<PathBuf>,
+    /// CRIU's log.
+    #[serde(default)]
+    pub(super) log: Option<PathBuf>,
 }
 
 impl Journal {
@@ -57,6 +67,9 @@ impl Journal {
             images: images.path.clone(),
             owns_images: images.owned,
             partial: None,
+            locked: false,
+            network: None,
+            log: None,
         }
     }
 
@@ -146,9 +159,14 @@ pub(super) fn recover(container: &Container) -> Result<Option<Journal>> {
 pub(super) fn clear_up(container: &Container) -> Result<Option<Journal>> {
     let Some(journal) = Journal::load(container)? else { return Ok(None) };
     if journal.phase == Phase::Dumped && has_ended(container)? {
-        // The next archive will be another file.
+        // The next archive will be another file. The network stays locked: connections are in the images.
         journal.remove_partial()?;
         return Ok(Some(journal));
+    }
+    if container.init().is_some() {
+        rescue::rescue(container, &journal)?;
+    } else {
+        rescue::unlock(container, &journal)?;
     }
     journal.remove_leftovers()?;
     Journal::remove(container)?;
@@ -206,6 +224,8 @@ pub fn settle(container: &mut Container, force: bool) -> Result<()> {
         )
         .with_hint(journal.remedy(container)));
     }
+    // Nobody will need the connections in these images.
+    rescue::unlock(container, &journal)?;
     journal.remove_leftovers()?;
     Journal::remove(container)
 }

@@ -17,6 +17,7 @@ mod images;
 mod journal;
 mod namespaces;
 mod options;
+mod rescue;
 mod sessions;
 mod stdio;
 
@@ -29,7 +30,8 @@ pub use options::{CheckpointOptions, ExecSessions, Export, LeaveRunning};
 
 use crate::archive::Progress;
 use crate::criu::{
-    Criu, CriuClient, DumpStats, Kernel, Notify, SpawnOptions, Version, check_inet_sockets, require_root,
+    Criu, CriuClient, DumpStats, Kernel, Notify, SpawnOptions, Version, check_inet_sockets, lock_table,
+    require_root,
 };
 use crate::engine::{Container, InitProcess, SavedNetwork, Status, TakenDevices, descriptors, image_files};
 use crate::spec::Config;
@@ -230,6 +232,7 @@ impl Dump<'_> {
             }
             let freezer = Freezer::prepare(self.container, self.status)?;
             let request = options::dump_request(self, network.as_ref(), &freezer, client.version())?;
+            rescue::note_lock(self, journal, request.options.network_lock)?;
             let mut hold = Hold {
                 dump: self,
                 network: network.as_mut(),
@@ -250,7 +253,8 @@ impl Dump<'_> {
     fn begin(&self, criu: &Criu) -> Result<(CriuClient, Option<SavedNetwork>)> {
         let spawn = SpawnOptions::default().namespaces(namespaces::around_criu(self.config, self.init)?);
         std::thread::scope(|scope| {
-            let survey = scope.spawn(|| self.container.survey_network(self.config, self.init));
+            let survey =
+                scope.spawn(|| self.container.survey_network(self.config, self.init, lock_table::PREFIX));
             // From this thread, which has the mounts that CRIU is to see.
             let client = CriuClient::spawn(criu, spawn);
             let network = survey.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -352,14 +356,22 @@ impl Notify for Hold<'_> {
     fn post_dump(&mut self) -> Result<()> {
         let Dump { container, config, images_fd, options, init, sessions, .. } = self.dump;
         if let Some(network) = &mut self.network {
-            container.survey_network_again(network, config, *init)?;
+            container.survey_network_again(network, config, *init, lock_table::PREFIX)?;
             network.write(images_fd.as_fd())?;
         }
         let late = Sessions::of(container, *init)?.since(sessions);
         late.announce(options.exec_sessions, options.leave_running)?;
         cgroups::write(container, config, options, images_fd.as_fd())?;
         if let Some(exporter) = &mut self.exporter {
-            exporter.images_and_rootfs(container, images_fd.as_fd(), Some(self.version), self.progress)?;
+            let (version, progress) = (Some(self.version), &mut *self.progress);
+            let written = rescue::watching(container, self.journal, || {
+                exporter.images_and_rootfs(container, images_fd.as_fd(), version, progress)
+            });
+            written.unwrap_or_else(|| {
+                let message =
+                    "criu ended while it held the processes: the archive would not be of one moment";
+                Err(Error::new(ErrorKind::CriuFailed, message))
+            })?;
         }
         if options.leave_running == LeaveRunning::No {
             // From the answer on CRIU kills the processes: whoever comes after us must know what the images are.

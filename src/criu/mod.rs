@@ -13,6 +13,7 @@ mod client;
 mod config_file;
 mod find;
 mod kerndat;
+pub mod lock_table;
 mod log;
 mod mounts;
 mod notify;

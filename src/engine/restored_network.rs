@@ -37,13 +37,13 @@ impl NewContainer {
         })
     }
 
-    /// The hooks have run and CRIU has filled the namespaces, but for the processes.
+    /// The hooks have run, and CRIU has filled and locked the namespaces; processes come next.
     ///
     /// # Errors
     /// As [`NewContainer::prepare_network`].
     pub fn complete_network(&mut self, pid: Pid, saved: &SavedNetwork) -> Result<()> {
         self.with_network(|setup, network, save| match saved.content() {
-            NetworkContent::Engine => setup.complete(pid, saved),
+            NetworkContent::Engine => setup.complete(pid, saved, network),
             NetworkContent::Criu => setup.adopt(pid, saved, network, save),
             NetworkContent::Shared => Ok(()),
         })

@@ -10,6 +10,7 @@
 
 mod fixups;
 mod import;
+mod lock;
 mod options;
 
 use std::fs::{self, File};
@@ -246,7 +247,7 @@ fn restore_processes(
         cgroups: files.cgroups.as_ref(),
         due: LimitsDue::None,
     };
-    client.restore(&request, &mut steps)?;
+    client.restore(&request, &mut steps).inspect_err(|_| lock::tell(&namespaces))?;
     let due = steps.due;
     new.set_due_limits(due)
 }
@@ -305,12 +306,11 @@ impl Notify for Steps<'_> {
         let pid = Pid::from_raw(pid);
         self.pid = Some(pid);
         self.network.prepare(self.new, self.namespaces, pid)?;
-        self.new.run_restore_hooks(pid)?;
-        self.network.complete_empty(self.new, pid)
+        self.new.run_restore_hooks(pid)
     }
 
     fn post_setup_namespaces(&mut self) -> Result<()> {
-        self.pid.map_or(Ok(()), |pid| self.network.complete_filled(self.new, pid))
+        self.pid.map_or(Ok(()), |pid| self.network.complete(self.new, pid))
     }
 
     fn orphan_pts_master(&mut self, master: OwnedFd) -> Result<()> {

@@ -32,4 +32,5 @@ pub mod selinux;
 pub mod seqpacket;
 pub mod spawn;
 pub mod swrk;
+pub mod tcp;
 pub mod tty;

@@ -66,14 +66,15 @@ impl NetDevice {
 }
 
 impl Moved {
-    /// Moves it into the namespace that `there` speaks to, where it gets this number if that is free.
+    /// Moves it into the namespace that `there` speaks to, where it gets this number if that is free. Returns its number;
+    /// it is off.
     pub(super) fn go(
         &self,
         here: &Netlink,
         there: &Netlink,
         namespace: BorrowedFd<'_>,
         index: Option<u32>,
-    ) -> Result<()> {
+    ) -> Result<u32> {
         here.set_down(self.link.index).context(|| "set the link down")?;
         let free =
             |index: &u32| there.links().is_ok_and(|links| links.iter().all(|link| link.index != *index));
@@ -81,7 +82,7 @@ impl Moved {
         here.move_link(self.link.index, &to).context(|| "move and rename the link")?;
         let link = self.find(there, &self.name_there)?;
         self.add_addresses(there, link.index, |address| address.is_global() && address.permanent)?;
-        there.set_up(link.index).context(|| "set the link up")
+        Ok(link.index)
     }
 
     /// Puts it back to where and what it was, wherever it is now.
@@ -160,7 +161,8 @@ impl TakenDevices {
                 return Ok(());
             }
             let back = NetDevice { name: device.name_there, name_there: device.name };
-            back.prepare(&there)?.go(&there, &here, own.as_fd(), None)
+            let index = back.prepare(&there)?.go(&there, &here, own.as_fd(), None)?;
+            here.set_up(index).context(|| "set the link up")
         };
         let attempt = |device: NetDevice| {
             let name = device.name.clone();

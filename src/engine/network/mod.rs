@@ -73,6 +73,13 @@ pub(super) struct Setup {
     made: Vec<HostEnd>,
 }
 
+/// Whether an interface is to be on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Switch {
+    On,
+    Off,
+}
+
 impl Setup {
     /// Judges what the configuration and the caller want.
     ///
@@ -127,7 +134,7 @@ impl Setup {
         save: impl Fn(&NetworkState) -> Result<()>,
     ) -> Result<()> {
         let (here, there) = self.connect(pid)?;
-        self.move_devices(&here, &there, |_| None)?;
+        self.move_devices(&here, &there, Switch::On, |_| None)?;
         let namespace = self.namespace.as_ref().expect("connect() has opened it");
         veth::make_all(&here, &there, namespace.as_fd(), state, &mut self.made, save)?;
         veth::add_routes(&there, state)
@@ -148,6 +155,7 @@ impl Setup {
         &mut self,
         here: &Netlink,
         there: &Netlink,
+        switch: Switch,
         index: impl Fn(&str) -> Option<u32>,
     ) -> Result<()> {
         let namespace = self.namespace.as_ref().expect("connect() has opened it");
@@ -155,7 +163,12 @@ impl Setup {
             let moving = device.prepare(here)?;
             self.moved.push(moving);
             let moving = self.moved.last().expect("it was pushed");
-            moving.go(here, there, namespace.as_fd(), index(&moving.name_there)).context(|| {
+            let moved =
+                moving.go(here, there, namespace.as_fd(), index(&moving.name_there)).and_then(|link| {
+                    let on = switch == Switch::On;
+                    if on { there.set_up(link).context(|| "set the link up") } else { Ok(()) }
+                });
+            moved.context(|| {
                 format!(
                     "move network device {} (linux.netDevices) into the container as {}",
                     moving.name, moving.name_there

@@ -2,8 +2,8 @@
 //! Makes a container's network again for a restore, from what a checkpoint has written down.
 //!
 //! ```text
-//!   check ──▶ criu makes the namespace ──▶ prepare: interfaces, parameters, addresses, routes
-//!                                            └─ hooks ──▶ complete: what belongs to interfaces of theirs
+//!   check ──▶ criu makes the namespace ──▶ rebuild: interfaces, switched off
+//!             hooks ── criu locks it ──────▶ complete: parameters, addresses, interfaces on, routes
 //!             or criu makes the contents ──▶ adopt: the host's ends of pairs, parameters, neighbours
 //! ```
 //! All of it comes before CRIU restores sockets: a connection can only be put back where its address is.
@@ -16,7 +16,7 @@ use std::os::fd::AsFd;
 use nix::unistd::Pid;
 
 use super::saved::{NetworkContent, Origin, SavedLink, SavedNetwork};
-use super::{Network, NetworkState, Setup, VethNetwork, veth};
+use super::{Network, NetworkState, Setup, Switch, VethNetwork, veth};
 use crate::sys::namespace::in_network_namespace;
 use crate::sys::netlink::{Netlink, Record, RecordKind};
 use crate::sys::network_parameters;
@@ -87,10 +87,11 @@ impl Setup {
         Ok(())
     }
 
-    /// Fills the empty network namespace of this process, but for what belongs to interfaces that are not there yet.
+    /// Puts the interfaces into the empty network namespace of this process, all switched off: packets of a peer must not
+    /// come in before CRIU keeps them away.
     ///
     /// # Errors
-    /// The interface, address or route, and the step. What was done is for [`Setup::undo`].
+    /// The interface and the step. What was done is for [`Setup::undo`].
     pub(in crate::engine) fn rebuild(
         &mut self,
         pid: Pid,
@@ -99,23 +100,8 @@ impl Setup {
         save: impl Fn(&NetworkState) -> Result<()>,
     ) -> Result<()> {
         let (here, there) = self.connect(pid)?;
-        self.move_devices(&here, &there, |name| saved.link(name).map(|link| link.index))?;
-        self.make_pairs(&here, saved, state, save)?;
-        let namespace = self.namespace.as_ref().expect("connect() has opened it");
-        set_parameters(namespace, saved)?;
-        let indexes = indexes(&there, saved)?;
-        for link in saved.links.iter().filter(|link| link.origin == Origin::Engine) {
-            if let Some(index) = indexes.get(&link.index) {
-                let configured = there.configure(*index, link.mtu, link.queue_length, link.mac);
-                configured.context(|| format!("set up interface {}", link.name))?;
-            }
-        }
-        let records: Vec<_> = saved
-            .records()?
-            .into_iter()
-            .filter(|r| r.link().is_none_or(|i| indexes.contains_key(&i)))
-            .collect();
-        put_back(&there, saved, &records, &indexes)
+        self.move_devices(&here, &there, Switch::Off, |name| saved.link(name).map(|link| link.index))?;
+        self.make_pairs(&here, saved, state, save)
     }
 
     /// Makes the pairs anew: each from within, where its number and address count, and then the host's end.
@@ -143,34 +129,51 @@ impl Setup {
             let index = veth::find(here, &host)?;
             state.host_ends[i].index = Some(index);
             self.made.last_mut().expect("it was pushed").index = Some(index);
-            veth::connect_host(here, network, index)
-                .context(|| format!("set up network {}", network.name))?;
             save(state)?;
         }
         Ok(())
     }
 
-    /// Puts back what belongs to interfaces that somebody else has put into the container: a hook.
+    /// Sets everything up, once hooks have put further interfaces there and CRIU keeps packets away from what needs it.
     ///
     /// # Errors
-    /// As [`Setup::rebuild`].
-    pub(in crate::engine) fn complete(&mut self, pid: Pid, saved: &SavedNetwork) -> Result<()> {
-        let outside: Vec<_> = saved.links.iter().filter(|l| l.origin == Origin::Outside).collect();
-        if outside.is_empty() {
-            return Ok(());
+    /// The interface, address or route, and the step.
+    pub(in crate::engine) fn complete(
+        &mut self,
+        pid: Pid,
+        saved: &SavedNetwork,
+        state: &NetworkState,
+    ) -> Result<()> {
+        let (here, there) = self.connect(pid)?;
+        for (i, network, link, _) in saved.pairs(state) {
+            if let (Some(_), Some(host)) = (link, state.host_ends[i].index) {
+                veth::connect_host(&here, network, host)
+                    .context(|| format!("set up network {}", network.name))?;
+            }
         }
-        let (_, there) = self.connect(pid)?;
+        let namespace = self.namespace.as_ref().expect("connect() has opened it");
+        set_parameters(namespace, saved)?;
         let indexes = indexes(&there, saved)?;
-        for link in outside.iter().filter(|link| !indexes.contains_key(&link.index)) {
-            tracing::warn!(
-                interface = link.name,
-                "nobody has put this interface into the restored container"
-            );
+        for link in &saved.links {
+            match (link.origin, indexes.get(&link.index)) {
+                (Origin::Engine, Some(index)) => {
+                    let configured = there.configure(*index, link.mtu, link.queue_length, link.mac);
+                    configured.context(|| format!("set up interface {}", link.name))?;
+                }
+                (Origin::Outside, None) => {
+                    tracing::warn!(
+                        interface = link.name,
+                        "nobody has put this interface into the restored container"
+                    );
+                }
+                _ => {}
+            }
         }
-        let belongs = |r: &Record| {
-            r.link().is_some_and(|i| indexes.contains_key(&i) && outside.iter().any(|link| link.index == i))
-        };
-        let records: Vec<_> = saved.records()?.into_iter().filter(belongs).collect();
+        let records: Vec<_> = saved
+            .records()?
+            .into_iter()
+            .filter(|r| r.link().is_none_or(|index| indexes.contains_key(&index)))
+            .collect();
         put_back(&there, saved, &records, &indexes)
     }
 

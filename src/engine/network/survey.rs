@@ -37,11 +37,17 @@ struct Seen {
 }
 
 impl Container {
-    /// What a restore must know of the network of this container; `None` when that is nothing.
+    /// What a restore must know of the network of this container; `None` when that is nothing. Tables of nftables whose
+    /// name begins with `lock` are not the container's but keep packets away from it.
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`] for a network that nobody could bring back; when it cannot be looked at.
-    pub fn survey_network(&self, config: &Config, init: InitProcess) -> Result<Option<SavedNetwork>> {
+    pub fn survey_network(
+        &self,
+        config: &Config,
+        init: InitProcess,
+        lock: &str,
+    ) -> Result<Option<SavedNetwork>> {
         let state = &self.state().network;
         let own = Namespaces::from_spec(&config.spec).creates(nix::sched::CloneFlags::CLONE_NEWNET);
         if !own {
@@ -57,7 +63,7 @@ impl Container {
         });
         let reference = reference.context(|| "make a network namespace to compare with")?;
         let parameters = parameters.context(context)?;
-        let seen = self.see(config, init, &namespace, &reference.links).context(context)?;
+        let seen = self.see(config, init, &namespace, &reference.links, lock).context(context)?;
         let content = if seen.reasons.is_empty() { NetworkContent::Engine } else { NetworkContent::Criu };
         check(config, &seen)?;
         let mut saved = SavedNetwork::new(content, &state.networks, &state.routes);
@@ -75,6 +81,7 @@ impl Container {
         saved: &mut SavedNetwork,
         config: &Config,
         init: InitProcess,
+        lock: &str,
     ) -> Result<()> {
         if saved.content == NetworkContent::Shared {
             return Ok(());
@@ -84,7 +91,7 @@ impl Container {
             || in_new_network_namespace(|| Netlink::open().and_then(|netlink| netlink.links())).flatten();
         let links = links().context(|| "make a network namespace to compare with")?;
         let seen = self
-            .see(config, init, &namespace, &links)
+            .see(config, init, &namespace, &links, lock)
             .context(|| format!("look at the network of process {}", init.pid))?;
         if saved.content == NetworkContent::Engine && !seen.reasons.is_empty() {
             let message = format!(
@@ -97,7 +104,14 @@ impl Container {
         Ok(())
     }
 
-    fn see(&self, config: &Config, init: InitProcess, namespace: &File, new: &[Link]) -> Result<Seen> {
+    fn see(
+        &self,
+        config: &Config,
+        init: InitProcess,
+        namespace: &File,
+        new: &[Link],
+        lock: &str,
+    ) -> Result<Seen> {
         let netlink = Netlink::in_namespace(namespace).context(|| "connect by netlink")?;
         let ours = names_of_ours(&self.state().network, config);
         let mut reasons = Vec::new();
@@ -124,7 +138,7 @@ impl Container {
                 origin,
             });
         }
-        reasons.extend(firewall(init, namespace)?);
+        reasons.extend(firewall(init, namespace, lock)?);
         if self.has_further_namespaces(init)? {
             reasons.push("a further network namespace".to_owned());
         }
@@ -182,7 +196,7 @@ fn names_of_ours(state: &NetworkState, config: &Config) -> Vec<String> {
 }
 
 /// What there is of firewalls.
-fn firewall(init: InitProcess, namespace: &File) -> Result<Option<String>> {
+fn firewall(init: InitProcess, namespace: &File, lock: &str) -> Result<Option<String>> {
     let old = TABLE_NAMES.iter().any(|name| {
         // Without the kernel's part there are none.
         fs::read(format!("/proc/{}/net/{name}", init.pid)).is_ok_and(|names| !names.is_empty())
@@ -191,7 +205,8 @@ fn firewall(init: InitProcess, namespace: &File) -> Result<Option<String>> {
         Err(e) if e.raw_os_error() == Some(libc::EPROTONOSUPPORT) => Vec::new(),
         opened => opened.and_then(|n| n.tables()).context(|| "list the tables of nftables")?,
     };
-    Ok((old || !tables.is_empty()).then(|| "firewall rules".to_owned()))
+    let any = tables.iter().any(|table| !table.name.starts_with(lock));
+    Ok((old || any).then(|| "firewall rules".to_owned()))
 }
 
 /// Refuses what no one could put together again.

@@ -75,20 +75,9 @@ impl RestoredNetwork {
         }
     }
 
-    /// The hooks have run; CRIU leaves the namespace empty.
-    pub(in crate::restore) fn complete_empty(&self, new: &mut NewContainer, pid: Pid) -> Result<()> {
-        match &self.saved {
-            Some(saved) if !self.is_filled_by_criu() => new.complete_network(pid, saved),
-            _ => Ok(()),
-        }
-    }
-
-    /// CRIU has filled the namespace.
-    pub(in crate::restore) fn complete_filled(&self, new: &mut NewContainer, pid: Pid) -> Result<()> {
-        match &self.saved {
-            Some(saved) if self.is_filled_by_criu() => new.complete_network(pid, saved),
-            _ => Ok(()),
-        }
+    /// The hooks have run, and CRIU has done its part: it has filled the namespace, or locked the empty one.
+    pub(in crate::restore) fn complete(&self, new: &mut NewContainer, pid: Pid) -> Result<()> {
+        self.saved.as_ref().map_or(Ok(()), |saved| new.complete_network(pid, saved))
     }
 
     fn is_filled_by_criu(&self) -> bool {
