@@ -45,6 +45,7 @@ pub mod checkpoint;
 #[doc(hidden)]
 pub mod cli;
 pub mod criu;
+pub mod diagnose;
 pub mod engine;
 mod error;
 pub mod restore;

@@ -102,7 +102,8 @@ fn an_answer_without_a_log_is_quoted_unless_it_is_noise() {
         error.chain(),
         "criu could not dump process 7: unix: External socket is used. Consider using --ext-unix-sk option."
     );
-    assert!(error.hint().expect("a remedy").starts_with("pass --ext-unix-sk"));
+    let explained = migrate::diagnose::explained(error, migrate::diagnose::Context::default);
+    assert!(explained.hint().expect("a remedy").starts_with("pass --ext-unix-sk"));
 
     let noise = "rlimit: Can't setup RLIMIT_NOFILE for self: Operation not permitted";
     let error = dump_failure(&[&answer_failure(3, noise)]);

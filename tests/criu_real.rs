@@ -318,7 +318,8 @@ fn a_failure_names_its_cause_and_its_log() {
     assert_eq!(error.to_string(), format!("criu could not dump process {target}"));
     assert!(error.chain().contains("session leader"), "{}", error.chain());
     assert!(!error.chain().contains("RLIMIT"), "{}", error.chain());
-    let hint = error.hint().expect("a remedy");
+    let explained = migrate::diagnose::explained(error, migrate::diagnose::Context::default);
+    let hint = explained.hint().expect("a remedy");
     assert!(hint.contains("--shell-job") && hint.contains("dump.log"), "{hint}");
 
     let client = CriuClient::spawn(&criu, SpawnOptions::default()).expect("start criu");

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-const DOCUMENTS: [&str; 12] = [
+const DOCUMENTS: [&str; 13] = [
     "README.md",
     "ARCHITECTURE.md",
     "CHANGELOG.md",
@@ -20,6 +20,7 @@ const DOCUMENTS: [&str; 12] = [
     "docs/differences-from-runc.md",
     "docs/vm-lab.md",
     "docs/criu-limits.md",
+    "docs/diagnoses.md",
 ];
 
 fn migrate(args: &[&str]) -> Output {
@@ -236,4 +237,45 @@ fn in_criu_tests(file: &str) -> PathBuf {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("criu-tests/tests");
     let single = tests.join(format!("{file}.rs"));
     if single.exists() { single } else { tests.join(file).join("main.rs") }
+}
+
+/// A rule of `migrate::diagnose` as a row of docs/diagnoses.md.
+fn diagnosis_row(rule: &migrate::diagnose::Rule, shown: &str) -> String {
+    use migrate::diagnose::Jobs;
+    let cell = |text: &str| text.replace('|', "\\|").replace('\n', " ");
+    let jobs = match rule.jobs {
+        Jobs::Dump => "checkpoint",
+        Jobs::Restore => "restore",
+        Jobs::Both => "both",
+    };
+    let name = rule.name.replace('-', "_");
+    let real =
+        [format!("fn {name}()"), format!("\n    {name}: Obstacle")].iter().any(|words| shown.contains(words));
+    let shown = if real { "a failure" } else { "a line" };
+    let lines: Vec<_> =
+        rule.after.iter().chain(rule.seen).map(|seen| format!("`{}`", cell(seen.trim()))).collect();
+    format!(
+        "| {} | {jobs} | {} | {} | {} | {shown} |",
+        rule.name,
+        cell(rule.cause),
+        cell(rule.remedy),
+        lines.join(" ")
+    )
+}
+
+/// The table of docs/diagnoses.md is that of the program.
+#[test]
+fn every_diagnosis_is_documented() {
+    let tests = ["main.rs", "checkpoints.rs", "restores.rs"];
+    let shown: String = tests.map(|name| read(&format!("criu-tests/tests/diagnose/{name}"))).concat();
+    let rules = migrate::diagnose::RULES.iter().flat_map(|list| list.iter());
+    let rows: Vec<String> = rules.map(|rule| diagnosis_row(rule, &shown)).collect();
+    assert!(rows.iter().filter(|row| row.ends_with("| a failure |")).count() >= 25, "few are shown for real");
+    let told = read("docs/diagnoses.md");
+    let head = "| rule | in | cause | remedy | CRIU's words | shown by |\n|---|---|---|---|---|---|\n";
+    let (_, told) = told.split_once(head).expect("docs/diagnoses.md has the table");
+    let told: Vec<&str> = told.lines().take_while(|line| line.starts_with('|')).collect();
+    let wrong: Vec<_> = rows.iter().filter(|row| !told.contains(&row.as_str())).collect();
+    let dead: Vec<_> = told.iter().filter(|row| !rows.iter().any(|known| known == *row)).collect();
+    assert!(wrong.is_empty() && dead.is_empty(), "docs/diagnoses.md lacks {wrong:#?} and has {dead:#?}");
 }

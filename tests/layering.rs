@@ -9,17 +9,18 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each layer and what it may use, besides itself and the crate's error items.
-const LAYERS: [(&str, &[&str]); 9] = [
+const LAYERS: [(&str, &[&str]); 10] = [
     ("sys", &[]),
     ("spec", &[]),
     ("cgroup", &["sys", "spec"]),
     ("criu", &["sys"]),
     ("archive", &["sys"]),
     ("engine", &["sys", "spec", "cgroup"]),
-    ("checkpoint", &["engine", "criu", "archive", "spec", "cgroup", "sys"]),
-    ("restore", &["engine", "criu", "archive", "spec", "cgroup", "sys"]),
+    ("diagnose", &["criu", "sys"]),
+    ("checkpoint", &["engine", "criu", "archive", "diagnose", "spec", "cgroup", "sys"]),
+    ("restore", &["engine", "criu", "archive", "diagnose", "spec", "cgroup", "sys"]),
     // The public API, which is all of these.
-    ("cli", &["sys", "spec", "cgroup", "criu", "archive", "engine", "checkpoint", "restore"]),
+    ("cli", &["sys", "spec", "cgroup", "criu", "archive", "engine", "diagnose", "checkpoint", "restore"]),
 ];
 
 /// What everybody may use.

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Programs that check themselves, one subcommand each, for containers that are moved while they run.
 //!
-//! A workload (`counter`, `files`, `pipes`, `tcp`, `threads`, `timers`, `tree`, and `zoo` for one object of many) verifies everything it holds on every tick and
+//! A workload (`counter`, `files`, `pipes`, `tcp`, `threads`, `timers`, `tree`, `zoo` for one object of many, and `obstacle`
+//! for one that cannot be moved) verifies everything it holds on every tick and
 //! tells so in the file given with `--status`. The other subcommands are the tests' tools: `agent` answers questions about system calls, `calls` makes them, `inspect` prints what a
 //! process sees, `hog` takes what it can get, `hook` writes down what a hook sees, `notify` tells a service manager that it is ready, `orphan` leaves a process behind, `exit` ends with a code, `host-init` is the first process of a test's host, `fake-criu` answers like a
 //! CRIU that is too old or that refuses.
@@ -17,6 +18,7 @@ mod host_init;
 mod inspect;
 mod lifecycle;
 mod notify;
+mod obstacle;
 mod options;
 mod orphan;
 mod pipes;
@@ -59,6 +61,7 @@ fn main() -> ExitCode {
         "agent" => outcome(&name, agent::run(&options)),
         "calls" => outcome(&name, calls::run(&options)),
         "inspect" => outcome(&name, inspect::run(&options)),
+        "obstacle" => lifecycle::run("obstacle", &options, obstacle::Obstacle::new),
         "exit" => match options.number("code", 0).map(u8::try_from) {
             Ok(Ok(code)) => ExitCode::from(code),
             _ => failed(&name, "--code takes a number from 0 to 255"),

@@ -12,6 +12,7 @@
 mod cgroups;
 mod export;
 mod externals;
+mod failure;
 mod freezer;
 mod images;
 mod journal;
@@ -33,6 +34,7 @@ use crate::criu::{
     Criu, CriuClient, DumpStats, Kernel, Notify, SpawnOptions, Version, check_inet_sockets, lock_table,
     require_root,
 };
+use crate::diagnose::explained;
 use crate::engine::{Container, InitProcess, SavedNetwork, Status, TakenDevices, descriptors, image_files};
 use crate::spec::Config;
 use crate::sys::namespace::in_private_mount_namespace;
@@ -243,7 +245,8 @@ impl Dump<'_> {
                 progress,
                 version: client.version(),
             };
-            let dumped = client.dump(&request, &mut hold)?;
+            let dumped = client.dump(&request, &mut hold);
+            let dumped = dumped.map_err(|error| explained(error, || failure::context(self)))?;
             Ok((CheckpointReport { stats: dumped.stats, ..CheckpointReport::default() }, hold.exporter))
         })
         .context(|| "make a private mount namespace for criu")?

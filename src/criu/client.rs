@@ -13,6 +13,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::process;
 
 use nix::sched::CloneFlags;
@@ -21,9 +22,10 @@ use nix::sys::wait::WaitStatus;
 use protobuf::MessageField;
 use rust_criu::rust_criu_protobuf::rpc::{Criu_features, Criu_opts, Criu_req, Criu_req_type, Criu_resp};
 
+use super::failure::{End, Failure};
 use super::find::DEFAULT_PATH;
 use super::kerndat;
-use super::log::{self, Job, LogError};
+use super::log::{self, Job};
 use super::notify::{Notify, Silent};
 use super::request::{InheritedFd, Options};
 use super::rpc::{Connection, Init, Outcome, Reply};
@@ -303,7 +305,11 @@ impl CriuClient {
             Outcome::Answered(response) => {
                 self.finish();
                 // CRIU said no because we did: what it logs about that and about undoing its work is an echo.
-                (!refused).then(|| failed(what(), &response, operation))
+                (!refused).then(|| {
+                    let errno = response.cr_errno.filter(|errno| *errno != 0);
+                    let said = response.cr_errmsg.clone().filter(|said| !said.is_empty());
+                    failure(what(), End::Refused, said, errno, operation)
+                })
             }
             Outcome::Closed => Some(self.died(what(), operation)),
             Outcome::Broken(error) => {
@@ -321,18 +327,11 @@ impl CriuClient {
     /// CRIU went away without an answer.
     fn died(&mut self, what: String, operation: Option<(&Options<'_>, Job)>) -> Error {
         let end = match self.finish() {
-            Some(WaitStatus::Exited(_, code)) => format!("criu ended without an answer (exit status {code})"),
-            Some(WaitStatus::Signaled(_, signal, _)) => format!("criu was killed by {signal}"),
-            Some(_) | None => "criu ended without an answer".to_owned(),
+            Some(WaitStatus::Exited(_, code)) => End::Exited(code),
+            Some(WaitStatus::Signaled(_, signal, _)) => End::Killed(signal),
+            Some(_) | None => End::Gone,
         };
-        let mut death = Error::new(ErrorKind::CriuFailed, end);
-        if let Some(said) = self.said() {
-            death = death.with_source(said);
-        } else if let Some(error) = operation.and_then(|(options, job)| logged(options, job)) {
-            death = death.with_source(error);
-        }
-        let error = Error::new(ErrorKind::CriuFailed, what).with_source(death);
-        with_log_hint(error, None, operation)
+        failure(what, end, self.said(), None, operation)
     }
 
     /// The last thing that CRIU, or the loader of its libraries, printed.
@@ -456,45 +455,37 @@ fn operation(kind: Criu_req_type, opts: Criu_opts) -> Criu_req {
     request
 }
 
-/// The error of a CRIU that said no: its log's first true error, else what its answer quotes, else its errno.
-fn failed(what: String, response: &Criu_resp, operation: Option<(&Options<'_>, Job)>) -> Error {
-    let cause = operation
-        .and_then(|(options, job)| logged(options, job))
-        .or_else(|| LogError::from_answer(response.cr_errmsg()));
-    let errno = response.cr_errno.filter(|errno| *errno != 0);
-    let kind = if cause.as_ref().is_some_and(LogError::is_about_storage) {
+/// The error of a CRIU that said no or went away: its log's first true error, else what its answer quotes, else its
+/// error number.
+fn failure(
+    what: String,
+    end: End,
+    said: Option<String>,
+    errno: Option<i32>,
+    operation: Option<(&Options<'_>, Job)>,
+) -> Error {
+    let (log, log_path) = operation.map(|(options, _)| logged(options)).unwrap_or_default();
+    let job = operation.map_or(Job::Dump, |(_, job)| job);
+    let failure = Failure { job, end, log, log_path, said, errno };
+    let kind = if failure.error().is_some_and(|error| error.is_about_storage()) {
         ErrorKind::Storage
     } else {
         ErrorKind::CriuFailed
     };
-    let error = Error::new(kind, what);
-    let remedy = cause.as_ref().and_then(LogError::remedy);
-    let error = match (cause, errno) {
-        (Some(cause), _) => error.with_source(cause),
-        (None, Some(errno)) => error.with_source(std::io::Error::from_raw_os_error(errno.saturating_abs())),
-        (None, None) => error.with_source("criu gave no reason"),
-    };
-    with_log_hint(error, remedy, operation)
+    let log_path = failure.log_path.clone();
+    let error = Error::new(kind, what).with_source(failure);
+    match log_path {
+        Some(path) => error.with_hint(format!("criu's log is {}", path.display())),
+        None => error,
+    }
 }
 
-fn logged(options: &Options<'_>, job: Job) -> Option<LogError> {
+/// CRIU's log and where it is, if there is one.
+fn logged(options: &Options<'_>) -> (Vec<u8>, Option<PathBuf>) {
     let log = log::read(options.log_dir(), &options.log_file)
         .inspect_err(|e| tracing::warn!(error = %e, "criu's log cannot be read"))
-        .ok()?;
-    log::first_error(&log, job)
-}
-
-fn with_log_hint(error: Error, remedy: Option<&str>, operation: Option<(&Options<'_>, Job)>) -> Error {
-    use std::os::fd::AsRawFd;
-    let log = operation.and_then(|(options, _)| {
-        let dir = std::fs::read_link(format!("/proc/self/fd/{}", options.log_dir().as_raw_fd())).ok()?;
-        let log = dir.join(&options.log_file);
-        log.exists().then(|| log.display().to_string())
-    });
-    match (remedy, log) {
-        (Some(remedy), Some(log)) => error.with_hint(format!("{remedy} (criu's log: {log})")),
-        (Some(remedy), None) => error.with_hint(remedy.to_owned()),
-        (None, Some(log)) => error.with_hint(format!("criu's log is {log}")),
-        (None, None) => error,
-    }
+        .unwrap_or_default();
+    let dir = std::fs::read_link(format!("/proc/self/fd/{}", options.log_dir().as_raw_fd()));
+    let path = dir.ok().map(|dir| dir.join(&options.log_file)).filter(|path| path.exists());
+    (log, path)
 }

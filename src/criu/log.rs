@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Finds the line of CRIU's log that tells why it failed. Pure over bytes but for one bounded read; must not know
-//! what the caller wanted. The few remedies here are certain; the large table of causes is not this module's.
+//! what the caller wanted, nor what the lines mean for people: the table of causes is the layer `diagnose`.
 
 use std::fmt;
 use std::fs::File;
@@ -37,28 +37,6 @@ const NOISE: &[&str] = &[
     " script ret code ",
 ];
 
-/// What is certain to help, by a piece of the line.
-const REMEDIES: &[(&str, &str)] = &[
-    ("Connected TCP socket", "pass --tcp-established to take open TCP connections along"),
-    ("Some file locks are hold", "pass --file-locks to take file locks along"),
-    ("--ext-unix-sk", "pass --ext-unix-sk to leave the other end of the unix socket behind"),
-    ("--shell-job", "pass --shell-job: a process belongs to a terminal's session outside of the container"),
-    (
-        "is outside of its pid namespace",
-        "a process is in a session whose leader is outside of the container: it must be started with setsid(1)",
-    ),
-    (
-        "has bad size",
-        "an open file has another size than at the checkpoint: restore with the same files; a log on stdout or stderr \
-         that is opened for appending (>>) may be another one",
-    ),
-    ("rt vDSO area bounds", "this criu is too old for the running kernel: run scripts/setup, or pass --criu"),
-    (
-        "Can't get 1:34 opt",
-        "linux 6.18 needs criu 4.2 or newer for network sockets: run scripts/setup, or pass --criu",
-    ),
-];
-
 /// An error that CRIU logged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogError {
@@ -70,8 +48,7 @@ impl LogError {
     /// The error that CRIU's answer quotes (`cr_errmsg`), unless it is one that every run has.
     pub(super) fn from_answer(message: &str) -> Option<Self> {
         let line = printable(message.trim().as_bytes());
-        let sentence =
-            Line::read(message.as_bytes()).map_or_else(|| line.clone(), |read| printable(read.text));
+        let sentence = printable(LogLine::read(message.as_bytes()).text);
         (!sentence.is_empty() && !is_noise(message.as_bytes())).then_some(Self { sentence, line })
     }
 
@@ -86,11 +63,6 @@ impl LogError {
             .iter()
             .any(|reason| self.line().ends_with(reason))
     }
-
-    /// What is certain to help, if anything is.
-    pub fn remedy(&self) -> Option<&'static str> {
-        REMEDIES.iter().find(|(piece, _)| self.line.contains(piece)).map(|&(_, remedy)| remedy)
-    }
 }
 
 impl fmt::Display for LogError {
@@ -101,28 +73,63 @@ impl fmt::Display for LogError {
 
 impl std::error::Error for LogError {}
 
-/// One `Error` line, taken apart: `(00.012345)    123: Error (criu/files.c:12): text`.
-struct Line<'a> {
-    from_child: bool,
-    text: &'a [u8],
+/// How much a line matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// Something failed.
+    Error,
+    /// Something is not as it should be.
+    Warning,
+    /// Anything else.
+    Other,
 }
 
-impl<'a> Line<'a> {
-    fn read(line: &'a [u8]) -> Option<Self> {
-        let rest = without_time(line).trim_ascii_start();
+/// One line, taken apart: `(00.012345)    123: Error (criu/files.c:12): text`.
+#[derive(Debug, Clone, Copy)]
+pub struct LogLine<'a> {
+    /// As CRIU wrote it.
+    pub raw: &'a [u8],
+    /// Its weight.
+    pub level: Level,
+    /// The id, in the container, of the restored or infected process that wrote it.
+    pub pid: Option<i32>,
+    /// What it says, without time, process, level and place in CRIU's source.
+    pub text: &'a [u8],
+}
+
+impl<'a> LogLine<'a> {
+    fn read(raw: &'a [u8]) -> Self {
+        let rest = without_time(raw).trim_ascii_start();
         let rest = rest.strip_prefix(b"pie: ").map_or(rest, <[u8]>::trim_ascii_start);
-        let (from_child, rest) = without_pid(rest);
-        let rest = rest.strip_prefix(b"Error")?.trim_ascii_start();
-        let text = match rest.strip_prefix(b"(") {
+        let (pid, rest) = without_pid(rest);
+        let (level, text) = if let Some(text) = rest.strip_prefix(b"Error") {
+            (Level::Error, text)
+        } else if let Some(text) = rest.strip_prefix(b"Warn ") {
+            (Level::Warning, text)
+        } else {
+            return Self { raw, level: Level::Other, pid, text: rest.trim_ascii() };
+        };
+        let text = text.trim_ascii_start();
+        let text = match text.strip_prefix(b"(") {
             Some(place) => match place.iter().position(|&b| b == b')') {
                 Some(end) => place.get(end + 1..).unwrap_or_default(),
-                None => rest,
+                None => text,
             },
-            None => rest,
+            None => text,
         };
         let text = text.strip_prefix(b":").unwrap_or(text).trim_ascii();
-        Some(Self { from_child, text })
+        Self { raw, level, pid, text }
     }
+
+    /// Its text, if it is an error that says something.
+    fn error(&self) -> bool {
+        self.level == Level::Error && !self.text.is_empty() && !is_noise(self.raw)
+    }
+}
+
+/// The lines of a log.
+pub fn log_lines(log: &[u8]) -> impl Iterator<Item = LogLine<'_>> {
+    log.split(|&b| b == b'\n').map(LogLine::read)
 }
 
 fn without_time(line: &[u8]) -> &[u8] {
@@ -133,27 +140,27 @@ fn without_time(line: &[u8]) -> &[u8] {
     }
 }
 
-fn without_pid(line: &[u8]) -> (bool, &[u8]) {
+fn without_pid(line: &[u8]) -> (Option<i32>, &[u8]) {
     let digits = line.iter().take_while(|b| b.is_ascii_digit()).count();
-    match line.get(digits..).and_then(|rest| rest.strip_prefix(b":")) {
-        Some(rest) if digits > 0 => (true, rest.trim_ascii_start()),
-        _ => (false, line),
+    let (number, rest) = line.split_at(digits);
+    let pid = std::str::from_utf8(number).ok().and_then(|number| number.parse().ok());
+    match (pid, rest.strip_prefix(b":")) {
+        (Some(pid), Some(rest)) => (Some(pid), rest.trim_ascii_start()),
+        _ => (None, line),
     }
 }
 
-fn is_noise(line: &[u8]) -> bool {
+/// Whether it is in the logs of successful runs too, or only repeats that something failed.
+pub fn is_noise(line: &[u8]) -> bool {
     NOISE.iter().any(|noise| line.windows(noise.len()).any(|window| window == noise.as_bytes()))
 }
 
 /// The first true error of a log. In a restore, the first of a restored process goes before CRIU's own.
 pub fn first_error(log: &[u8], job: Job) -> Option<LogError> {
     let mut first = None;
-    for raw in log.split(|&b| b == b'\n') {
-        let Some(line) = Line::read(raw).filter(|line| !line.text.is_empty() && !is_noise(raw)) else {
-            continue;
-        };
-        let found = || LogError { sentence: printable(line.text), line: printable(raw) };
-        if job == Job::Dump || line.from_child {
+    for line in log_lines(log).filter(LogLine::error) {
+        let found = || LogError { sentence: printable(line.text), line: printable(line.raw) };
+        if job == Job::Dump || line.pid.is_some() {
             return Some(found());
         }
         first.get_or_insert_with(found);
@@ -161,8 +168,8 @@ pub fn first_error(log: &[u8], job: Job) -> Option<LogError> {
     first
 }
 
-/// The beginning of a line with everything escaped that a terminal might obey: names in it come from the container.
-fn printable(bytes: &[u8]) -> String {
+/// The beginning of a line, with everything escaped that a terminal might obey: names in it come from the container.
+pub fn printable(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     let mut shown = String::new();
     for c in text.trim().chars() {
@@ -257,33 +264,17 @@ mod tests {
     }
 
     #[test]
-    fn certain_remedies() {
-        let table = [
-            (
-                "inet: Connected TCP socket, consider using --tcp-established option.",
-                Some("--tcp-established"),
-            ),
-            (
-                "Some file locks are hold by dumping tasks! You can try --file-locks to dump them.",
-                Some("--file-locks"),
-            ),
-            ("unix: External socket is used. Consider using --ext-unix-sk option.", Some("--ext-unix-sk")),
-            (
-                "The root process 1 is not a session leader. Consider using --shell-job option",
-                Some("--shell-job"),
-            ),
-            ("A session leader of 41(2) is outside of its pid namespace", Some("setsid")),
-            ("vdso: Unexpected rt vDSO area bounds", Some("too old")),
-            ("sockets: Can't get 1:34 opt: Operation not supported", Some("4.2")),
-            ("something else", None),
+    fn a_line_is_taken_apart() {
+        let table: [(&str, Level, Option<i32>, &str); 5] = [
+            ("(00.1) Error (criu/a.c:1): x: y", Level::Error, None, "x: y"),
+            ("(00.1)     17: Warn  (criu/a.c:1): x", Level::Warning, Some(17), "x"),
+            ("pie: 3: Error (criu/pie/a.c:1): x", Level::Error, Some(3), "x"),
+            ("(00.1) 17 fdinfo 3: pos: 0", Level::Other, None, "17 fdinfo 3: pos: 0"),
+            ("", Level::Other, None, ""),
         ];
-        for (text, expected) in table {
-            let error = LogError::from_answer(&format!("Error (criu/x.c:1): {text}")).expect("an error");
-            assert_eq!(error.to_string(), text);
-            match (error.remedy(), expected) {
-                (Some(remedy), Some(piece)) => assert!(remedy.contains(piece), "{remedy}"),
-                (found, expected) => assert_eq!(found, expected),
-            }
+        for (line, level, pid, text) in table {
+            let read = LogLine::read(line.as_bytes());
+            assert_eq!((read.level, read.pid, read.text), (level, pid, text.as_bytes()), "{line}");
         }
     }
 

@@ -11,6 +11,8 @@
 
 mod client;
 mod config_file;
+mod core_image;
+mod failure;
 mod find;
 mod kerndat;
 pub mod lock_table;
@@ -25,8 +27,10 @@ mod version;
 
 pub use client::{CriuClient, Dumped, Features, Restored, Session, SpawnOptions, Stdio};
 pub use config_file::{CONFIG_ANNOTATION, config_file};
+pub use core_image::process_names;
+pub use failure::{End, Failure, Quoted};
 pub use find::{Criu, require_root};
-pub use log::{Job, LogError, first_error};
+pub use log::{Job, Level, LogError, LogLine, first_error, is_noise, log_lines, printable};
 pub use mounts::mounts_from_outside;
 pub use notify::{Notify, Silent};
 pub use pages::check_pages;

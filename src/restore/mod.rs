@@ -8,6 +8,7 @@
 //!
 //! Until the processes run, a failure undoes everything but the images, which the caller keeps.
 
+mod failure;
 mod fixups;
 mod import;
 mod lock;
@@ -17,6 +18,8 @@ use std::fs::{self, File};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+use nix::fcntl::AtFlags;
 use nix::mount::{MsFlags, mount};
 use nix::unistd::Pid;
 
@@ -27,6 +30,7 @@ use crate::cgroup::CgroupTree;
 use crate::criu::{
     CONFIG_ANNOTATION, Criu, CriuClient, Notify, SpawnOptions, Stdio, check_pages, config_file, require_root,
 };
+use crate::diagnose::explained;
 use crate::engine::rootfs::prepare_mountpoints;
 use crate::engine::{
     Container, ContainerId, LimitsDue, Namespaces, NewContainer, ProcessIo, ResolvedIo, StateRoot,
@@ -112,7 +116,7 @@ fn run(
     let cgroups = fixups::make_cgroups(new, images.as_fd(), options.manage_cgroups)?;
     new.create_intel_rdt()?;
     // The mounts that CRIU needs on the way stay in a mount namespace that ends with it, however this ends.
-    let logs = Logs::choose(new, options, imported.is_some());
+    let logs = Logs::choose(new, options, imported.is_some() || !is_writable(&images));
     let files = Files {
         images: &images,
         work_path: logs.path(),
@@ -247,7 +251,8 @@ fn restore_processes(
         cgroups: files.cgroups.as_ref(),
         due: LimitsDue::None,
     };
-    client.restore(&request, &mut steps).inspect_err(|_| lock::tell(&namespaces))?;
+    let restored = client.restore(&request, &mut steps).inspect_err(|_| lock::tell(&namespaces));
+    restored.map_err(|error| explained(error, || failure::context(steps.new, options, images)))?;
     let due = steps.due;
     new.set_due_limits(due)
 }
@@ -353,17 +358,17 @@ fn open_images(path: &Path) -> Result<OwnedFd> {
     })
 }
 
-/// Where CRIU's log goes. With an archive there is no directory of images that outlives a failure: the log of a restore
-/// that failed is kept where logs are kept.
+/// Where CRIU's log goes. With an archive there is no directory of images that outlives a failure, and one that is on a
+/// read-only file system takes no log: that of a restore which failed is then kept where logs are kept.
 struct Logs {
     path: Option<PathBuf>,
     owned: bool,
 }
 
 impl Logs {
-    fn choose(new: &NewContainer, options: &RestoreOptions, import: bool) -> Self {
+    fn choose(new: &NewContainer, options: &RestoreOptions, elsewhere: bool) -> Self {
         match &options.work_path {
-            None if import => {
+            None if elsewhere => {
                 let kept = Path::new(LOGS).join(format!("{}-restore", new.id()));
                 let path = if fs::create_dir_all(&kept).is_ok() { kept } else { new.dir().join("criu") };
                 Self { path: Some(path), owned: true }
@@ -391,6 +396,13 @@ impl Logs {
             tracing::warn!(path = %path.display(), %error, "log of the restore not removed");
         }
     }
+}
+
+/// Whether files can be made in a directory. One that cannot be asked is taken for writable: CRIU will tell.
+fn is_writable(directory: &OwnedFd) -> bool {
+    use nix::unistd::{AccessFlags, faccessat};
+    let asked = faccessat(directory, ".", AccessFlags::W_OK, AtFlags::empty());
+    !matches!(asked, Err(Errno::EROFS | Errno::EACCES))
 }
 
 fn open_work_dir(path: &Path) -> Result<OwnedFd> {

@@ -105,6 +105,26 @@ pub fn fd_target(pid: Pid, fd: i32) -> io::Result<PathBuf> {
     fs::read_link(format!("/proc/{pid}/fd/{fd}"))
 }
 
+/// The id of a process in the innermost process id namespace that it is in.
+///
+/// # Errors
+/// `ENOENT` when the process is gone.
+pub fn innermost_pid(pid: Pid) -> io::Result<i32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let ids = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    let innermost = ids.and_then(|ids| ids.split_whitespace().last()?.parse().ok());
+    innermost.ok_or_else(|| io::Error::other(format!("/proc/{pid}/status has no NSpid")))
+}
+
+/// The name of a process: 15 bytes at most, of its own choice.
+///
+/// # Errors
+/// `ENOENT` when the process is gone.
+pub fn command(pid: Pid) -> io::Result<String> {
+    let name = fs::read(format!("/proc/{pid}/comm"))?;
+    Ok(String::from_utf8_lossy(name.trim_ascii_end()).into_owned())
+}
+
 /// Whether a process has a file open, which is known by its device and inode.
 ///
 /// # Errors
