@@ -33,7 +33,7 @@ fn limits_that_a_restore_could_not_live_under_are_set_before_the_processes_run()
     let bundle = Bundle::of_workload(&host, "counter", &["--memory", "8388608"]).edit(|config| {
         config["linux"]["resources"]["pids"] = json!({"limit": 1});
         config["linux"]["resources"]["memory"] = json!({"limit": 64 * MIB});
-        config["linux"]["resources"]["cpu"] = json!({"quota": 10000, "period": 100_000, "shares": 512});
+        config["linux"]["resources"]["cpu"] = json!({"quota": 50000, "period": 100_000, "shares": 512});
     });
     let container = host.run_detached(&stage.id("tight"), &bundle);
     // As tight as the running program lets it be.
@@ -50,7 +50,7 @@ fn limits_that_a_restore_could_not_live_under_are_set_before_the_processes_run()
     assert_eq!(memory_limit(&host, &id), limit.to_string());
     assert_eq!(value(&host, &id, "pids.max", "pids.max"), "1");
     let quota = value(&host, &id, "cpu.cfs_quota_us", "cpu.max");
-    assert_eq!(quota.split(' ').next(), Some("10000"));
+    assert_eq!(quota.split(' ').next(), Some("50000"));
     again.goes_on(&before);
     again.end();
     host.assert_no_trace();
@@ -273,4 +273,32 @@ fn a_process_in_a_cgroup_that_the_container_has_frozen_is_told() {
     container.goes_on(&before);
     container.end();
     host.assert_no_trace();
+}
+
+/// What each mode does with a container that comes back where it was.
+#[test]
+fn every_mode_of_criu_brings_a_container_back() {
+    let Some(stage) = Stage::set(&[Need::Criu]) else { return };
+    let host = stage.host("a");
+    let bundle = Bundle::of_workload(&host, "tree", &[])
+        .edit(|config| config["linux"]["resources"]["pids"] = json!({"limit": 40}));
+    for mode in ["ignore", "soft", "full"] {
+        let container = host.run_detached(&stage.id(mode), &bundle);
+        let before = container.reports();
+        let (images, id) = (host.path(mode), container.id());
+        let modes = ["--manage-cgroups-mode", mode];
+        host.migrate(&[&["checkpoint"], &modes[..], &["--image-path", &images, id]].concat()).succeeded();
+        host.assert_no_trace();
+        let path = bundle.path();
+        let restore = [&["restore", "-d"], &modes[..], &["--image-path", &images, "-b", &path, id]].concat();
+        host.migrate_detached(&restore);
+        container.goes_on(&before);
+        assert_eq!(value(&host, id, "pids.max", "pids.max"), "40", "{mode}");
+        let places = places(&host, id);
+        assert!(places.len() >= 6 && places.values().all(String::is_empty), "{mode}: {places:?}");
+        container.end();
+        host.assert_no_trace();
+        // The next one reports to the same file.
+        fs::remove_file(format!("{}{}", bundle.rootfs(), Bundle::STATUS)).expect("remove the last report");
+    }
 }

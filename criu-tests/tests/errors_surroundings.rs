@@ -168,3 +168,55 @@ fn a_disk_that_is_full() {
     unmount(&host, &disk);
     host.assert_no_trace();
 }
+
+/// Takes what is left on a disk of the host.
+fn fill(host: &Host, disk: &str) {
+    let filler = host.command(&["dd", "if=/dev/zero", &format!("of={disk}/filler"), "bs=4k"]).run();
+    assert_ne!(filler.code, 0, "the disk takes everything");
+}
+
+/// The records of containers are on a disk that is full, or CRIU's log cannot be written.
+#[test]
+fn a_state_root_or_a_work_directory_that_is_full() {
+    let Some(stage) = Stage::set(&[Need::Criu]) else { return };
+    let host = stage.host("a");
+    let disk = small_disk(&host, "state-disk", "size=256k");
+    let bundle = Bundle::of_workload(&host, "counter", &["--memory", "1048576"]);
+    let (program, id) = (criu_tests::migrate(), stage.id("small"));
+    let migrate = |args: &[&str]| {
+        let command = [&[&program, "--root", &disk], args].concat();
+        host.command(&command).without_stdio().run().code
+    };
+    assert_eq!(migrate(&["run", "-d", "-b", &bundle.path(), &id]), 0);
+    let container = host.container(&id, &bundle.rootfs());
+    let before = container.reports();
+    let images = host.path("images");
+    fill(&host, &disk);
+    assert_eq!(migrate(&["checkpoint", "--image-path", &images, &id]), STORAGE);
+    container.goes_on(&before);
+    host.command(&["rm", &format!("{disk}/filler")]).run().succeeded();
+
+    let work = small_disk(&host, "work-disk", "size=64k");
+    fill(&host, &work);
+    let before = container.reports();
+    let args = ["checkpoint", "--leave-running", "--work-path", &work, "--image-path", &images, &id];
+    // A log that cannot be written is not worth a checkpoint: CRIU goes on without.
+    let code = migrate(&args);
+    assert!(code == 0 || code == STORAGE, "{code}");
+    container.goes_on(&before);
+    unmount(&host, &work);
+
+    assert_eq!(migrate(&["checkpoint", "--image-path", &images, &id]), 0);
+    fill(&host, &disk);
+    let restore = ["restore", "-d", "--image-path", &images, "-b", &bundle.path(), &id];
+    assert_eq!(migrate(&restore), STORAGE);
+    assert!(!names_on(&host, &disk).iter().any(|name| name.contains(&id)), "{:?}", names_on(&host, &disk));
+    assert!(host.cgroups().is_empty() && host.processes().is_empty());
+    host.command(&["rm", &format!("{disk}/filler")]).run().succeeded();
+    let before = container.status().expect("its last report");
+    assert_eq!(migrate(&restore), 0);
+    container.goes_on(&before);
+    assert_eq!(migrate(&["delete", "--force", &id]), 0);
+    unmount(&host, &disk);
+    host.assert_no_trace();
+}

@@ -3,12 +3,37 @@
 //! `ignore` CRIU does not look at cgroups.
 
 use std::os::fd::BorrowedFd;
+use std::path::Path;
 
 use super::CheckpointOptions;
-use crate::Result;
+use crate::cgroup::self_cgroups;
 use crate::criu::ManageCgroups;
-use crate::engine::{Container, UserNamespace, image_files};
+use crate::engine::{Container, InitProcess, UserNamespace, image_files};
 use crate::spec::Config;
+use crate::{Error, ErrorKind, Result};
+
+/// Refuses to let CRIU manage cgroups where it would take those of the whole host along: it dumps every cgroup beneath the
+/// container's.
+///
+/// # Errors
+/// [`ErrorKind::Unsupported`], naming the hierarchy.
+pub(super) fn check_mode(options: &CheckpointOptions, init: InitProcess) -> Result<()> {
+    if matches!(options.manage_cgroups, None | Some(ManageCgroups::Ignore)) {
+        return Ok(());
+    }
+    match self_cgroups(init.pid)?.into_iter().find(|cgroup| cgroup.path == Path::new("/")) {
+        Some(top) => Err(at_the_top(&top.controller_list())),
+        None => Ok(()),
+    }
+}
+
+fn at_the_top(controllers: &str) -> Error {
+    let hierarchy = if controllers.is_empty() { "unified" } else { controllers };
+    let message = format!(
+        "the container is at the top of the {hierarchy} cgroup hierarchy: criu would dump all cgroups of the host"
+    );
+    Error::new(ErrorKind::Unsupported, message).with_hint("leave --manage-cgroups-mode out")
+}
 
 /// Writes them into the image directory.
 ///
@@ -28,5 +53,19 @@ pub(super) fn write(
         Some(tree) => image_files::write(images, image_files::CGROUPS, &tree.to_bytes()?),
         // That of an earlier checkpoint in the same directory must not be taken for this one's.
         None => image_files::remove(images, image_files::CGROUPS),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hierarchy_is_named() {
+        for (controllers, name) in [("", "unified"), ("cpu,cpuacct", "cpu,cpuacct")] {
+            let error = at_the_top(controllers);
+            assert_eq!(error.kind(), ErrorKind::Unsupported);
+            assert!(error.to_string().contains(&format!("top of the {name} cgroup")), "{error}");
+        }
     }
 }

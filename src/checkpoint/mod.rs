@@ -178,6 +178,7 @@ fn attempt(
     let init = living_init(container)?;
     let sessions = Sessions::of(container, init)?;
     sessions.announce(options.exec_sessions, options.leave_running)?;
+    cgroups::check_mode(options, init)?;
     let stdio = stdio::inspect(init, &container.state().external_descriptors, options.shell_job)?;
     descriptors::write(images_fd.as_fd(), &stdio.names)?;
     if exporter.is_none() {

@@ -15,7 +15,8 @@ mod lock;
 mod options;
 
 use std::fs::{self, File};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -194,7 +195,8 @@ fn restore_processes(
     io: ResolvedIo,
     mounts: &PrivateMounts,
 ) -> Result<()> {
-    let images = files.images;
+    let reopened = through_own_mount(files.images);
+    let images = reopened.as_ref().unwrap_or(files.images);
     let names = descriptors::read(images.as_fd())?;
     let new_names = descriptors::names(io.stdio())?;
     fixups::require_terminals(&names, io.stdio())?;
@@ -341,6 +343,16 @@ impl Notify for Steps<'_> {
         // Written before any process runs: if we die now, CRIU undoes everything; later, the container is known.
         self.new.record(pid, self.names.clone(), &types)
     }
+}
+
+/// The same directory by way of a mount of this mount namespace: CRIU works in it and, when it manages cgroups, mounts
+/// there, which the kernel does not let it do on a mount of another namespace. `None` where the path leads elsewhere.
+fn through_own_mount(directory: &OwnedFd) -> Option<OwnedFd> {
+    let path = fs::read_link(format!("/proc/self/fd/{}", directory.as_raw_fd())).ok()?;
+    let reopened = File::open(path).ok()?;
+    let original = File::from(directory.try_clone().ok()?);
+    let identity = |file: &File| file.metadata().map(|metadata| (metadata.dev(), metadata.ino())).ok();
+    (identity(&reopened)? == identity(&original)?).then(|| OwnedFd::from(reopened))
 }
 
 fn open_images(path: &Path) -> Result<OwnedFd> {
