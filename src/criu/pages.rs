@@ -3,18 +3,17 @@
 //! nothing, for ever.
 //!
 //! ```text
-//! pagemap-*.img   magic, magic, then length (u32) and message, again and again: first the number of the file of pages,
+//! pstree.img      the processes, in the form of the next
+//! pagemap-PID.img magic, magic, then length (u32) and message, again and again: first the number of the file of pages,
 //!                 then runs of pages, in the order in which they stand there
 //! pages-N.img     the pages
 //! ```
 //! Source: CRIU's images/pagemap.proto, criu/include/pagemap.h. What is not understood is left to CRIU.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 
-use nix::dir::Dir;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 use nix::unistd::{SysconfVar, sysconf};
@@ -33,6 +32,9 @@ const IN_PARENT: u64 = 1;
 /// The page is in the file.
 const PRESENT: u64 = 4;
 
+/// Field of `pstree_entry`.
+const PID: u64 = 1;
+
 /// Fields of `pagemap_head` and `pagemap_entry`.
 const PAGES_ID: u64 = 1;
 const COMPAT_NR_PAGES: u64 = 2;
@@ -40,32 +42,41 @@ const COMPAT_IN_PARENT: u64 = 3;
 const FLAGS: u64 = 4;
 const NR_PAGES: u64 = 5;
 
-/// Makes sure that the files of pages are as long as the tables of pages say.
+/// Makes sure that the file of pages is at least as long as the first process's table of pages says. Only that one is sure to be
+/// of this dump: a directory that was used before has tables of processes that are gone.
 ///
 /// # Errors
 /// [`ErrorKind::InvalidArchive`], naming the file; else when a file cannot be read.
 pub fn check_pages(images: BorrowedFd<'_>) -> Result<()> {
-    let mut pages: BTreeMap<u64, u64> = BTreeMap::new();
-    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
-    let mut listing = Dir::openat(images, ".", flags | OFlag::O_DIRECTORY, Mode::empty())
-        .context(|| "list the image directory")?;
-    for entry in listing.iter() {
-        let entry = entry.context(|| "list the image directory")?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if !name.starts_with("pagemap-") {
-            continue;
+    let open = |name: &str| -> Result<Option<BufReader<File>>> {
+        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+        match openat(images, name, flags, Mode::empty()) {
+            Ok(file) => Ok(Some(BufReader::new(File::from(file)))),
+            Err(nix::errno::Errno::ENOENT) => Ok(None),
+            Err(errno) => Err(errno).context(|| format!("open {name} in the image directory")),
         }
-        let table =
-            openat(images, name.as_str(), flags | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK, Mode::empty());
-        let table = table.context(|| format!("open {name} in the image directory"))?;
-        if let Some((file, count)) = read_table(&mut BufReader::new(File::from(table)))
-            .context(|| format!("read {name} in the image directory"))?
-        {
-            let sum = pages.entry(file).or_default();
-            *sum = sum.saturating_add(count);
+    };
+    let Some(mut tree) = open("pstree.img")? else { return Ok(()) };
+    let Some(pid) = read_first_pid(&mut tree).context(|| "read pstree.img in the image directory")? else {
+        return Ok(());
+    };
+    let name = format!("pagemap-{pid}.img");
+    let Some(mut table) = open(&name)? else { return Ok(()) };
+    match read_table(&mut table).context(|| format!("read {name} in the image directory"))? {
+        Some((file, count)) => check_length(images, file, count),
+        None => Ok(()),
+    }
+}
+
+/// The first process of a tree.
+fn read_first_pid(tree: &mut impl Read) -> io::Result<Option<u64>> {
+    for _ in MAGIC {
+        if read_number(tree)?.is_none() {
+            return Ok(None);
         }
     }
-    pages.into_iter().try_for_each(|(file, count)| check_length(images, file, count))
+    let first = read_message(tree)?.unwrap_or_default();
+    Ok(Fields(&first).find_map(|(field, value)| (field == PID).then_some(value)))
 }
 
 fn check_length(images: BorrowedFd<'_>, file: u64, count: u64) -> Result<()> {
@@ -217,8 +228,11 @@ mod tests {
         let dir = tempfile::tempdir().expect("tempdir");
         let images = File::open(dir.path()).expect("open");
         let size = page_size().expect("a size") as usize;
-        fs::write(dir.path().join("pagemap-1.img"), table(&[&[8, 1, 16, 1, 32, 4]])).expect("write");
-        fs::write(dir.path().join("pagemap-7.img"), table(&[&[8, 1, 16, 1, 32, 4]])).expect("write");
+        check_pages(images.as_fd()).expect("there is no tree");
+        fs::write(dir.path().join("pstree.img"), table(&[])).expect("write");
+        fs::write(dir.path().join("pagemap-1.img"), table(&[&[8, 1, 16, 2, 32, 4]])).expect("write");
+        // Of another dump.
+        fs::write(dir.path().join("pagemap-7.img"), table(&[&[8, 1, 16, 9, 32, 4]])).expect("write");
         let error = check_pages(images.as_fd()).expect_err("there are no pages");
         assert_eq!(error.to_string(), "pages-1.img is missing in the image directory");
         fs::write(dir.path().join("pages-1.img"), vec![0; 2 * size - 1]).expect("write");
