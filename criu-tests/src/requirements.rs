@@ -49,9 +49,9 @@ impl Need {
         matches!(self, Need::SysResource | Need::CgroupV2 | Need::AppArmor | Need::MappingNames)
     }
 
-    /// Whether a virtual machine may be without it, whose kernel and processor are older.
-    pub(crate) fn is_of_a_new_machine(self) -> bool {
-        matches!(self, Need::GuardPages | Need::ProtectionKeys)
+    /// Whether a virtual machine may be without it, whose kernel and processor are other ones.
+    pub(crate) fn is_of_some_machines(self) -> bool {
+        matches!(self, Need::GuardPages | Need::MappingNames | Need::ProtectionKeys)
     }
 
     /// Why the need is not met, if so. Root is needed always and is not listed.

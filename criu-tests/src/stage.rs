@@ -29,7 +29,7 @@ impl Stage {
     pub fn set(needs: &[Need]) -> Option<Self> {
         let all = std::env::var("MIGRATE_TEST_ALL").unwrap_or_default();
         let must_run = match all.as_str() {
-            "vm" => !needs.iter().any(|need| need.is_of_a_new_machine()),
+            "vm" => !needs.iter().any(|need| need.is_of_some_machines()),
             "1" => !needs.iter().any(|need| need.is_of_a_virtual_machine()),
             _ => false,
         };
