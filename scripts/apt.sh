@@ -132,3 +132,14 @@ exec "$for/$loader" --library-path "$for/usr/lib/$triplet:$for/lib/$triplet" "$f
 TEXT
     chmod 755 "$at/${program##*/}"
 }
+
+# private_elf AT FOR PROGRAM: like private_wrapper, but the loader and the libraries' place are written into PROGRAM itself, and AT/NAME
+# is a link to it.
+private_elf() {
+    local at=$1 for=$2 program=$3 loader triplet
+    triplet=$(uname -m)-linux-gnu
+    loader=$(loader_in "$at" "$triplet") || fail "there is no dynamic loader for $triplet in $at"
+    patchelf --set-interpreter "$for/$loader" --set-rpath "$for/usr/lib/$triplet:$for/lib/$triplet" "$at/$program" ||
+        fail "patchelf cannot change $at/$program"
+    ln -sf "$program" "$at/${program##*/}"
+}

@@ -25,6 +25,8 @@ WORKLOAD = os.environ["WORKLOAD_BIN"]
 CRIU = os.environ["CRIU"]
 # The words that start crun, or none: it comes with libraries of its own.
 CRUN = os.environ.get("CRUN", "").split()
+# The newest runc that is here.
+RUNC = os.environ["RUNC"]
 UNIFIED = Path("/sys/fs/cgroup/unified")
 PAIRS = max(9, int(os.environ.get("PAIRS", "11")))
 WARM_UP = 2
@@ -251,30 +253,138 @@ def stopped_seconds(stats):
     return total / 1e6
 
 
-def bench_checkpoint(scratch, ours, theirs):
-    small = bundle(scratch / "small", shutil.which("busybox"), "bin/sleep", ["/bin/sleep", "100000"])
-    images = scratch / "images"
+def wait_until(what, holds):
+    deadline = time.monotonic() + LIMIT
+    while time.monotonic() < deadline:
+        if holds():
+            return
+        time.sleep(0.02)
+    raise SystemExit(f"error: not so in {LIMIT} s: {what}")
 
-    def there_and_back(runtime):
+
+def wait_until_counting(status):
+    def counts():
+        return status.exists() and re.search(r"^counter=([1-9][0-9]*)$", status.read_text(), re.MULTILINE)
+    wait_until(f"the workload counts in {status}", counts)
+
+
+def there_and_back(bundle_path, images, ready=lambda: None):
+    """A measurement of a checkpoint and a restore: how long both took, and how long the processes stood still."""
+    def of(runtime):
         def measure(number):
             name = f"migrate-bench-{number}"
             where = images / runtime.name
             where.mkdir(parents=True)
             directories = ("--image-path", str(where / "images"), "--work-path", str(where / "work"))
-            runtime.detached("run", "--detach", "--bundle", small, name)
+            runtime.detached("run", "--detach", "--bundle", bundle_path, name)
+            ready()
             down = seconds(runtime, "checkpoint", *directories, name)
             stopped = stopped_seconds(where / "work" / "stats-dump")
             reap()
-            up = seconds(runtime.detached, "restore", "--detach", "--bundle", small, *directories, name)
+            up = seconds(runtime.detached, "restore", "--detach", "--bundle", bundle_path, *directories, name)
             runtime("delete", "--force", name)
             reap()
             shutil.rmtree(where)
             return down, up, stopped
         return measure
+    return of
 
-    compare(("checkpoint of a small container against runc", "restore of it against runc",
-             "time in which it stands still for the checkpoint"), (0.7, 0.7, None),
-            there_and_back(ours), there_and_back(theirs), "runc")
+
+def compare_checkpoints(what, goals, measure, ours, theirs, pairs=PAIRS):
+    compare((f"checkpoint of {what} against runc", f"restore of {what} against runc",
+             f"time in which {what} stands still for the checkpoint"), goals,
+            measure(ours), measure(theirs), theirs.name, pairs)
+
+
+def counting(where, mebibytes):
+    """A bundle of a workload that holds so much memory, and what waits until a container of it does."""
+    arguments = ["/workload", "counter", "--status", "/status", "--memory", str(mebibytes << 20)]
+    path = bundle(where, WORKLOAD, "workload", arguments)
+    status = where / "rootfs" / "status"
+
+    def ready():
+        wait_until_counting(status)
+        status.unlink()
+    return path, ready
+
+
+def bench_checkpoint(scratch, ours, theirs):
+    images = scratch / "images"
+    small = bundle(scratch / "small", shutil.which("busybox"), "bin/sleep", ["/bin/sleep", "100000"])
+    compare_checkpoints("a small container", (0.5, 0.5, None), there_and_back(small, images), ours, theirs)
+
+    script = "for i in $(seq 49); do sleep 100000 & done; touch /ready; wait"
+    tree = bundle(scratch / "tree", shutil.which("busybox"), "bin/busybox", ["/bin/busybox", "sh", "-c", script])
+    ready = scratch / "tree" / "rootfs" / "ready"
+
+    def fifty():
+        wait_until("all 50 processes are there", ready.exists)
+        ready.unlink()
+    compare_checkpoints("50 processes", (None, None, None), there_and_back(tree, images, fifty), ours, theirs)
+
+    large, counts = counting(scratch / "large", 1024)
+    config = json.loads((scratch / "large" / "config.json").read_text())
+    for number in range(10):
+        source = scratch / "sources" / str(number)
+        source.mkdir(parents=True)
+        config["mounts"].append({"destination": f"/bound/{number}", "type": "bind", "source": str(source), "options": ["rbind"]})
+    (scratch / "large" / "config.json").write_text(json.dumps(config))
+    compare_checkpoints("1 GiB and 10 mounts", (None, None, None), there_and_back(large, images, counts), ours, theirs, 7)
+
+
+class BareCriu:
+    """CRIU by its own command line, on containers that need nothing of a runtime's."""
+
+    name = "criu"
+
+    def __init__(self, runtime, rootfs):
+        self.runtime, self.rootfs = runtime, rootfs
+
+    def detached(self, command, *arguments):
+        if command == "run":
+            self.runtime.detached(command, *arguments)
+            return
+        where = self.directories(arguments)
+        call_detached(CRIU, "restore", *where, "--root", str(self.rootfs), "--restore-detached", "--restore-sibling",
+                      "--pidfile", str(self.rootfs.parent / "pid"), "--empty-ns", "net", "--manage-cgroups=ignore")
+
+    def __call__(self, command, *arguments):
+        name = arguments[-1]
+        if command == "delete":
+            pid = int((self.rootfs.parent / "pid").read_text())
+            (self.rootfs.parent / "pid").unlink()
+            os.kill(pid, signal.SIGKILL)
+            self.runtime("delete", "--force", name)
+            return
+        state = subprocess.run([*self.runtime.command, "state", name], capture_output=True, text=True, check=True, timeout=LIMIT)
+        where = self.directories(arguments)
+        for directory in where[1::2]:
+            Path(directory).mkdir()
+        call(CRIU, "dump", *where, "--tree", str(json.loads(state.stdout)["pid"]), "--empty-ns", "net", "--manage-cgroups=ignore",
+             "--network-lock", "skip")
+
+    @staticmethod
+    def directories(arguments):
+        at = arguments.index("--image-path")
+        return ["--images-dir", arguments[at + 1], "--work-dir", arguments[at + 3]]
+
+
+def bench_bare(scratch, ours, _theirs):
+    """Against CRIU alone, in a container without what CRIU needs a runtime for."""
+    where = scratch / "bare"
+    path, counts = counting(where, 1024)
+    config = json.loads((where / "config.json").read_text())
+    config["mounts"] = [mount for mount in config["mounts"] if mount["type"] not in ("cgroup", "cgroup2")]
+    config["linux"]["maskedPaths"] = []
+    (where / "config.json").write_text(json.dumps(config))
+    # CRIU wants its root to be a mount point.
+    call("mount", "--bind", str(where / "rootfs"), str(where / "rootfs"))
+    try:
+        compare(("checkpoint of 1 GiB against criu alone", "restore of 1 GiB against criu alone", "time in which it stands still"),
+                (None, None, None), *(there_and_back(path, scratch / "images", counts)(r) for r in (ours, BareCriu(ours, where / "rootfs"))),
+                "criu", 7)
+    finally:
+        call("umount", str(where / "rootfs"))
 
 
 def make_tree(top):
@@ -334,18 +444,6 @@ def bench_archive(scratch, _ours, _theirs):
             "tar and zstd")
 
 
-def wait_until_counting(status):
-    deadline = time.monotonic() + LIMIT
-    while time.monotonic() < deadline:
-        try:
-            if re.search(r"^counter=([1-9][0-9]*)$", status.read_text(), re.MULTILINE):
-                return
-        except FileNotFoundError:
-            pass
-        time.sleep(0.02)
-    raise SystemExit(f"error: the workload did not begin to count: {status}")
-
-
 def bench_memory(scratch, ours, _theirs):
     """Peak resident memory of `checkpoint --export`: of migrate or of its CRIU, whichever had more."""
     for mebibytes in (32, 512):
@@ -367,7 +465,7 @@ def bench_memory(scratch, ours, _theirs):
         shutil.rmtree(where)
 
 
-SECTIONS = {"run": bench_run, "commands": bench_commands, "crun": bench_crun, "size": bench_size, "checkpoint": bench_checkpoint,
+SECTIONS = {"run": bench_run, "commands": bench_commands, "crun": bench_crun, "size": bench_size, "checkpoint": bench_checkpoint, "bare": bench_bare,
             "archive": bench_archive, "memory": bench_memory}
 # What is not asked for by name, but by one of these.
 INNER = {"crun-run": bench_run, "crun-commands": bench_commands}
@@ -384,6 +482,7 @@ def main():
     states.mkdir()
     call("mount", "-t", "tmpfs", "-o", "mode=755", "migrate-bench", str(states))
     ours, runc, crun = Runtime("migrate", [MIGRATE], scratch), Runtime("runc", ["runc"], scratch), Runtime("crun", CRUN, scratch)
+    newest = Runtime("newest runc", [RUNC], scratch)
     try:
         for name in sys.argv[1:] or SECTIONS:
             where = scratch / name
@@ -391,9 +490,9 @@ def main():
             if name in INNER:
                 INNER[name](where, ours, crun)
             else:
-                SECTIONS[name](where, ours, runc)
+                SECTIONS[name](where, ours, newest if name == "checkpoint" else runc)
     finally:
-        for runtime in (ours, runc, *([crun] if CRUN else [])):
+        for runtime in (ours, runc, newest, *([crun] if CRUN else [])):
             runtime.sweep()
         call("umount", str(states))
         shutil.rmtree(scratch)

@@ -9,6 +9,7 @@ PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin
 criu_prefix=${MIGRATE_CRIU_PREFIX:-/opt/migrate-criu}
 qemu_prefix=${MIGRATE_QEMU_PREFIX:-/opt/migrate-qemu}
 crun_prefix=${MIGRATE_CRUN_PREFIX:-/opt/migrate-crun}
+runc_prefix=${MIGRATE_RUNC_PREFIX:-/opt/migrate-runc}
 criu_marker=.made-by-migrate-setup
 quiet=${quiet:-}
 
@@ -85,9 +86,10 @@ find_qemu() {
     command -v qemu-system-x86_64 || true
 }
 
-# Prints the words that start the private crun, or nothing. Without the shell of its wrapper, which a measurement would count.
-crun_words() {
-    [ ! -x "$crun_prefix/crun" ] || sed -n 's/^exec \(.*\) "\$@"$/\1/p' "$crun_prefix/crun" | tr -d '"'
+# private_words WRAPPER: the words that start a private program, or nothing. Without the shell of its wrapper, which a measurement
+# would count.
+private_words() {
+    [ ! -x "$1" ] || sed -n 's/^exec \(.*\) "\$@"$/\1/p' "$1" | tr -d '"'
 }
 
 # --- Rust ---------------------------------------------------------------------------------------------------------------------------
