@@ -131,37 +131,6 @@ fn every_exit_code_is_documented() {
     }
 }
 
-/// Documented as refused by name. A flag that becomes supported leaves this list, the README and the manual page.
-#[test]
-fn what_is_not_supported_yet_says_so() {
-    let table: [&[&str]; 10] = [
-        &["checkpoint", "--pre-dump"],
-        &["checkpoint", "--parent-path", "x"],
-        &["checkpoint", "--lazy-pages"],
-        &["checkpoint", "--page-server", "x:1"],
-        &["checkpoint", "--status-fd", "3"],
-        &["checkpoint", "--auto-dedup"],
-        &["restore", "--lazy-pages"],
-        &["restore", "--auto-dedup"],
-        &["restore", "--lsm-profile", "x"],
-        &["restore", "--lsm-mount-context", "x"],
-    ];
-    let manual = manual();
-    let told = [long_flags(section(&manual, "\n.SH FLAGS THAT ARE NOT SUPPORTED YET")), {
-        let readme = read("README.md");
-        let (_, after) =
-            readme.split_once("Flags of runc that are known but not done yet").expect("the paragraph");
-        long_flags(after.split("\n\n").next().unwrap_or_default())
-    }];
-    for args in table {
-        let output = migrate(&[args, &["some-container"]].concat());
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(said.contains(&format!("{} is not supported yet", args[1])), "{args:?}: {said}");
-        assert_eq!(output.status.code(), Some(1), "{args:?}");
-        assert!(told.iter().all(|flags| flags.contains(args[1])), "{args:?} is not documented");
-    }
-}
-
 #[test]
 fn links_lead_to_files() {
     for document in DOCUMENTS {

@@ -66,12 +66,16 @@ impl Host {
         Command::new(&self.socket, &self.directory, argv.iter().map(|a| (*a).to_owned()).collect())
     }
 
+    /// The binary under test with the host's state root and log, as words.
+    pub fn migrate_argv(&self, args: &[&str]) -> Vec<String> {
+        let (program, root, log) = (programs::migrate(), self.state_root(), self.log());
+        let start = [program, "--root".to_owned(), root, "--log".to_owned(), log];
+        start.into_iter().chain(args.iter().map(|arg| (*arg).to_owned())).collect()
+    }
+
     /// The binary under test with the host's state root and log, to be started.
     pub fn migrate_command(&self, args: &[&str]) -> Command {
-        let (program, root, log) = (programs::migrate(), self.state_root(), self.log());
-        let mut argv: Vec<&str> = vec![&program, "--root", &root, "--log", &log];
-        argv.extend(args);
-        self.command(&argv)
+        Command::new(&self.socket, &self.directory, self.migrate_argv(args))
     }
 
     /// Runs the binary under test, with captured output.

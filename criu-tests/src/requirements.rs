@@ -39,6 +39,8 @@ pub enum Need {
     GuardPages,
     /// Names for mappings of nobody (`CONFIG_ANON_VMA_NAME`).
     MappingNames,
+    /// A kernel that tracks changes of memory (soft-dirty bits).
+    MemoryTracking,
     /// AppArmor in the kernel, and `apparmor_parser`.
     AppArmor,
 }
@@ -46,7 +48,15 @@ pub enum Need {
 impl Need {
     /// Whether only a virtual machine can be relied on for it: see `docs/vm-lab.md`.
     pub(crate) fn is_of_a_virtual_machine(self) -> bool {
-        matches!(self, Need::SysResource | Need::CgroupV2 | Need::AppArmor | Need::MappingNames)
+        matches!(
+            self,
+            Need::SysResource | Need::CgroupV2 | Need::AppArmor | Need::MappingNames | Need::MemoryTracking
+        )
+    }
+
+    /// Whether it is met, for a test that has something to show in both cases.
+    pub fn is_met(self) -> bool {
+        self.missing().is_none()
     }
 
     /// Whether a virtual machine may be without it, whose kernel and processor are other ones.
@@ -114,6 +124,11 @@ impl Need {
             Need::MappingNames => {
                 let can = succeeds(&programs::workload(), &["zoo", "--make", "name_of_a_mapping"]);
                 (!can).then(|| "the kernel has no names for mappings (CONFIG_ANON_VMA_NAME)".to_owned())
+            }
+            Need::MemoryTracking => {
+                let tracks = working_criu()
+                    .is_ok_and(|criu| succeeds(criu, &["check", "--feature", "mem_dirty_track"]));
+                (!tracks).then(|| "the kernel does not track changes of memory".to_owned())
             }
             Need::AppArmor => {
                 let enabled = std::fs::read_to_string("/sys/module/apparmor/parameters/enabled");

@@ -16,18 +16,23 @@ mod failure;
 mod freezer;
 mod images;
 mod journal;
+mod memory;
 mod namespaces;
 mod options;
+mod pre_dump;
 mod rescue;
 mod sessions;
 mod stdio;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use journal::settle;
+pub use memory::MemoryOptions;
 pub use options::{CheckpointOptions, ExecSessions, Export, LeaveRunning};
+pub use pre_dump::pre_dump;
 
 use crate::archive::Progress;
 use crate::criu::{
@@ -84,9 +89,6 @@ fn run(
     export: Option<Export>,
     progress: &mut (dyn Progress + Send),
 ) -> Result<CheckpointReport> {
-    let wrong_status = |status| {
-        Error::new(ErrorKind::WrongStatus, format!("container cannot be checkpointed in {status} state"))
-    };
     if let Some(journal) = journal::recover(container)? {
         // The processes are in the images of an attempt that was killed before its archive was complete.
         let Some(export) = export else {
@@ -94,24 +96,19 @@ fn run(
         };
         return finish_export(container, &journal, export, progress);
     }
-    let status = container.status()?;
-    if !matches!(status, Status::Running | Status::Paused) {
-        return Err(wrong_status(status));
-    }
-    if !container.has_started()? {
-        return Err(wrong_status(Status::Created));
-    }
-    require_root()?;
-    let config = container.config()?;
+    require_complete(options, export.as_ref())?;
+    let Ready { status, config, criu } = ready(container, options)?;
     namespaces::check(&config)?;
     namespaces::require_own_mounts(&config)?;
-    let criu = Criu::find(options.criu.as_deref())?;
     let images = ImagesDir::choose(container, options, export.as_ref())?;
+    options.memory.check(&images.path)?;
     let devices = container.init().map(|init| container.taken_devices(&config, init)).transpose()?.flatten();
     let dumped = attempt(container, options, &criu, &images, export, status, progress);
-    let stays = dumped.is_err() || options.leave_running == LeaveRunning::Yes;
-    let paused = match status {
-        Status::Paused if stays => freezer::pause_again(container),
+    let paused = match (status, options.leave_running) {
+        (Status::Paused, _) if dumped.is_err() => freezer::pause_again(container),
+        (Status::Paused, LeaveRunning::Yes) | (_, LeaveRunning::Paused) if dumped.is_ok() => {
+            freezer::pause_again(container)
+        }
         _ => Ok(()),
     };
     match dumped {
@@ -137,6 +134,44 @@ fn run(
             Err(failed) => error.with_cleanup([failed]),
         }),
     }
+}
+
+fn wrong_status(status: Status) -> Error {
+    Error::new(ErrorKind::WrongStatus, format!("container cannot be checkpointed in {status} state"))
+}
+
+/// A container that CRIU can be let loose on.
+struct Ready {
+    status: Status,
+    config: Arc<Config>,
+    criu: Criu,
+}
+
+fn ready(container: &Container, options: &CheckpointOptions) -> Result<Ready> {
+    let status = container.status()?;
+    if !matches!(status, Status::Running | Status::Paused) {
+        return Err(wrong_status(status));
+    }
+    if !container.has_started()? {
+        return Err(wrong_status(Status::Created));
+    }
+    require_root()?;
+    let config = container.config()?;
+    Ok(Ready { status, config, criu: Criu::find(options.criu.as_deref())? })
+}
+
+/// An archive holds everything, and memory that is on demand can only be of processes that are held.
+fn require_complete(options: &CheckpointOptions, export: Option<&Export>) -> Result<()> {
+    let refuse = |message: &'static str| Err(Error::new(ErrorKind::InvalidInput, message));
+    if export.is_some() && !options.memory.are_complete() {
+        return refuse(
+            "an archive holds all memory: --export goes with none of --parent-path, --page-server and --lazy-pages",
+        );
+    }
+    if options.memory.lazy_pages && options.leave_running != LeaveRunning::No {
+        return refuse("--lazy-pages hands the memory over: the container cannot be left running or stopped");
+    }
+    Ok(())
 }
 
 /// The host's interfaces are its own again: the container has ended. That one stays away changes nothing about that.
@@ -226,13 +261,15 @@ impl Dump<'_> {
     ) -> Result<(CheckpointReport, Option<Exporter>)> {
         // CRIU's own temporary mounts stay in a mount namespace that nobody else sees.
         in_private_mount_namespace(move |mounts| {
-            let (client, mut network) = self.begin(criu)?;
+            let (mut client, mut network) = self.begin(criu)?;
             journal.criu = Some(InitProcess::of(nix::unistd::Pid::from_raw(client.pid()))?);
             journal.save(self.container)?;
             client.reuse_kernel_facts(mounts);
             if sys::proc::has_inet_sockets(self.init.pid()).context(|| "read the container's sockets")? {
                 check_inet_sockets(client.version(), Kernel::running())?;
             }
+            let memory = &self.options.memory;
+            memory.check_kernel(&mut client, memory.parent_path.is_some())?;
             let freezer = Freezer::prepare(self.container, self.status)?;
             let request = options::dump_request(self, network.as_ref(), &freezer, client.version())?;
             rescue::note_lock(self, journal, request.options.network_lock)?;
@@ -281,7 +318,7 @@ fn log_dir(container: &Container) -> PathBuf {
 fn conclude(container: &Container, options: &CheckpointOptions, images: &ImagesDir) -> Result<()> {
     images.discard()?;
     match options.leave_running {
-        LeaveRunning::Yes => Journal::remove(container),
+        LeaveRunning::Yes | LeaveRunning::Paused => Journal::remove(container),
         LeaveRunning::No => destroy(container),
     }
 }
@@ -382,6 +419,15 @@ impl Notify for Hold<'_> {
             self.journal.phase = Phase::Dumped;
             self.journal.save(container)?;
         }
+        if options.leave_running == LeaveRunning::Paused {
+            // They are held by ptrace now, and by the freezer when CRIU lets go.
+            container.cgroup()?.freeze()?;
+        }
         Ok(())
+    }
+
+    fn status_ready(&mut self) -> Result<()> {
+        let Some(fd) = &self.dump.options.memory.status_fd else { return Ok(()) };
+        nix::unistd::write(fd, &[0]).map(drop).context(|| "write to the descriptor of --status-fd")
     }
 }

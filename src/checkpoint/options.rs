@@ -5,14 +5,16 @@ use std::fmt;
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::freezer::Freezer;
-use super::{Dump, externals};
+use super::{Dump, MemoryOptions, externals};
 use crate::criu::{
     AfterDump, CONFIG_ANNOTATION, DumpRequest, ManageCgroups, NetworkLock, TcpConnections, Version,
     config_file,
 };
 use crate::engine::{InitProcess, Namespaces, NetworkContent, SavedNetwork};
+use crate::spec::Config;
 use crate::sys::proc::namespace_inode;
 use crate::{Context, Result};
 
@@ -24,6 +26,8 @@ pub enum LeaveRunning {
     No,
     /// It runs on.
     Yes,
+    /// It stays, paused as it was in the moment of the checkpoint.
+    Paused,
 }
 
 /// Where an archive goes.
@@ -81,6 +85,16 @@ pub struct CheckpointOptions {
     pub exec_sessions: ExecSessions,
     /// What CRIU does with cgroups; `None`: nothing, the restored container is put into its own.
     pub manage_cgroups: Option<ManageCgroups>,
+    /// How packets are kept away meanwhile; `None`: as the container needs it.
+    pub network_lock: Option<NetworkLock>,
+    /// The largest unlinked file to take along, in bytes; `None`: CRIU's default of 1 MiB.
+    pub ghost_limit: Option<u32>,
+    /// How long it may take to stop the processes; `None`: CRIU's default of 10 s.
+    pub timeout: Option<Duration>,
+    /// Further objects that are outside, in CRIU's spelling: `file[MNT:INO]`, `mnt[PATH]:KEY`, ….
+    pub external: Vec<String>,
+    /// What becomes of the memory.
+    pub memory: MemoryOptions,
 }
 
 /// The request for CRIU of this version.
@@ -92,12 +106,13 @@ pub(super) fn dump_request<'a>(
 ) -> Result<DumpRequest<'a>> {
     let Dump { container, config, options, images_fd, work_dir, init, stdio, .. } = dump;
     let init = *init;
-    let namespaces = Namespaces::from_spec(&config.spec);
     let mut request = DumpRequest::new(init.pid, images_fd.as_fd());
     request.after = match options.leave_running {
         LeaveRunning::No => AfterDump::Kill,
-        LeaveRunning::Yes => AfterDump::Run,
+        LeaveRunning::Yes | LeaveRunning::Paused => AfterDump::Run,
     };
+    request.ghost_limit = options.ghost_limit;
+    options.memory.apply(&mut request);
     request.tcp_skip_in_flight = options.tcp_skip_in_flight;
     request.link_remap = options.link_remap;
     request.freeze_cgroup = freezer.for_criu();
@@ -105,7 +120,9 @@ pub(super) fn dump_request<'a>(
     common.work_dir = work_dir.as_ref().map(AsFd::as_fd);
     common.root = Some(container.state().rootfs.clone());
     common.external_mounts = externals::mounts(container, config, init)?;
-    common.external = external_namespaces(&namespaces, init)?;
+    common.external = external_namespaces(config, init)?;
+    common.external.extend(options.external.iter().cloned());
+    common.timeout = options.timeout;
     common.external.extend(stdio.external.iter().cloned());
     common.manage_cgroups = options.manage_cgroups.unwrap_or(ManageCgroups::Ignore);
     common.tcp = options.tcp;
@@ -113,6 +130,7 @@ pub(super) fn dump_request<'a>(
     // none comes.
     let reachable = network.is_none_or(SavedNetwork::is_reachable);
     common.network_lock = match options.tcp {
+        _ if options.network_lock.is_some() => options.network_lock.unwrap_or_default(),
         _ if version < NetworkLock::SKIP_SINCE => NetworkLock::Nftables,
         TcpConnections::Keep | TcpConnections::Close if reachable => NetworkLock::Nftables,
         _ => NetworkLock::Skip,
@@ -122,13 +140,19 @@ pub(super) fn dump_request<'a>(
     common.file_locks = options.file_locks;
     common.empty_netns = network.is_some_and(|network| network.content() == NetworkContent::Engine);
     common.orphan_pts_master = true;
-    let annotations = config.spec.annotations().as_ref();
-    common.config_file = config_file(annotations.and_then(|a| a.get(CONFIG_ANNOTATION)).map(String::as_str));
+    common.config_file = further_options(config);
     Ok(request)
 }
 
+/// The file with further options for CRIU.
+pub(super) fn further_options(config: &Config) -> Option<PathBuf> {
+    let annotations = config.spec.annotations().as_ref();
+    config_file(annotations.and_then(|a| a.get(CONFIG_ANNOTATION)).map(String::as_str))
+}
+
 /// Namespaces by path belong to somebody else: CRIU only notes that they are there.
-fn external_namespaces(namespaces: &Namespaces, init: InitProcess) -> Result<Vec<String>> {
+pub(super) fn external_namespaces(config: &Config, init: InitProcess) -> Result<Vec<String>> {
+    let namespaces = Namespaces::from_spec(&config.spec);
     let mut list = Vec::new();
     for (name, key, _) in namespaces.external() {
         let inode =

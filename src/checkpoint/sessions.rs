@@ -61,7 +61,7 @@ impl Sessions {
                 processes = %self,
                 "processes that exec has started are not part of the checkpoint: they end with the container"
             ),
-            LeaveRunning::Yes => tracing::warn!(
+            LeaveRunning::Yes | LeaveRunning::Paused => tracing::warn!(
                 processes = %self,
                 "processes that exec has started are not part of the checkpoint: they run on here"
             ),

@@ -4,6 +4,7 @@
 //! Only here are things printed, progress bars drawn and exit codes chosen.
 
 mod commands;
+mod criu_values;
 mod durations;
 mod exit;
 mod flags;

@@ -226,6 +226,17 @@ impl CriuClient {
         Ok(Dumped { stats: stats.ok() })
     }
 
+    /// Writes the memory of a process tree that runs on.
+    ///
+    /// # Errors
+    /// As [`CriuClient::dump`].
+    pub fn pre_dump(mut self, request: &DumpRequest<'_>, notify: &mut dyn Notify) -> Result<Dumped> {
+        let what = || format!("criu could not pre-dump process {}", request.pid);
+        let message = operation(Criu_req_type::SINGLE_PRE_DUMP, request.message()?);
+        self.operate(&message, &request.options, Job::Dump, notify, what)?;
+        Ok(Dumped { stats: DumpStats::read(request.options.log_dir()).ok() })
+    }
+
     /// Restores a process tree. On `Err` nothing of it is left running.
     ///
     /// # Errors

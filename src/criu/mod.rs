@@ -36,7 +36,7 @@ pub use notify::{Notify, Silent};
 pub use pages::check_pages;
 pub use request::{
     AfterDump, CgroupRoot, DumpRequest, ExternalMount, InheritFd, InheritedFd, JoinNamespace, ManageCgroups,
-    NetworkLock, Options, RestoreRequest, RestoredParent, TcpConnections,
+    NetworkLock, Options, PageServer, RestoreRequest, RestoredParent, TcpConnections,
 };
 pub use stats::{DumpStats, RestoreStats};
 pub use version::{Kernel, MINIMUM, Version, check, check_inet_sockets};

@@ -185,6 +185,21 @@ pub struct Options<'a> {
     pub cpu_cap: Option<u32>,
 }
 
+/// Where a page server is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PageServer {
+    /// On the other end of this socket.
+    Socket(InheritedFd),
+    /// It listens there.
+    Address {
+        /// A name or an address.
+        address: String,
+        /// The port.
+        port: u16,
+    },
+}
+
 /// A dump of a process tree.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -207,8 +222,10 @@ pub struct DumpRequest<'a> {
     pub parent_images: Option<PathBuf>,
     /// Start to track memory changes.
     pub track_memory: bool,
-    /// A page server on the other end of this socket takes the memory.
-    pub page_server: Option<InheritedFd>,
+    /// Who takes the memory; `None`: it goes into the images.
+    pub page_server: Option<PageServer>,
+    /// Leave the memory where it is and hand it out on demand, on the port of `page_server`.
+    pub lazy_pages: bool,
 }
 
 /// A restore of a process tree.
@@ -229,6 +246,8 @@ pub struct RestoreRequest<'a> {
     pub lsm_profile: Option<String>,
     /// Do not compare the mode of opened files with the dumped one.
     pub skip_file_rwx_check: bool,
+    /// Start with memory that is still missing: `criu lazy-pages` in the work directory provides it.
+    pub lazy_pages: bool,
 }
 
 impl NetworkLock {
@@ -344,6 +363,7 @@ impl<'a> DumpRequest<'a> {
             parent_images: None,
             track_memory: false,
             page_server: None,
+            lazy_pages: false,
         }
     }
 
@@ -365,10 +385,19 @@ impl<'a> DumpRequest<'a> {
         if self.track_memory {
             opts.set_track_mem(true);
         }
-        if let Some(InheritedFd(fd)) = self.page_server {
+        if let Some(place) = &self.page_server {
             let mut server = Criu_page_server_info::new();
-            server.set_fd(fd);
+            match place {
+                PageServer::Socket(InheritedFd(fd)) => server.set_fd(*fd),
+                PageServer::Address { address, port } => {
+                    server.set_address(text("page server", address)?);
+                    server.set_port(i32::from(*port));
+                }
+            }
             opts.ps = MessageField::some(server);
+        }
+        if self.lazy_pages {
+            opts.set_lazy_pages(true);
         }
         Ok(opts)
     }
@@ -385,6 +414,7 @@ impl<'a> RestoreRequest<'a> {
             join_ns: Vec::new(),
             lsm_profile: None,
             skip_file_rwx_check: false,
+            lazy_pages: false,
         }
     }
 
@@ -416,6 +446,9 @@ impl<'a> RestoreRequest<'a> {
             self.lsm_profile.as_deref().map(|profile| text("lsm profile", profile)).transpose()?;
         if self.skip_file_rwx_check {
             opts.set_skip_file_rwx_check(true);
+        }
+        if self.lazy_pages {
+            opts.set_lazy_pages(true);
         }
         Ok(opts)
     }

@@ -29,7 +29,8 @@ pub use options::{RestoreOptions, Source};
 use crate::archive::Progress;
 use crate::cgroup::CgroupTree;
 use crate::criu::{
-    CONFIG_ANNOTATION, Criu, CriuClient, Notify, SpawnOptions, Stdio, check_pages, config_file, require_root,
+    CONFIG_ANNOTATION, Criu, CriuClient, InheritFd, Notify, SpawnOptions, Stdio, check_pages, config_file,
+    require_root,
 };
 use crate::diagnose::explained;
 use crate::engine::rootfs::prepare_mountpoints;
@@ -69,6 +70,8 @@ pub fn restore(
         Source::Images(_) => format!("restore container {id}"),
     };
     require_root().context(|| context.clone())?;
+    fixups::check_lsm(options.lsm_profile.as_deref(), options.lsm_mount_context.as_deref())
+        .context(|| context.clone())?;
     let criu = Criu::find(options.criu.as_deref())?;
     let mut new = NewContainer::reserve(root, id)?;
     match run(&mut new, &criu, source, options, io, progress) {
@@ -225,7 +228,14 @@ fn restore_processes(
     for (name, key, path) in namespaces.external() {
         external_namespaces.push((key, spawn.inherit(open_namespace(name, path)?.as_fd())?));
     }
+    let mut inherited = Vec::new();
+    for (key, fd) in &options.inherit {
+        inherited.push(InheritFd { key: key.clone(), fd: spawn.inherit(fd.as_fd())? });
+    }
     let work_dir = files.work_path.map(open_work_dir).transpose()?;
+    if options.lazy_pages {
+        options::require_lazy_pages(work_dir.as_ref().unwrap_or(images).as_fd())?;
+    }
     let client = CriuClient::spawn(criu, spawn)?;
     client.reuse_kernel_facts(mounts);
     let mut request = options::restore_request(
@@ -239,6 +249,7 @@ fn restore_processes(
         client.pid(),
     )?;
     request.options.external_mounts = external_mounts;
+    request.inherit_fds.extend(inherited);
     request.options.config_file.clone_from(&files.config);
     files.network.ask(new, &namespaces, &mut request.options);
     let names = stdio_names(&names, new_names);

@@ -5,17 +5,18 @@ use std::fmt;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::dir::Dir;
-use nix::fcntl::OFlag;
-use nix::sys::stat::Mode;
+use nix::fcntl::{AtFlags, OFlag};
+use nix::sys::stat::{Mode, fstatat};
 
 use crate::cgroup::self_cgroups;
 use crate::criu::{
     CgroupRoot, InheritFd, InheritedFd, JoinNamespace, ManageCgroups, RestoreRequest, TcpConnections,
 };
 use crate::engine::Namespaces;
-use crate::{Context, Result};
+use crate::{Context, Error, ErrorKind, Result};
 
 /// Where the checkpoint is.
 pub enum Source {
@@ -68,11 +69,42 @@ pub struct RestoreOptions {
     pub file_locks: bool,
     /// What CRIU does with cgroups; `None`: nothing, the processes are put into the container's own.
     pub manage_cgroups: Option<ManageCgroups>,
+    /// Start before all memory is there: `criu lazy-pages` works in the work directory and provides it.
+    pub lazy_pages: bool,
+    /// Remove from the images what has been restored.
+    pub auto_dedup: bool,
+    /// The profile of a security module, `apparmor:NAME` or `selinux:LABEL`, instead of the dumped one.
+    pub lsm_profile: Option<String>,
+    /// The mount context of a security module for restored tmpfs mounts.
+    pub lsm_mount_context: Option<String>,
+    /// How long CRIU may take; `None`: CRIU's default of 10 s.
+    pub timeout: Option<Duration>,
+    /// Objects that were outside at the checkpoint, in CRIU's spelling: `mnt[KEY]:PATH`, `veth[IN]:OUT`, ….
+    pub external: Vec<String>,
+    /// Descriptors for objects that were outside, by their key.
+    pub inherit: Vec<(String, OwnedFd)>,
 }
 
 /// Whether a descriptor of `descriptors.json` is not in the images: a pipe, or what the checkpoint left out under a key.
 pub(super) fn is_given_anew(name: &str) -> bool {
     name.contains("pipe:") || ["file[", "tty[", "socket:["].iter().any(|kind| name.starts_with(kind))
+}
+
+/// Makes sure that somebody provides the memory: CRIU's daemon has made its socket in this directory.
+///
+/// # Errors
+/// [`ErrorKind::NotFound`].
+pub(super) fn require_lazy_pages(work_dir: BorrowedFd<'_>) -> Result<()> {
+    const SOCKET: &str = "lazy-pages.socket";
+    match fstatat(work_dir, SOCKET, AtFlags::AT_SYMLINK_NOFOLLOW) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Error::new(ErrorKind::NotFound, format!("nobody provides memory: no {SOCKET} in the work directory"))
+            .with_source(error)
+            .with_hint(
+                "before the restore start `criu lazy-pages --images-dir IMAGES --work-dir WORK`, with --page-server --address \
+                 and --port for memory that is still on another host, and name that work directory with --work-path",
+            )),
+    }
 }
 
 /// Whether there is an image whose name begins so.
@@ -124,7 +156,13 @@ pub(super) fn restore_request<'a>(
             .map(|c| CgroupRoot { controllers: c.controller_list(), path: c.path })
             .collect();
     }
+    request.lazy_pages = options.lazy_pages;
+    request.lsm_profile.clone_from(&options.lsm_profile);
     let common = &mut request.options;
+    common.auto_dedup = options.auto_dedup;
+    common.lsm_mount_context.clone_from(&options.lsm_mount_context);
+    common.timeout = options.timeout;
+    common.external.clone_from(&options.external);
     common.work_dir = work_dir.map(AsFd::as_fd);
     common.root = Some(criu_root.to_owned());
     common.manage_cgroups = manage_cgroups;

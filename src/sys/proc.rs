@@ -265,6 +265,26 @@ pub fn threads(pid: i32) -> io::Result<Vec<i32>> {
     Ok(found)
 }
 
+/// `fs.pipe-max-size`, in bytes.
+///
+/// # Errors
+/// When it cannot be read, or is no number (`InvalidData`).
+pub fn pipe_max_size() -> io::Result<u64> {
+    let text = fs::read_to_string("/proc/sys/fs/pipe-max-size")?;
+    text.trim().parse().map_err(|_| io::Error::from(io::ErrorKind::InvalidData))
+}
+
+/// The effective capabilities of the calling thread, one bit each (capabilities(7)).
+///
+/// # Errors
+/// When `/proc/thread-self/status` cannot be read, or has no such line (`InvalidData`).
+pub fn effective_capabilities() -> io::Result<u64> {
+    let text = fs::read_to_string("/proc/thread-self/status")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+        .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+}
+
 /// The release of the running kernel, as `uname -r`.
 pub fn kernel_release() -> io::Result<String> {
     Ok(nix::sys::utsname::uname()?.release().to_string_lossy().into_owned())

@@ -2,19 +2,22 @@
 //! `migrate checkpoint`.
 
 use std::io::IsTerminal;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
 use clap::ValueEnum;
 
-use super::create::not_yet;
 use crate::checkpoint::{
-    CheckpointOptions, CheckpointReport, ExecSessions, Export, LeaveRunning, checkpoint,
+    CheckpointOptions, CheckpointReport, ExecSessions, Export, LeaveRunning, MemoryOptions, checkpoint,
+    pre_dump,
 };
 use crate::cli::progress::Bar;
-use crate::cli::{Global, output, parse_id};
-use crate::criu::{ManageCgroups, TcpConnections};
+use crate::cli::{Global, criu_values, output, parse_id};
+use crate::criu::{ManageCgroups, NetworkLock, TcpConnections};
 use crate::engine::ContainerId;
-use crate::{Error, ErrorKind, Result};
+use crate::{Context, Error, ErrorKind, Result};
 
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
@@ -48,8 +51,30 @@ pub(in crate::cli) struct Args {
     /// and end with the container, with `refuse` there is no checkpoint as long as there are any
     #[arg(long, value_name = "WHAT", value_enum, default_value = "end")]
     exec_sessions: SessionsArg,
-    #[command(flatten)]
-    later: LaterArgs,
+    /// Write memory only, and let the container run on: a later checkpoint names these images with --parent-path
+    #[arg(long, conflicts_with_all = ["export", "leave_stopped", "lazy_pages"])]
+    pre_dump: bool,
+    /// Images of an earlier pre-dump, relative to the image directory: unchanged memory is left out
+    #[arg(long, value_name = "DIR")]
+    parent_path: Option<PathBuf>,
+    /// Keep the container, paused
+    #[arg(long, conflicts_with = "leave_running")]
+    leave_stopped: bool,
+    /// Send memory to the page server there, or with --lazy-pages wait there to be asked for it
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = criu_values::address)]
+    page_server: Option<(String, u16)>,
+    /// Keep memory until the restored container asks for it
+    #[arg(long)]
+    lazy_pages: bool,
+    /// Descriptor that gets one NUL byte when memory can be asked for
+    #[arg(long, value_name = "FD", value_parser = criu_values::writable)]
+    status_fd: Option<Arc<OwnedFd>>,
+    /// How packets are kept away meanwhile [default: as the container needs it]
+    #[arg(long, value_name = "METHOD", value_enum)]
+    network_lock: Option<LockMethod>,
+    /// The largest unlinked file to take along, like 64M [default: 1M]
+    #[arg(long, value_name = "SIZE", value_parser = criu_values::limit)]
+    ghost_limit: Option<u32>,
 }
 
 /// The flags for CRIU that checkpoint and restore share.
@@ -70,26 +95,29 @@ pub(super) struct CriuArgs {
     /// What CRIU does with cgroups [default: ignore; the container is put into its own]
     #[arg(long, value_name = "MODE", value_enum)]
     manage_cgroups_mode: Option<CgroupMode>,
+    /// Bring established TCP connections back closed
+    #[arg(long, conflicts_with = "tcp_established")]
+    tcp_close: bool,
+    /// How many seconds CRIU may take to stop or to restore the processes [default: 10]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+    timeout: Option<u32>,
+    /// An object that is outside, as CRIU spells it, such as `mnt[KEY]:PATH`
+    #[arg(long, value_name = "OBJECT")]
+    external: Vec<String>,
+    /// Remove from images what newer ones or the restored processes hold
+    #[arg(long)]
+    auto_dedup: bool,
     /// Namespace to bring back empty: `network`, which is so already
     #[arg(long, value_name = "NAMESPACE", value_parser = ["network"])]
     empty_ns: Vec<String>,
 }
 
-/// runc's flags that this version does not do.
-#[derive(Debug, clap::Args)]
-struct LaterArgs {
-    #[arg(long, hide = true, value_name = "DIR")]
-    parent_path: Option<PathBuf>,
-    #[arg(long, hide = true)]
-    pre_dump: bool,
-    #[arg(long, hide = true)]
-    lazy_pages: bool,
-    #[arg(long, hide = true, value_name = "FD")]
-    status_fd: Option<i32>,
-    #[arg(long, hide = true, value_name = "ADDRESS:PORT")]
-    page_server: Option<String>,
-    #[arg(long, hide = true)]
-    auto_dedup: bool,
+/// CRIU's names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LockMethod {
+    Nftables,
+    Iptables,
+    Skip,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -108,7 +136,23 @@ enum SessionsArg {
 
 impl CriuArgs {
     pub(super) fn tcp(&self) -> TcpConnections {
-        if self.tcp_established { TcpConnections::Keep } else { TcpConnections::Refuse }
+        match (self.tcp_established, self.tcp_close) {
+            (true, _) => TcpConnections::Keep,
+            (false, true) => TcpConnections::Close,
+            (false, false) => TcpConnections::Refuse,
+        }
+    }
+
+    pub(super) fn timeout(&self) -> Option<Duration> {
+        self.timeout.map(|seconds| Duration::from_secs(seconds.into()))
+    }
+
+    pub(super) fn external(&self) -> &[String] {
+        &self.external
+    }
+
+    pub(super) fn auto_dedup(&self) -> bool {
+        self.auto_dedup
     }
 
     pub(super) fn ext_unix_sk(&self) -> bool {
@@ -133,32 +177,18 @@ impl CriuArgs {
     }
 }
 
-impl LaterArgs {
-    fn refuse(&self) -> Result<()> {
-        let flags = [
-            (self.parent_path.is_some(), "--parent-path"),
-            (self.pre_dump, "--pre-dump"),
-            (self.lazy_pages, "--lazy-pages"),
-            (self.status_fd.is_some(), "--status-fd"),
-            (self.page_server.is_some(), "--page-server"),
-            (self.auto_dedup, "--auto-dedup"),
-        ];
-        match flags.iter().find(|(given, _)| *given) {
-            Some((_, flag)) => Err(not_yet(flag)),
-            None => Ok(()),
-        }
-    }
-}
-
 impl Args {
     pub(in crate::cli) fn run(&self, global: &Global) -> Result<()> {
-        self.later.refuse()?;
         let mut options = CheckpointOptions::default();
         options.criu.clone_from(&global.criu);
         options.image_path.clone_from(&self.image_path);
         options.work_path.clone_from(&self.work_path);
         let export = self.target()?;
-        options.leave_running = if self.leave_running { LeaveRunning::Yes } else { LeaveRunning::No };
+        options.leave_running = match (self.leave_running, self.leave_stopped) {
+            (true, _) => LeaveRunning::Yes,
+            (false, true) => LeaveRunning::Paused,
+            (false, false) => LeaveRunning::No,
+        };
         options.tcp = self.criu.tcp();
         options.tcp_skip_in_flight = self.tcp_skip_in_flight;
         options.ext_unix_sk = self.criu.ext_unix_sk();
@@ -170,9 +200,31 @@ impl Args {
             SessionsArg::Refuse => ExecSessions::Refuse,
         };
         options.manage_cgroups = self.criu.manage_cgroups();
+        options.timeout = self.criu.timeout();
+        options.external = self.criu.external().to_vec();
+        options.ghost_limit = self.ghost_limit;
+        options.network_lock = self.network_lock.map(|method| match method {
+            LockMethod::Nftables => NetworkLock::Nftables,
+            LockMethod::Iptables => NetworkLock::Iptables,
+            LockMethod::Skip => NetworkLock::Skip,
+        });
+        self.memory(&mut options.memory)?;
         let mut container = global.state_root()?.load(&self.id)?;
-        let report = checkpoint(&mut container, &options, export, &mut Bar::new("exporting"))?;
+        let report = match self.pre_dump {
+            true => pre_dump(&mut container, &options)?,
+            false => checkpoint(&mut container, &options, export, &mut Bar::new("exporting"))?,
+        };
         if self.print_stats { output::json_line(&self.stats(&report)) } else { Ok(()) }
+    }
+
+    fn memory(&self, memory: &mut MemoryOptions) -> Result<()> {
+        memory.parent_path.clone_from(&self.parent_path);
+        memory.auto_dedup = self.criu.auto_dedup();
+        memory.page_server.clone_from(&self.page_server);
+        memory.lazy_pages = self.lazy_pages;
+        let clone = |fd: &Arc<OwnedFd>| fd.try_clone().context(|| "duplicate the descriptor of --status-fd");
+        memory.status_fd = self.status_fd.as_ref().map(clone).transpose()?;
+        Ok(())
     }
 
     fn target(&self) -> Result<Option<Export>> {

@@ -108,11 +108,6 @@ pub(super) fn refuse_console_socket(console_socket: Option<&Path>) -> Result<()>
     console_socket.map_or(Ok(()), |_| Err(Console::unused()))
 }
 
-/// The flag is one of runc's that this version does not do.
-pub(super) fn not_yet(flag: &str) -> Error {
-    Error::new(ErrorKind::Unsupported, format!("{flag} is not supported yet"))
-}
-
 /// Makes sure that a pid file can be written, for a caller whose processes are not to run before they are known.
 pub(super) fn require_pid_file(path: &Path) -> Result<()> {
     let context = || format!("write the pid file {}", path.display());

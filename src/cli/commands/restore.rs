@@ -2,14 +2,16 @@
 //! `migrate restore`.
 
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use super::checkpoint::CriuArgs;
-use super::create::{detached_io, not_yet, refuse_console_socket, require_pid_file, write_pid_file};
+use super::create::{detached_io, refuse_console_socket, require_pid_file, write_pid_file};
 use super::run::stay;
 use crate::cli::progress::Bar;
-use crate::cli::{Global, exit, parse_id};
+use crate::cli::{Global, criu_values, exit, parse_id};
 use crate::engine::{Container, ContainerId, Foreground, ProcessIo};
 use crate::restore::{RestoreOptions, Source, restore};
 use crate::{Context, Error, ErrorKind, Result};
@@ -48,41 +50,22 @@ pub(in crate::cli) struct Args {
     no_pivot: bool,
     #[command(flatten)]
     criu: CriuArgs,
-    #[command(flatten)]
-    later: LaterArgs,
-}
-
-/// runc's flags that this version does not do.
-#[derive(Debug, clap::Args)]
-struct LaterArgs {
-    #[arg(long, hide = true)]
+    /// Start before all memory is there: `criu lazy-pages` must be running in the work directory
+    #[arg(long)]
     lazy_pages: bool,
-    #[arg(long, hide = true)]
-    auto_dedup: bool,
-    #[arg(long, hide = true, value_name = "PROFILE")]
+    /// Profile of a security module instead of the one at the checkpoint: apparmor:NAME or selinux:LABEL
+    #[arg(long, value_name = "PROFILE")]
     lsm_profile: Option<String>,
-    #[arg(long, hide = true, value_name = "CONTEXT")]
+    /// SELinux's context for tmpfs mounts instead of the one at the checkpoint
+    #[arg(long, value_name = "CONTEXT")]
     lsm_mount_context: Option<String>,
-}
-
-impl LaterArgs {
-    fn refuse(&self) -> Result<()> {
-        let flags = [
-            (self.lazy_pages, "--lazy-pages"),
-            (self.auto_dedup, "--auto-dedup"),
-            (self.lsm_profile.is_some(), "--lsm-profile"),
-            (self.lsm_mount_context.is_some(), "--lsm-mount-context"),
-        ];
-        match flags.iter().find(|(given, _)| *given) {
-            Some((_, flag)) => Err(not_yet(flag)),
-            None => Ok(()),
-        }
-    }
+    /// Descriptor for an object that was outside, as CRIU spells it: `fd[N]:KEY`
+    #[arg(long, value_name = "fd[N]:KEY", value_parser = criu_values::inherited_object)]
+    inherit_fd: Vec<(String, Arc<OwnedFd>)>,
 }
 
 impl Args {
     pub(in crate::cli) fn run(&self, global: &Global) -> Result<ExitCode> {
-        self.later.refuse()?;
         if self.detach {
             self.restore(global, detached_io(self.console_socket.as_deref())?)?;
             return Ok(exit::SUCCESS.into());
@@ -93,7 +76,7 @@ impl Args {
         stay(container, foreground, false)
     }
 
-    fn options(&self, global: &Global) -> RestoreOptions {
+    fn options(&self, global: &Global) -> Result<RestoreOptions> {
         let mut options = RestoreOptions::default();
         options.criu.clone_from(&global.criu);
         options.work_path.clone_from(&self.work_path);
@@ -103,7 +86,17 @@ impl Args {
         options.shell_job = self.criu.shell_job();
         options.file_locks = self.criu.file_locks();
         options.manage_cgroups = self.criu.manage_cgroups();
-        options
+        options.timeout = self.criu.timeout();
+        options.external = self.criu.external().to_vec();
+        options.auto_dedup = self.criu.auto_dedup();
+        options.lazy_pages = self.lazy_pages;
+        options.lsm_profile.clone_from(&self.lsm_profile);
+        options.lsm_mount_context.clone_from(&self.lsm_mount_context);
+        for (key, fd) in &self.inherit_fd {
+            let fd = fd.try_clone().context(|| "duplicate a descriptor of --inherit-fd")?;
+            options.inherit.push((key.clone(), fd));
+        }
+        Ok(options)
     }
 
     fn source(&self) -> Result<Source> {
@@ -136,7 +129,7 @@ impl Args {
 
     /// Restores and writes the pid file. When that cannot be written, the container is removed again.
     fn restore(&self, global: &Global, io: ProcessIo) -> Result<Container> {
-        let (source, options) = (self.source()?, self.options(global));
+        let (source, options) = (self.source()?, self.options(global)?);
         // Once the processes have run, their files are not those of the checkpoint any more: it could not be tried again.
         self.pid_file.as_deref().map_or(Ok(()), require_pid_file)?;
         let mut bar = Bar::new("importing");

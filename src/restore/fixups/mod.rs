@@ -3,6 +3,7 @@
 
 mod cgroups;
 mod images;
+mod lsm;
 mod mounts;
 mod network;
 mod recorded;
@@ -10,6 +11,7 @@ mod terminal;
 
 pub(super) use cgroups::{fill_cgroups, make_cgroups};
 pub(super) use images::share_images;
+pub(super) use lsm::check_lsm;
 pub(super) use mounts::{external_mounts, place_sources, remove_places};
 pub(super) use network::RestoredNetwork;
 pub(super) use recorded::RecordedMounts;

@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Flags of `checkpoint` and `restore` beyond the plain ones, on real containers.
+
+use std::fs;
+use std::io::Write as _;
+
+use criu_tests::{Bundle, Command, Host, Need, PATIENCE, Stage, wait_until};
+use serde_json::json;
+
+/// CRIU by its own command line.
+fn criu(host: &Host, args: &[&str]) -> Command {
+    host.command(&[&[criu_tests::criu()], args].concat())
+}
+
+fn loopback_up(host: &Host) {
+    host.command(&["ip", "link", "set", "lo", "up"]).run().succeeded();
+}
+
+/// Waits until somebody listens on this port of the host.
+fn listening(host: &Host, port: u16) {
+    let wanted = format!(":{port:04X} ");
+    wait_until(PATIENCE, "the port is open", || {
+        let tables =
+            ["tcp", "tcp6"].map(|table| fs::read_to_string(host.outside(&format!("/proc/1/net/{table}"))));
+        let text: String = tables.into_iter().flatten().collect();
+        let is = text.lines().any(|line| line.contains(&wanted) && line.contains(" 0A "));
+        is.then_some(()).ok_or(text)
+    });
+}
+
+#[test]
+fn a_pre_dump_works_or_says_what_the_kernel_lacks() {
+    let Some(stage) = Stage::set(&[Need::Criu]) else { return };
+    let host = stage.host("a");
+    let (_bundle, container) = host.run_small(&stage.id("first"));
+    let status = container.reports();
+    let args = ["checkpoint", "--pre-dump", "--image-path", &host.path("images"), container.id()];
+    if Need::MemoryTracking.is_met() {
+        host.migrate(&args).succeeded();
+    } else {
+        let said = host.migrate(&args).failed(1, &["pre-dump container", "does not track changes of memory"]);
+        assert!(said.contains("hint: make one checkpoint, without --pre-dump and --parent-path"), "{said}");
+    }
+    container.goes_on(&status);
+    container.end();
+    host.assert_no_trace();
+}
+
+#[test]
+fn a_page_server_takes_the_memory() {
+    let Some(stage) = Stage::set(&[Need::Criu]) else { return };
+    let host = stage.host("a");
+    loopback_up(&host);
+    let (bundle, container) = host.run_small(&stage.id("first"));
+    let status = container.reports();
+    let images = host.path("images");
+    fs::create_dir(&images).expect("make the image directory");
+    let server = criu(&host, &["page-server", "--images-dir", &images, "--port", "27001"]).start();
+    listening(&host, 27001);
+    container.checkpoint(&["--page-server", "127.0.0.1:27001", "--image-path", &images]);
+    server.wait().succeeded();
+    container.restore(&images, &bundle);
+    container.goes_on(&status);
+    container.end();
+    host.assert_no_trace();
+}
+
+/// `fs.pipe-max-size`, large enough for CRIU, until it is dropped.
+struct LargePipes(Option<String>);
+
+impl LargePipes {
+    const PARAMETER: &str = "/proc/sys/fs/pipe-max-size";
+
+    fn set() -> Self {
+        let now = fs::read_to_string(Self::PARAMETER).expect("read fs.pipe-max-size");
+        if now.trim().parse::<u64>().expect("a number") >= 16 << 20 {
+            return Self(None);
+        }
+        fs::write(Self::PARAMETER, "16777216").expect("set fs.pipe-max-size");
+        Self(Some(now))
+    }
+}
+
+impl Drop for LargePipes {
+    fn drop(&mut self) {
+        if let Some(before) = self.0.take() {
+            fs::write(Self::PARAMETER, before).expect("set fs.pipe-max-size back");
+        }
+    }
+}
+
+#[test]
+fn memory_on_demand_is_handed_over() {
+    let Some(stage) = Stage::set(&[Need::Criu]) else { return };
+    let _pipes = LargePipes::set();
+    let host = stage.host("a");
+    loopback_up(&host);
+    let (bundle, container) = host.run_small(&stage.id("first"));
+    let status = container.reports();
+    let (images, work, ready) = (host.path("images"), host.path("work"), host.path("ready"));
+    fs::create_dir(&work).expect("make the work directory");
+    let args = [
+        "checkpoint",
+        "--lazy-pages",
+        "--page-server",
+        "127.0.0.1:27002",
+        "--status-fd",
+        "2",
+        "--image-path",
+        &images,
+    ];
+    // Standard error is no such descriptor.
+    let said = host.migrate(&[&args[..], &[container.id()]].concat()).failed(1, &["for flag -status-fd"]);
+    assert!(said.contains("hint: descriptor 2: "), "{said}");
+    let script = format!("exec 7>{ready}; exec \"$@\"");
+    let dump = host.migrate_argv(&[
+        "checkpoint",
+        "--lazy-pages",
+        "--page-server",
+        "127.0.0.1:27002",
+        "--status-fd",
+        "7",
+    ]);
+    let dump: Vec<&str> = dump.iter().map(String::as_str).collect();
+    let dump = host
+        .command(
+            &[&["sh", "-c", &script, "sh"], &dump[..], &["--image-path", &images, container.id()]].concat(),
+        )
+        .start();
+    wait_until(PATIENCE, "memory can be asked for", || {
+        let told = fs::read(&ready).unwrap_or_default();
+        (told == [0]).then_some(()).ok_or(told)
+    });
+    let restore = [
+        "restore",
+        "-d",
+        "--lazy-pages",
+        "--image-path",
+        &images,
+        "--work-path",
+        &work,
+        "-b",
+        &bundle.path(),
+    ];
+    let id = stage.id("second");
+    let restore = [&restore[..], &[id.as_str()]].concat();
+    let said = host
+        .migrate(&restore)
+        .failed(1, &["nobody provides memory: no lazy-pages.socket in the work directory"]);
+    assert!(said.contains("hint: before the restore start `criu lazy-pages"), "{said}");
+    let server = ["--page-server", "--address", "127.0.0.1", "--port", "27002"];
+    let daemon =
+        criu(&host, &[&["lazy-pages", "--images-dir", &images, "--work-dir", &work], &server[..]].concat())
+            .start();
+    wait_until(PATIENCE, "the daemon's socket is there", || {
+        fs::exists(format!("{work}/lazy-pages.socket")).expect("look").then_some(()).ok_or("not yet")
+    });
+    host.migrate_detached(&restore);
+    let restored = host.container(&id, &bundle.rootfs());
+    restored.goes_on(&status);
+    dump.wait().succeeded();
+    daemon.wait().succeeded();
+    assert_eq!(host.container_ids(), [id.as_str()], "the first one is gone");
+    restored.end();
+    host.assert_no_trace();
+}
+
+#[test]
+fn a_container_that_is_left_stopped_goes_on_where_it_was() {
+    let Some(stage) = Stage::set(&[Need::Criu]) else { return };
+    let host = stage.host("a");
+    let (bundle, container) = host.run_small(&stage.id("first"));
+    let status = container.reports();
+    let images = host.path("images");
+    container.checkpoint(&["--leave-stopped", "--image-path", &images]);
+    assert_eq!(container.state_status(), "paused");
+    host.migrate(&["resume", container.id()]).succeeded();
+    let status = container.goes_on(&status);
+    // The images are of the same moment: paused again and ended, it goes on from others.
+    let again = host.path("again");
+    container.checkpoint(&["--leave-stopped", "--image-path", &again]);
+    host.migrate(&["delete", "--force", container.id()]).succeeded();
+    let id = stage.id("second");
+    host.migrate_detached(&["restore", "-d", "--image-path", &again, "-b", &bundle.path(), &id]);
+    let restored = host.container(&id, &bundle.rootfs());
+    restored.goes_on(&status);
+    restored.end();
+    host.assert_no_trace();
+}
+
+#[test]
+fn an_inherited_descriptor_takes_the_place_of_what_was_outside() {
+    let Some(stage) = Stage::set(&[Need::Criu]) else { return };
+    let host = stage.host("a");
+    let bundle = Bundle::of_shell(&host, "reader").edit(|config| {
+        config["process"]["terminal"] = json!(false);
+        config["root"]["readonly"] = json!(false);
+        let script = "while read line <&3; do echo $line >>/state/lines; done";
+        config["process"]["args"] = json!(["sh", "-c", script]);
+    });
+    let lines = |wanted: &str| {
+        wait_until(PATIENCE, wanted, || {
+            let text = fs::read_to_string(format!("{}/state/lines", bundle.rootfs())).unwrap_or_default();
+            (text == wanted).then_some(()).ok_or(text)
+        });
+    };
+    let path = bundle.path();
+    // What is standard input here is descriptor 3 there.
+    let with_third = |args: &[&str], third: std::io::PipeReader| {
+        let argv = host.migrate_argv(args);
+        let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
+        let command = ["sh", "-c", "exec 3<&0 </dev/null >/dev/null 2>&1; exec \"$@\"", "sh"];
+        host.command(&[&command[..], &argv].concat()).stdin(third).run().succeeded();
+    };
+    let id = stage.id("first");
+    let (read, mut write) = std::io::pipe().expect("pipe");
+    with_third(&["run", "-d", "--preserve-fds", "1", "-b", &path, &id], read);
+    writeln!(write, "one").expect("write");
+    lines("one\n");
+    let pid = host.state(&id)["pid"].to_string();
+    let key = host.command(&["readlink", &format!("/proc/{pid}/fd/3")]).run().succeeded();
+    let images = host.path("images");
+    host.migrate(&["checkpoint", "--image-path", &images, &id]).succeeded();
+
+    let (read, mut write) = std::io::pipe().expect("pipe");
+    let inherit = format!("fd[3]:{}", key.trim());
+    let args = ["restore", "-d", "--inherit-fd", &inherit, "--image-path", &images, "-b", &path, &id];
+    with_third(&args, read);
+    writeln!(write, "two").expect("write");
+    lines("one\ntwo\n");
+    drop(write);
+    let container = host.container(&id, &bundle.rootfs());
+    container.stops();
+    host.migrate(&["delete", &id]).succeeded();
+    host.assert_no_trace();
+}
+
+#[test]
+fn what_does_not_go_together_is_refused() {
+    let Some(stage) = Stage::set(&[Need::Criu]) else { return };
+    let host = stage.host("a");
+    let (_bundle, container) = host.run_small(&stage.id("first"));
+    let images = host.path("images");
+    let id = container.id();
+    for (args, fragment) in [
+        (&["--parent-path", "/absolute"][..], "is absolute, and must be relative to the image directory"),
+        (&["--parent-path", "../nothing"], "is not a directory in"),
+        (&["--lazy-pages"], "--lazy-pages needs --page-server ADDRESS:PORT"),
+        (&["--page-server", "nowhere"], "`nowhere` is not ADDRESS:PORT"),
+        (&["--status-fd", "77"], "descriptor 77"),
+        (&["--ghost-limit", "4G"], "is not a size from 0 to 4 GiB"),
+        (&["--network-lock", "door"], "door"),
+        (&["--timeout", "0"], "0"),
+        (&["--tcp-close", "--tcp-established"], "--tcp-"),
+        (&["--pre-dump", "--lazy-pages"], "--"),
+    ] {
+        let args = [&["checkpoint", "--image-path", &images], args, &[id]].concat();
+        let said = container.runs_on_beside(&args, 1, &[]);
+        assert!(said.contains(fragment), "{args:?}: {said}");
+    }
+    let archive = host.path("archive");
+    let args = ["checkpoint", "--page-server", "127.0.0.1:1", "--export", &archive, id];
+    container.runs_on_beside(&args, 1, &["an archive holds all memory"]);
+    assert!(!fs::exists(&archive).expect("look"));
+    for (args, fragment) in [
+        (&["--lsm-profile", "nothing"][..], "--lsm-profile nothing is no profile"),
+        (&["--inherit-fd", "7"], "`7` is not fd[N]:KEY"),
+    ] {
+        let second = stage.id("second");
+        let args = [&["restore", "--image-path", &images], args, &[second.as_str()]].concat();
+        let said = host.migrate(&args).failed(1, &[]);
+        assert!(said.contains(fragment), "{args:?}: {said}");
+    }
+    container.end();
+    host.assert_no_trace();
+}
