@@ -4,10 +4,8 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
-
 use super::sizes;
-use crate::sys::fd::inherited;
+use crate::sys::fd::{inherited, is_writable};
 
 /// An address and a port; of IPv6 in brackets.
 pub(super) fn address(text: &str) -> Result<(String, u16), String> {
@@ -26,10 +24,9 @@ pub(super) fn address(text: &str) -> Result<(String, u16), String> {
 pub(super) fn writable(text: &str) -> Result<Arc<OwnedFd>, String> {
     let number: i32 = text.parse().map_err(|_| format!("`{text}` is not the number of a descriptor"))?;
     let fd = inherited(number).map_err(|error| format!("descriptor {number}: {error}"))?;
-    let flags = fcntl(fd, FcntlArg::F_GETFL).map(OFlag::from_bits_retain);
-    match flags.map(|flags| flags & OFlag::O_ACCMODE) {
-        Ok(OFlag::O_WRONLY | OFlag::O_RDWR) => {}
-        Ok(_) => return Err(format!("descriptor {number} is not open for writing")),
+    match is_writable(fd) {
+        Ok(true) => {}
+        Ok(false) => return Err(format!("descriptor {number} is not open for writing")),
         Err(error) => return Err(format!("descriptor {number}: {error}")),
     }
     fd.try_clone_to_owned().map(Arc::new).map_err(|error| format!("descriptor {number}: {error}"))
@@ -70,7 +67,7 @@ mod tests {
 
     #[test]
     fn a_descriptor_is_open_for_writing() {
-        let (read, write) = nix::unistd::pipe().expect("pipe");
+        let (read, write) = std::io::pipe().expect("pipe");
         writable(&write.as_raw_fd().to_string()).expect("it is");
         let error = writable(&read.as_raw_fd().to_string()).expect_err("it is not");
         assert_eq!(error, format!("descriptor {} is not open for writing", read.as_raw_fd()));

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{self, Seek, Write};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 
 /// Marks every descriptor from `first` on close-on-exec (close_range(2), Linux 5.11).
 ///
@@ -78,6 +78,15 @@ pub fn inherited(number: RawFd) -> io::Result<BorrowedFd<'static>> {
     }
     // SAFETY: it is open, and what the process was started with is nobody's to close.
     Ok(unsafe { BorrowedFd::borrow_raw(number) })
+}
+
+/// Whether it is open for writing (`F_GETFL`).
+///
+/// # Errors
+/// That of fcntl(2).
+pub fn is_writable(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    let mode = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?) & OFlag::O_ACCMODE;
+    Ok(mode == OFlag::O_WRONLY || mode == OFlag::O_RDWR)
 }
 
 /// An empty memory file (memfd_create(2)), closed on execve.
