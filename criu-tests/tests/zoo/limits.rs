@@ -24,10 +24,10 @@ fn each_is_documented() {
         let row = text.lines().find(|line| line.starts_with('|') && line.contains(&quoted));
         row.unwrap_or_else(|| panic!("docs/criu-limits.md has no row of {name}"))
     };
-    for (name, said) in SAID.iter().chain(crate::dead_ends::SAID) {
+    for (name, said) in SAID.iter().chain(crate::limits_processes::SAID).chain(crate::dead_ends::SAID) {
         assert!(row(name).contains(said), "{said:?} is not in the row of {name}: {}", row(name));
     }
-    for (name, _) in crate::losses::FOUND {
+    for (name, _) in crate::losses::FOUND.iter().chain(crate::losses_processes::FOUND) {
         row(name);
     }
 }

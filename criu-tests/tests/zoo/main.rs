@@ -8,18 +8,29 @@
 mod row;
 
 mod advice;
+mod attributes;
+mod credentials;
 mod dead_ends;
 mod events;
 mod files;
+mod futexes;
 mod ipc;
 mod limits;
+mod limits_processes;
 mod locks;
 mod losses;
+mod losses_processes;
 mod memfds;
 mod memory;
 mod names;
 mod pipes;
+mod processes;
+mod registers;
+mod scheduling;
+mod seccomp;
+mod sharing;
 mod signals;
+mod threads;
 mod timers;
 mod waits;
 
@@ -29,18 +40,29 @@ use std::process::Command;
 /// The names in all tables.
 const SHOWN: &[&[&str]] = &[
     advice::NAMES,
+    attributes::NAMES,
+    credentials::NAMES,
     dead_ends::NAMES,
     events::NAMES,
     files::NAMES,
+    futexes::NAMES,
     ipc::NAMES,
     limits::NAMES,
+    limits_processes::NAMES,
     locks::NAMES,
     losses::NAMES,
+    losses_processes::NAMES,
     memfds::NAMES,
     memory::NAMES,
     names::NAMES,
     pipes::NAMES,
+    processes::NAMES,
+    registers::NAMES,
+    scheduling::NAMES,
+    seccomp::NAMES,
+    sharing::NAMES,
     signals::NAMES,
+    threads::NAMES,
     timers::NAMES,
     waits::NAMES,
 ];

@@ -89,7 +89,13 @@ impl Child {
 
     fn answers_within(&self, timeout: PollTimeout) -> Result<bool, String> {
         let mut polled = [PollFd::new(self.answers.get_ref().as_fd(), PollFlags::POLLIN)];
-        poll(&mut polled, timeout).map(|ready| ready > 0).during("poll")
+        loop {
+            match poll(&mut polled, timeout) {
+                // CRIU does not go on with a poll(2) that it interrupted.
+                Err(nix::errno::Errno::EINTR) => {}
+                ready => return ready.map(|ready| ready > 0).during("poll"),
+            }
+        }
     }
 
     /// Waits for the answer.

@@ -13,19 +13,31 @@
 //! Each exhibit has a row in `tests/zoo`. Unsafe code is in [`sys`] only.
 
 mod advice;
+mod attributes;
 mod child;
+mod clan;
+mod credentials;
 mod events;
 mod files;
+mod futexes;
 mod held;
 mod ipc;
 mod limits;
+mod limits_processes;
 mod locks;
 mod memfds;
 mod memory;
 mod names;
 mod pipes;
+mod proc;
+mod processes;
+mod registers;
+mod scheduling;
+mod seccomp;
+mod sharing;
 mod signals;
 mod sys;
+mod threads;
 mod timers;
 mod waits;
 
@@ -79,16 +91,26 @@ use exhibits;
 /// All of them, by file.
 const HOUSES: &[&[Exhibit]] = &[
     advice::EXHIBITS,
+    attributes::EXHIBITS,
+    credentials::EXHIBITS,
     events::EXHIBITS,
     files::EXHIBITS,
+    futexes::EXHIBITS,
     ipc::EXHIBITS,
     limits::EXHIBITS,
+    limits_processes::EXHIBITS,
     locks::EXHIBITS,
     memfds::EXHIBITS,
     memory::EXHIBITS,
     names::EXHIBITS,
     pipes::EXHIBITS,
+    processes::EXHIBITS,
+    registers::EXHIBITS,
+    scheduling::EXHIBITS,
+    seccomp::EXHIBITS,
+    sharing::EXHIBITS,
     signals::EXHIBITS,
+    threads::EXHIBITS,
     timers::EXHIBITS,
     waits::EXHIBITS,
 ];

@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Processes that CRIU does not carry, as [`limits`](crate::limits).
+
+limits![
+    traced "Unseizable non-zombie",
+    dead_first_thread "Zombies with threads are not supported",
+    waiting_for_vfork "Timeout reached. Try to interrupt",
+    shared_file_system_information "Can't make FS id for" => |row| row.capabilities(&["CAP_SYS_PTRACE"]),
+];
