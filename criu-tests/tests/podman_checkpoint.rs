@@ -400,16 +400,19 @@ fn into_a_pod() {
     podman.end();
 }
 
-/// `migrate` does not write memory ahead of a checkpoint: Podman tells so, and the container runs on.
+/// Where the kernel does not track changes of memory, Podman tells so, and the container runs on in any case.
 #[test]
-fn memory_ahead_of_the_checkpoint_is_refused() {
+fn memory_ahead_of_the_checkpoint() {
     podman!(stage, _host, podman);
     podman.background("c", &[], COUNTS);
     counts_on(&podman, "c");
     let archive = stage.path("before.tar");
-    podman
-        .podman(&["container", "checkpoint", "--pre-checkpoint", "--export", &archive, "c"])
-        .failed(125, &["--pre-dump"]);
+    let made = podman.podman(&["container", "checkpoint", "--pre-checkpoint", "--export", &archive, "c"]);
+    if Need::MemoryTracking.is_met() {
+        made.succeeded();
+    } else {
+        made.failed(125, &["does not track changes of memory"]);
+    }
     assert_eq!(podman.inspect("c", "{{.State.Status}}"), "running");
     counts_on(&podman, "c");
     podman.end();
