@@ -306,7 +306,7 @@ fn a_restore_that_fails_leaves_the_lock_as_it_was_and_says_how_to_remove_it() {
     fs::rename(&program, &away).expect("take the program away");
     let args =
         ["restore", "-d", "--tcp-established", "--image-path", &images, "-b", &bundle.path(), container.id()];
-    host.migrate(&args).failed(5, &["could not restore"]);
+    host.migrate(&args).failed(5, &["the file /workload is missing"]);
     assert_eq!(net.tables(), locked, "the connections are still in the images");
     let log = fs::read_to_string(host.path("migrate.log")).expect("read the log");
     let command = format!("nft delete {}", locked.trim());
