@@ -192,7 +192,7 @@ fn groups_and_sessions() -> Made {
 }
 
 /// Waits until a process is in this state.
-fn reaches(pid: Pid, state: &str) -> Checked {
+pub(super) fn reaches(pid: Pid, state: &str) -> Checked {
     let begun = Instant::now();
     loop {
         let is = proc::stat(pid)?.swap_remove(0);
