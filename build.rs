@@ -14,7 +14,7 @@ fn main() {
     Codegen::new()
         .pure()
         .include("proto")
-        .inputs(["proto/criu_mounts.proto", "proto/criu_stats.proto"])
+        .inputs(["proto/criu_images.proto", "proto/criu_stats.proto"])
         // Messages only: nobody asks them for their own description.
         .customize(Customize::default().lite_runtime(true).generate_accessors(false))
         .cargo_out_dir("proto")

@@ -24,12 +24,12 @@ use rust_criu::rust_criu_protobuf::rpc::{Criu_features, Criu_opts, Criu_req, Cri
 
 use super::failure::{End, Failure};
 use super::find::DEFAULT_PATH;
+use super::image::DumpStats;
 use super::kerndat;
 use super::log::{self, Job};
 use super::notify::{Notify, Silent};
 use super::request::{InheritedFd, Options};
 use super::rpc::{Connection, Init, Outcome, Reply};
-use super::stats::DumpStats;
 use super::version::{self, Kernel, Version};
 use super::{Criu, DumpRequest, RestoreRequest};
 use crate::sys::fd::above_stdio;

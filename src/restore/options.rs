@@ -7,16 +7,16 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::dir::Dir;
-use nix::fcntl::{AtFlags, OFlag};
-use nix::sys::stat::{Mode, fstatat};
+use nix::fcntl::AtFlags;
+use nix::sys::stat::fstatat;
 
 use crate::cgroup::self_cgroups;
 use crate::criu::{
     CgroupRoot, InheritFd, InheritedFd, JoinNamespace, ManageCgroups, RestoreRequest, TcpConnections,
+    has_image,
 };
 use crate::engine::Namespaces;
-use crate::{Context, Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Where the checkpoint is.
 pub enum Source {
@@ -107,19 +107,6 @@ pub(super) fn require_lazy_pages(work_dir: BorrowedFd<'_>) -> Result<()> {
     }
 }
 
-/// Whether there is an image whose name begins so.
-fn holds(images: BorrowedFd<'_>, prefix: &str) -> Result<bool> {
-    let list = || "list the image directory";
-    let mut directory =
-        Dir::openat(images, ".", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).context(list)?;
-    for entry in directory.iter() {
-        if entry.context(list)?.file_name().to_bytes().starts_with(prefix.as_bytes()) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
 /// The request for CRIU, whose process has this id.
 #[allow(clippy::too_many_arguments)] // each is a different fact; a struct would only rename the call
 pub(super) fn restore_request<'a>(
@@ -145,7 +132,7 @@ pub(super) fn restore_request<'a>(
     // CRIU is in them already, which our images need. Others' (runc's, crun's) have the namespace's content, and CRIU would
     // make a new one for that.
     for (_, name, path) in namespaces.around_criu() {
-        if holds(images.as_fd(), &format!("{name}ns-"))? {
+        if has_image(images.as_fd(), &format!("{name}ns-"))? {
             request.join_ns.push(JoinNamespace { kind: name.to_owned(), file: path.to_owned() });
         }
     }

@@ -11,13 +11,10 @@
 use std::fs::File;
 use std::os::fd::BorrowedFd;
 
-use nix::dir::Dir;
-use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
-use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 
-use crate::criu::Options;
+use crate::criu::{Options, has_image};
 use crate::engine::{Namespaces, NetworkContent, NewContainer, SavedNetwork};
 use crate::sys::namespace::in_network_namespace;
 use crate::{Context, Result, sys};
@@ -32,7 +29,7 @@ pub(in crate::restore) struct RestoredNetwork {
 impl RestoredNetwork {
     /// Looks into the images.
     pub(in crate::restore) fn read(images: BorrowedFd<'_>) -> Result<Self> {
-        Ok(Self { saved: SavedNetwork::read(images)?, dumped: has_interfaces(images)? })
+        Ok(Self { saved: SavedNetwork::read(images)?, dumped: has_image(images, "netdev-")? })
     }
 
     /// Gives the new container the networks that it had.
@@ -92,20 +89,6 @@ fn loopback_up(pid: Pid) -> Result<()> {
     in_network_namespace(&namespace, sys::net::bring_loopback_up)
         .context(|| format!("join the network namespace of process {pid}"))?
         .context(|| "bring the loopback interface up")
-}
-
-/// Whether CRIU has dumped the interfaces of a network namespace.
-fn has_interfaces(images: BorrowedFd<'_>) -> Result<bool> {
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let mut directory =
-        Dir::openat(images, ".", flags, Mode::empty()).context(|| "list the image directory")?;
-    for entry in directory.iter() {
-        let entry = entry.context(|| "list the image directory")?;
-        if entry.file_name().to_bytes().starts_with(b"netdev-") {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }
 
 #[cfg(test)]

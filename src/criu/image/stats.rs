@@ -1,30 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Reads CRIU's `stats-dump` and `stats-restore` images. Knows their bytes; must not know who asked for the dump.
-//!
-//! ```text
-//! u32 0x55105940 (service image) · u32 0x57093306 (stats) · u32 length · StatsImage of that length   (little endian)
-//! ```
+//! What a dump or a restore has cost: the images `stats-dump` and `stats-restore`. Must not know who asked for it.
 
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
-use nix::fcntl::{OFlag, openat};
-use nix::sys::stat::Mode;
-use protobuf::Message;
+use nix::errno::Errno;
 
+use super::proto::criu_stats::StatsImage;
+use super::{Image, Kind, open};
 use crate::{Context, Error, ErrorKind, Result};
-
-#[allow(missing_docs, unreachable_pub, missing_debug_implementations, clippy::all)]
-mod proto {
-    include!(concat!(env!("OUT_DIR"), "/proto/mod.rs"));
-}
-
-const SERVICE_MAGIC: u32 = 0x5510_5940;
-const STATS_MAGIC: u32 = 0x5709_3306;
-/// A real one has some 60 bytes.
-const MAX_IMAGE: u64 = 64 * 1024;
 
 /// What a dump cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -70,15 +56,14 @@ impl DumpStats {
     /// # Errors
     /// `NotFound` by the source's errno if there is none, `InvalidArchive` if it is damaged.
     pub fn read(dir: BorrowedFd<'_>) -> Result<Self> {
-        let bytes = read_image(dir, "stats-dump")?;
-        Self::parse(&bytes).context(|| "read stats-dump")
+        Self::parse(open_image(dir, "stats-dump")?).context(|| "read stats-dump")
     }
 
     /// Reads the bytes of a `stats-dump` image.
     ///
     /// # Errors
     /// `InvalidArchive` if they are no such image.
-    pub fn parse(bytes: &[u8]) -> Result<Self> {
+    pub fn parse(bytes: impl Read) -> Result<Self> {
         let image = parse(bytes)?;
         let dump = image.dump.into_option().ok_or_else(|| damaged("it holds no dump statistics"))?;
         Ok(Self {
@@ -100,15 +85,14 @@ impl RestoreStats {
     /// # Errors
     /// As [`DumpStats::read`].
     pub fn read(dir: BorrowedFd<'_>) -> Result<Self> {
-        let bytes = read_image(dir, "stats-restore")?;
-        Self::parse(&bytes).context(|| "read stats-restore")
+        Self::parse(open_image(dir, "stats-restore")?).context(|| "read stats-restore")
     }
 
     /// Reads the bytes of a `stats-restore` image.
     ///
     /// # Errors
     /// As [`DumpStats::parse`].
-    pub fn parse(bytes: &[u8]) -> Result<Self> {
+    pub fn parse(bytes: impl Read) -> Result<Self> {
         let image = parse(bytes)?;
         let restore = image.restore.into_option().ok_or_else(|| damaged("it holds no restore statistics"))?;
         Ok(Self {
@@ -125,50 +109,27 @@ fn micros(value: Option<u32>) -> Duration {
     Duration::from_micros(value.unwrap_or(0).into())
 }
 
-fn parse(bytes: &[u8]) -> Result<proto::criu_stats::StatsImage> {
-    let (service, rest) = word(bytes)?;
-    let (kind, rest) = word(rest)?;
-    let (length, rest) = word(rest)?;
-    if (service, kind) != (SERVICE_MAGIC, STATS_MAGIC) {
-        return Err(damaged("it does not begin as a statistics image of criu"));
-    }
-    let length = usize::try_from(length).map_err(|_| damaged("it is cut off"))?;
-    let message = rest.get(..length).ok_or_else(|| damaged("it is cut off"))?;
-    proto::criu_stats::StatsImage::parse_from_bytes(message)
-        .context_kind(ErrorKind::InvalidArchive, || "decode criu's statistics")
-}
-
-fn word(bytes: &[u8]) -> Result<(u32, &[u8])> {
-    let (word, rest) = bytes.split_first_chunk::<4>().ok_or_else(|| damaged("it is cut off"))?;
-    Ok((u32::from_le_bytes(*word), rest))
+fn parse(bytes: impl Read) -> Result<StatsImage> {
+    Image::read(bytes, Kind::Stats)?.next()?.ok_or_else(|| damaged("it is cut off"))
 }
 
 fn damaged(why: &'static str) -> Error {
-    Error::new(ErrorKind::InvalidArchive, "not a statistics image").with_source(why)
+    Error::new(ErrorKind::InvalidArchive, format!("not an image of statistics: {why}"))
 }
 
-fn read_image(dir: BorrowedFd<'_>, name: &str) -> Result<Vec<u8>> {
-    // Not blocking: in a foreign directory the name may belong to a fifo.
-    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-    let fd = openat(dir, name, flags, Mode::empty()).context(|| format!("open {name}"))?;
-    let mut bytes = Vec::new();
-    File::from(fd).take(MAX_IMAGE).read_to_end(&mut bytes).context(|| format!("read {name}"))?;
-    Ok(bytes)
+fn open_image(dir: BorrowedFd<'_>, name: &str) -> Result<File> {
+    open(dir, name)?.ok_or(Errno::ENOENT).context(|| format!("open {name}"))
 }
 
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsFd;
 
+    use super::super::written;
     use super::*;
 
     fn image(message: &[u8]) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        for word in [SERVICE_MAGIC, STATS_MAGIC, u32::try_from(message.len()).expect("short")] {
-            bytes.extend_from_slice(&word.to_le_bytes());
-        }
-        bytes.extend_from_slice(message);
-        bytes
+        written(Kind::Stats, &[message])
     }
 
     /// Field 1 (dump) with freezing 300 µs, frozen 45000 µs, pages_written 12, pages_lazy 3.
@@ -176,7 +137,7 @@ mod tests {
 
     #[test]
     fn a_dump_image_gives_its_times_and_pages() {
-        let stats = DumpStats::parse(&image(DUMP)).expect("a good image");
+        let stats = DumpStats::parse(&image(DUMP)[..]).expect("a good image");
         let expected = DumpStats {
             freezing: Duration::from_micros(300),
             frozen: Duration::from_millis(45),
@@ -189,8 +150,8 @@ mod tests {
 
     #[test]
     fn a_restore_image_gives_its_times() {
-        let stats =
-            RestoreStats::parse(&image(&[0x12, 0x05, 0x18, 0x05, 0x20, 0xac, 0x02])).expect("a good image");
+        let stats = RestoreStats::parse(&image(&[0x12, 0x05, 0x18, 0x05, 0x20, 0xac, 0x02])[..])
+            .expect("a good image");
         assert_eq!(stats.forking, Duration::from_micros(5));
         assert_eq!(stats.restoring, Duration::from_micros(300));
     }
@@ -204,13 +165,13 @@ mod tests {
         }
         let mut foreign = good.clone();
         foreign[0] ^= 1;
-        assert!(DumpStats::parse(&foreign).is_err());
+        assert!(DumpStats::parse(&foreign[..]).is_err());
         let mut huge = good.clone();
         huge[8..12].copy_from_slice(&u32::MAX.to_le_bytes());
-        assert!(DumpStats::parse(&huge).is_err());
-        assert!(DumpStats::parse(&image(&[0x0a, 0x7f, 0x08])).is_err());
-        assert!(DumpStats::parse(&image(&[])).is_err());
-        assert!(RestoreStats::parse(&good).is_err());
+        assert!(DumpStats::parse(&huge[..]).is_err());
+        assert!(DumpStats::parse(&image(&[0x0a, 0x7f, 0x08])[..]).is_err());
+        assert!(DumpStats::parse(&image(&[])[..]).is_err());
+        assert!(RestoreStats::parse(&good[..]).is_err());
     }
 
     #[test]
