@@ -38,3 +38,18 @@ fn a_chain_of_pre_dumps_ends_in_a_checkpoint() {
     container.end();
     host.assert_no_trace();
 }
+
+#[test]
+fn a_pre_dump_that_fails_tells_its_cause() {
+    let Some(stage) = Stage::set(&[Need::Criu, Need::MemoryTracking]) else { return };
+    let host = stage.host("a");
+    let bundle = Bundle::of_workload(&host, "obstacle", &["--kind", "traced"]);
+    let container = host.run_detached(&stage.id("traced"), &bundle);
+    let images = host.path("images");
+    let arguments = ["checkpoint", "--pre-dump", "--image-path", &images, container.id()];
+    let said =
+        container.runs_on_beside(&arguments, 5, &["pre-dump container", "is traced by another program"]);
+    assert!(said.contains("hint: "), "{said}");
+    container.end();
+    host.assert_no_trace();
+}

@@ -2,12 +2,15 @@
 //! What is known of a container whose dump failed: it runs on, so its processes can be asked.
 
 use std::fs;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::unistd::Pid;
 
-use super::Dump;
+use super::CheckpointOptions;
 use crate::criu::TcpConnections;
 use crate::diagnose::{Context, OpenFile, Process};
+use crate::engine::Container;
+use crate::spec::Config;
 use crate::spec::oci::LinuxNamespaceType;
 use crate::sys::proc;
 
@@ -16,12 +19,15 @@ const PROCESSES: usize = 1000;
 const DESCRIPTORS: usize = 4096;
 
 /// For the sentences about a failed dump. What has gone since is left out.
-pub(super) fn context(dump: &Dump<'_>) -> Context {
-    let Dump { container, config, options, .. } = dump;
+pub(super) fn context(
+    container: &Container,
+    config: &Config,
+    options: &CheckpointOptions,
+    images: BorrowedFd<'_>,
+) -> Context {
     let mut context = Context { id: container.id().to_string(), ..Context::default() };
-    context.images = proc::fd_target(Pid::this(), std::os::fd::AsRawFd::as_raw_fd(&dump.images_fd))
-        .ok()
-        .map(|path| path.display().to_string());
+    context.images =
+        proc::fd_target(Pid::this(), images.as_raw_fd()).ok().map(|path| path.display().to_string());
     context.flags = [
         (options.tcp == TcpConnections::Keep, "--tcp-established"),
         (options.ext_unix_sk, "--ext-unix-sk"),

@@ -53,9 +53,10 @@ impl MemoryOptions {
         if !parent.components().any(|part| matches!(part, Component::Normal(_))) {
             return refuse("names no other directory than the image directory");
         }
-        match images.join(parent).join("inventory.img").symlink_metadata() {
+        let found = from_directory(images, parent);
+        match found.join("inventory.img").symlink_metadata() {
             Ok(_) => Ok(()),
-            Err(_) if images.join(parent).is_dir() => refuse("has no images of CRIU in it"),
+            Err(_) if found.is_dir() => refuse("has no images of CRIU in it"),
             Err(_) => refuse(&format!("is not a directory in {}", images.display())),
         }
     }
@@ -101,6 +102,14 @@ impl MemoryOptions {
     }
 }
 
+/// Where `relative` leads from a directory that may not be there yet.
+fn from_directory(directory: &Path, relative: &Path) -> PathBuf {
+    match (directory.parent(), relative.strip_prefix("..")) {
+        (Some(above), Ok(rest)) if !directory.exists() => above.join(rest),
+        _ => directory.join(relative),
+    }
+}
+
 /// Whether CRIU can have pipes of the size that it moves memory through.
 fn pipes_can_grow() -> std::io::Result<bool> {
     const CAP_SYS_RESOURCE: u32 = 24;
@@ -115,8 +124,8 @@ mod tests {
     #[test]
     fn a_parent_is_a_directory_of_images_beside() {
         let top = tempfile::tempdir().expect("tempdir");
+        // Not there yet.
         let images = top.path().join("new");
-        std::fs::create_dir_all(&images).expect("mkdir");
         let judge = |parent: &str| {
             MemoryOptions { parent_path: Some(parent.into()), ..MemoryOptions::default() }
                 .check(&images)
@@ -129,6 +138,8 @@ mod tests {
         assert!(judge("../old").expect_err("empty").contains("has no images of CRIU in it"));
         std::fs::write(top.path().join("old/inventory.img"), "").expect("write");
         judge("../old").expect("it is one");
+        std::fs::create_dir(&images).expect("mkdir");
+        judge("../old").expect("it is one still");
     }
 
     #[test]

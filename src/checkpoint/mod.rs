@@ -284,7 +284,11 @@ impl Dump<'_> {
                 version: client.version(),
             };
             let dumped = client.dump(&request, &mut hold);
-            let dumped = dumped.map_err(|error| explained(error, || failure::context(self)))?;
+            let dumped = dumped.map_err(|error| {
+                explained(error, || {
+                    failure::context(self.container, self.config, self.options, self.images_fd.as_fd())
+                })
+            })?;
             Ok((CheckpointReport { stats: dumped.stats, ..CheckpointReport::default() }, hold.exporter))
         })
         .context(|| "make a private mount namespace for criu")?

@@ -4,8 +4,9 @@
 use std::os::fd::AsFd;
 
 use super::{CheckpointOptions, CheckpointReport, Export, ImagesDir, Ready};
-use super::{freezer::Freezer, namespaces, open_work_dir, options};
+use super::{failure::context, freezer::Freezer, namespaces, open_work_dir, options};
 use crate::criu::{AfterDump, CriuClient, DumpRequest, ManageCgroups, NetworkLock, Silent, SpawnOptions};
+use crate::diagnose::explained;
 use crate::engine::Container;
 use crate::sys::namespace::in_private_mount_namespace;
 use crate::{Context, Error, ErrorKind, Result};
@@ -53,7 +54,10 @@ fn run(container: &Container, options: &CheckpointOptions) -> Result<CheckpointR
         }
         options.memory.apply(&mut request);
         request.track_memory = true;
-        Ok(client.pre_dump(&request, &mut Silent)?.stats)
+        let dumped = client.pre_dump(&request, &mut Silent);
+        let dumped = dumped
+            .map_err(|error| explained(error, || context(container, &config, options, images_fd.as_fd())));
+        Ok(dumped?.stats)
     });
     let stats = stats.context(|| "make a private mount namespace for criu").flatten()?;
     Ok(CheckpointReport { images_bytes: images.size()?, archive_bytes: None, stats })
