@@ -125,7 +125,7 @@ fn images_that_cannot_be_written_to() {
     host.command(&["mount", "--bind", &images, &images]).run().succeeded();
     host.command(&["mount", "-o", "remount,bind,ro", &images]).run().succeeded();
 
-    let (image, damaged) = (host.path("images/pstree.img"), host.path("damaged.img"));
+    let (image, damaged) = (host.path("images/core-1.img"), host.path("damaged.img"));
     fs::write(&damaged, "no image").expect("write a file");
     host.command(&["mount", "--bind", &damaged, &image]).run().succeeded();
     let arguments = ["restore", "-d", "--image-path", &images, "-b", &bundle.path(), container.id()];
@@ -145,8 +145,8 @@ fn images_that_cannot_be_written_to() {
 #[test]
 fn image_of_something_else() {
     anything().stops_the_restore(
-        |place| place.damage("pstree.img", |bytes| bytes[..4].fill(0)),
-        "pstree.img is no image of criu's, or a damaged one",
+        |place| place.damage("core-1.img", |bytes| bytes[..4].fill(0)),
+        "core-1.img is no image of criu's, or a damaged one",
         "copy IMAGES again from where they were made",
     );
 }
