@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A container on a host, and what its workload reports.
 
+use std::fs;
+
 use serde_json::Value;
 
 use crate::bundle::Bundle;
@@ -128,6 +130,20 @@ impl<'h> Container<'h> {
     #[track_caller]
     pub fn kill(&self, signal: &str) {
         self.host.migrate(&["kill", &self.id, signal]).succeeded();
+    }
+
+    /// Stops its first process by a signal, and waits until it stands still. `CONT` lets it go on.
+    ///
+    /// # Panics
+    /// When it does not stop.
+    #[track_caller]
+    pub fn stand_still(&self) {
+        self.kill("STOP");
+        let status = self.host.outside(&format!("/proc/{}/status", self.state()["pid"]));
+        wait_until(PATIENCE, "the first process stands still", || {
+            let text = fs::read_to_string(&status).map_err(|e| e.to_string())?;
+            if text.contains("\nState:\tT") { Ok(()) } else { Err(text) }
+        });
     }
 
     /// Waits until its first process has ended.

@@ -146,7 +146,7 @@ fn a_container_that_does_not_run_says_so() {
     let container = host.container(&id, &bundle.rootfs());
     container.reports();
     // Stopped by a signal is not stopped for good.
-    container.kill("STOP");
+    container.stand_still();
     container.checkpoint(&["--leave-running", "--image-path", &images]);
     container.kill("CONT");
     let before = container.reports();
