@@ -37,7 +37,7 @@ pub(super) struct Area {
 impl Area {
     /// The mapping in which this address lies.
     pub(super) fn at(address: usize) -> Result<Self, String> {
-        let text = std::fs::read_to_string("/proc/self/smaps").during("smaps")?;
+        let text = super::proc::text("/proc/self/smaps")?;
         let mut lines = text.lines().skip_while(|line| !range_of(line).is_some_and(|r| r.contains(&address)));
         let head = lines.next().ok_or_else(|| format!("nothing is mapped at {address:x}"))?.to_owned();
         let fields =

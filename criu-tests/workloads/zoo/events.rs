@@ -307,10 +307,16 @@ fn fanotify(mark: MarkFlags, at: &str) -> Result<Fanotify, String> {
     Ok(group)
 }
 
-/// The group tells that somebody has written to this file.
+/// The group tells that somebody has written to this file. What nobody has read when the process is dumped is lost.
 fn told_of(group: &Fanotify, at: &std::path::Path) -> Checked {
-    fs::write(at, "new").during("write")?;
-    let events = group.read_events().during("read")?;
+    let events = loop {
+        let witness = super::proc::Witness::new("/proc/self/stat")?;
+        fs::write(at, "new").during("write")?;
+        match group.read_events() {
+            Err(Errno::EAGAIN) if witness.was_restored()? => {}
+            events => break events.during("read")?,
+        }
+    };
     let paths = events.iter().filter_map(|event| {
         let fd = event.fd()?;
         fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).ok()

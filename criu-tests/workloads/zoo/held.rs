@@ -61,7 +61,7 @@ pub(super) fn flags_of(file: &impl AsFd) -> Result<i32, String> {
 /// A line of the descriptor's `fdinfo`, after its name.
 pub(super) fn fdinfo(file: &impl AsFd, key: &str) -> Result<Vec<String>, String> {
     let at = format!("/proc/self/fdinfo/{}", file.as_fd().as_raw_fd());
-    let text = std::fs::read_to_string(&at).during(&at)?;
+    let text = super::proc::text(&at)?;
     let lines = text.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
     Ok(lines.map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect())
 }

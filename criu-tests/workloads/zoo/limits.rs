@@ -92,7 +92,7 @@ fn file_system_context() -> Made {
 fn detached_mount() -> Made {
     let fd = limits::detached_mount(c"/scratch").during("open_tree")?;
     made(move || {
-        let text = std::fs::read_to_string("/proc/self/mountinfo").during("mountinfo")?;
+        let text = super::proc::text("/proc/self/mountinfo")?;
         let id = super::held::fdinfo(&fd, "mnt_id")?;
         let id = id.first().ok_or("fdinfo has no mnt_id")?;
         let listed = text.lines().any(|line| line.split(' ').next() == Some(id.as_str()));

@@ -104,7 +104,7 @@ fn memfd_that_is_closed() -> Made {
     let map = Map::of_file(file.as_fd(), (0, LENGTH), BOTH, libc::MAP_SHARED).during("mmap")?;
     drop(file);
     made(move || {
-        let maps = std::fs::read_to_string("/proc/self/maps").during("maps")?;
+        let maps = super::proc::text("/proc/self/maps")?;
         expect_eq("its name is in maps", maps.contains("/memfd:closed (deleted)"), true)?;
         same_bytes(&map.read(0, LENGTH).during("read")?, &content(LENGTH))
     })

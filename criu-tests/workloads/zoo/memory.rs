@@ -298,7 +298,7 @@ fn functions_of_the_kernel() -> Made {
             expect_eq("the vDSO's time is between two of the kernel's", before <= own && own <= after, true)
                 .map_err(|why| format!("clock {clock}: {why}: {before:?} {own:?} {after:?}"))?;
         }
-        let maps = fs::read_to_string("/proc/self/maps").during("maps")?;
+        let maps = super::proc::text("/proc/self/maps")?;
         expect_eq("there is one vDSO", maps.lines().filter(|line| line.ends_with("[vdso]")).count(), 1)
     })
 }

@@ -1,15 +1,53 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What `/proc` says of a process, and numbers that stay what they were set to.
 
+use std::fs::File;
+use std::io::Read as _;
+use std::os::unix::fs::MetadataExt as _;
+
 use nix::unistd::Pid;
 
 use super::{Child, Made, made};
 use crate::lifecycle::{Checked, During as _, expect_eq};
 
+/// A file in `/proc` that is held open. A restore opens it anew, and then it has another number.
+pub(super) struct Witness {
+    file: File,
+    number: (u64, u64),
+}
+
+impl Witness {
+    pub(super) fn new(at: &str) -> Result<Self, String> {
+        let file = File::open(at).during(at)?;
+        Ok(Self { number: number(&file)?, file })
+    }
+
+    /// Whether there has been a restore since.
+    pub(super) fn was_restored(&self) -> Result<bool, String> {
+        Ok(number(&self.file)? != self.number)
+    }
+}
+
+fn number(file: &File) -> Result<(u64, u64), String> {
+    file.metadata().map(|of| (of.dev(), of.ino())).during("fstat")
+}
+
+/// What a file in `/proc` says. The kernel writes it anew for each of several reads: when there was a restore between two
+/// of them, the halves do not fit together, and the file is read again.
+pub(super) fn text(at: &str) -> Result<String, String> {
+    loop {
+        let mut text = String::new();
+        let mut witness = Witness::new(at)?;
+        let read = witness.file.read_to_string(&mut text).during(at);
+        if !witness.was_restored()? {
+            return read.map(|_| text);
+        }
+    }
+}
+
 /// A file of a process or thread: `read(pid, "status")`.
 pub(super) fn read(pid: Pid, name: &str) -> Result<String, String> {
-    let at = format!("/proc/{pid}/{name}");
-    std::fs::read_to_string(&at).during(&at)
+    text(&format!("/proc/{pid}/{name}"))
 }
 
 /// A line of `status`, its words with one blank between them.

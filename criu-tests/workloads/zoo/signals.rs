@@ -39,7 +39,7 @@ fn blocked_signals() -> Made {
 }
 
 fn line_of_status(process: &str, key: &str) -> Result<String, String> {
-    let text = std::fs::read_to_string(format!("/proc/{process}/status")).during("status")?;
+    let text = super::proc::text(&format!("/proc/{process}/status"))?;
     let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
     line.map(|value| value.trim().to_owned()).ok_or_else(|| format!("there is no {key} in status"))
 }

@@ -135,7 +135,7 @@ fn periodic(clock: libc::clockid_t, notify: i32) -> Made {
 
 /// What proc says of the timers, but for pointers.
 fn description() -> Result<Vec<String>, String> {
-    let text = std::fs::read_to_string("/proc/self/timers").during("/proc/self/timers")?;
+    let text = super::proc::text("/proc/self/timers")?;
     Ok(text.lines().map(str::to_owned).collect())
 }
 
