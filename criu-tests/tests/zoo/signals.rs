@@ -11,6 +11,5 @@ exhibits![
     ignored_signals,
     alternate_stack,
     alternate_stacks_of_threads,
-    stopped_process,
     ended_process_that_nobody_has_waited_for,
 ];

@@ -192,7 +192,7 @@ fn groups_and_sessions() -> Made {
 }
 
 /// Waits until a process is in this state.
-pub(super) fn reaches(pid: Pid, state: &str) -> Checked {
+fn reaches(pid: Pid, state: &str) -> Checked {
     let begun = Instant::now();
     loop {
         let is = proc::stat(pid)?.swap_remove(0);
@@ -265,7 +265,8 @@ fn stopped_child() -> Made {
         kill(pid, Signal::SIGCONT).during("kill")?;
         clan.same(&known)?;
         kill(pid, Signal::SIGSTOP).during("kill")?;
-        reaches(pid, "T")
+        let stopped = waitid(Id::Pid(pid), WaitPidFlag::WSTOPPED).during("waitid")?;
+        expect_eq("end of the wait", stopped, WaitStatus::Stopped(pid, Signal::SIGSTOP))
     })
 }
 

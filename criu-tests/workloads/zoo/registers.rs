@@ -8,7 +8,6 @@ use std::time::Instant;
 use nix::unistd::gettid;
 
 use super::sys::registers::{self, Vectors, spin_with};
-#[cfg(target_arch = "x86_64")]
 use super::threads::Asked;
 use super::{Made, made};
 use crate::lifecycle::{Checked, During as _, PATIENCE, expect_eq};
@@ -69,19 +68,17 @@ fn vector_registers() -> Made {
 }
 
 /// Threads that round up, and that round to zero and flush what is too small.
-#[cfg(target_arch = "x86_64")]
 fn float_control() -> Made {
-    const WAYS: [(u32, u16); 2] = [(0x1f80 | 0x4000, 0x0b7f), (0x9f80 | 0x6000, 0x0f7f)];
     let own = registers::float_control();
     let mut threads = Vec::new();
-    for way in WAYS {
+    for way in registers::ROUNDINGS {
         threads.push(Asked::start("rounds", move || {
             registers::set_float_control(way);
             Ok(|_: &str| Ok(format!("{:x?}", registers::float_control())))
         })?);
     }
     made(move || {
-        for (thread, way) in threads.iter_mut().zip(WAYS) {
+        for (thread, way) in threads.iter_mut().zip(registers::ROUNDINGS) {
             thread.expect("control words", &format!("{way:x?}"))?;
         }
         expect_eq("own control words", registers::float_control(), own)

@@ -8,7 +8,6 @@ use nix::sys::signal::{SigSet, Signal, kill, raise};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::gettid;
 
-use super::processes::reaches;
 use super::sys::memory::Map;
 use super::sys::signals;
 use super::{Child, Made, made};
@@ -26,7 +25,6 @@ super::exhibits![
     ignored_signals,
     alternate_stack,
     alternate_stacks_of_threads,
-    stopped_process,
     ended_process_that_nobody_has_waited_for,
 ];
 
@@ -253,29 +251,6 @@ fn alternate_stacks_of_threads() -> Made {
     };
     let threads = [thread()?, thread()?];
     made(move || threads.iter().try_for_each(Thread::ask))
-}
-
-/// It stays stopped, and goes on when it is told to.
-fn stopped_process() -> Made {
-    let mut child = Child::start(|| Ok(|_: &str| Ok("here".to_owned())))?;
-    let stop = move |child: &Child| kill(child.pid(), Signal::SIGSTOP).during("kill");
-    stop(&child)?;
-    waitid(Id::Pid(child.pid()), WaitPidFlag::WSTOPPED).during("waitid")?;
-    let mut looks = 0;
-    made(move || {
-        // A restore lets it run until the signal that stops it comes.
-        reaches(child.pid(), "T")?;
-        looks += 1;
-        if looks % 8 != 0 {
-            return Ok(());
-        }
-        kill(child.pid(), Signal::SIGCONT).during("kill")?;
-        child.expect("answer", "here")?;
-        stop(&child)?;
-        let flags = WaitPidFlag::WSTOPPED;
-        let waited = waitid(Id::Pid(child.pid()), flags).during("waitid")?;
-        expect_eq("end of the wait", waited, WaitStatus::Stopped(child.pid(), Signal::SIGSTOP))
-    })
 }
 
 /// Its exit code waits to be read.

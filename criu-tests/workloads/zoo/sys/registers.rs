@@ -88,7 +88,20 @@ pub(in crate::zoo) fn spin_with(values: &Vectors) -> Vectors {
 
 /// The control words of floating point: how it rounds and what it forgives.
 #[cfg(target_arch = "x86_64")]
-pub(in crate::zoo) fn float_control() -> (u32, u16) {
+pub(in crate::zoo) type FloatControl = (u32, u16);
+#[cfg(target_arch = "aarch64")]
+pub(in crate::zoo) type FloatControl = u64;
+
+/// To round up; to round to zero and flush what is too small.
+#[cfg(target_arch = "x86_64")]
+pub(in crate::zoo) const ROUNDINGS: [FloatControl; 2] =
+    [(0x1f80 | 0x4000, 0x0b7f), (0x9f80 | 0x6000, 0x0f7f)];
+#[cfg(target_arch = "aarch64")]
+pub(in crate::zoo) const ROUNDINGS: [FloatControl; 2] = [0x0040_0000, 0x01c0_0000];
+
+/// See [`FloatControl`].
+#[cfg(target_arch = "x86_64")]
+pub(in crate::zoo) fn float_control() -> FloatControl {
     let (mut sse, mut x87) = (0_u32, 0_u16);
     // SAFETY: both are stored to memory that lives and is large enough.
     unsafe {
@@ -99,13 +112,33 @@ pub(in crate::zoo) fn float_control() -> (u32, u16) {
     (sse & !0x3f, x87)
 }
 
-/// See [`float_control`]. The thread must not calculate with what it has set.
+/// See [`FloatControl`].
+#[cfg(target_arch = "aarch64")]
+pub(in crate::zoo) fn float_control() -> FloatControl {
+    let control: u64;
+    // SAFETY: reads a register that every program may read.
+    unsafe {
+        std::arch::asm!("mrs {}, fpcr", out(reg) control, options(nomem, nostack));
+    }
+    control
+}
+
+/// See [`FloatControl`]. The thread must not calculate with what it has set.
 #[cfg(target_arch = "x86_64")]
-pub(in crate::zoo) fn set_float_control((sse, x87): (u32, u16)) {
+pub(in crate::zoo) fn set_float_control((sse, x87): FloatControl) {
     // SAFETY: both are loaded from memory that lives; no exception is unmasked.
     unsafe {
         std::arch::asm!("ldmxcsr [{}]", in(reg) &raw const sse, options(nostack));
         std::arch::asm!("fldcw [{}]", in(reg) &raw const x87, options(nostack));
+    }
+}
+
+/// See above.
+#[cfg(target_arch = "aarch64")]
+pub(in crate::zoo) fn set_float_control(control: FloatControl) {
+    // SAFETY: writes a register that every program may write; no exception is unmasked.
+    unsafe {
+        std::arch::asm!("msr fpcr, {}", in(reg) control, options(nomem, nostack));
     }
 }
 
