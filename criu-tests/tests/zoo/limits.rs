@@ -14,6 +14,8 @@ limits![
     seccomp_listener "anon_inode:seccomp notify",
     timerfd_that_wakes_the_machine "Unknown clock type 9" => |row| row.capabilities(&["CAP_WAKE_ALARM"]),
     pipe_of_packets "The packetized mode for pipes is not supported yet",
+    unix_connection_that_waits_with_data "Non-empty write queue on an in-flight socket",
+    vsock_socket "(family 40",
 ];
 
 #[test]

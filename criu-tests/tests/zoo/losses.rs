@@ -5,6 +5,7 @@ losses![
     all_memory_locked "a new mapping is locked is false" => |row| row.capabilities(&["CAP_IPC_LOCK"]),
     event_counter_beyond_32_bits "counter is 5",
     event_semaphore "one is 3, must be 1",
+    exclusive_terminal "exclusive is 0, must be 1",
     in_a_wait_for_a_futex "Interrupted system call",
     in_nanosleep "whole time: false",
     in_nanosleep_of_boot_time "whole time: false",
@@ -21,4 +22,8 @@ losses![
     shared_segment_that_is_removed "key and mode is (0, 0), must be (0, 512)",
     timerfd_at_a_time_of_day "the timer is off by",
     timerfd_that_expires_meanwhile "the timer has stopped",
+    udp_in_a_group "joined is false",
+    udp_with_unread_datagrams "Resource temporarily",
+    unix_datagrams_that_name_their_sender "sender is None",
+    unix_name_of_the_peer "the peer's name is None",
 ];

@@ -14,6 +14,7 @@ mod dead_ends;
 mod events;
 mod files;
 mod futexes;
+mod inet_sockets;
 mod ipc;
 mod limits;
 mod limits_processes;
@@ -30,8 +31,10 @@ mod scheduling;
 mod seccomp;
 mod sharing;
 mod signals;
+mod terminals;
 mod threads;
 mod timers;
+mod unix_sockets;
 mod waits;
 
 use std::collections::BTreeSet;
@@ -46,6 +49,7 @@ const SHOWN: &[&[&str]] = &[
     events::NAMES,
     files::NAMES,
     futexes::NAMES,
+    inet_sockets::NAMES,
     ipc::NAMES,
     limits::NAMES,
     limits_processes::NAMES,
@@ -62,8 +66,10 @@ const SHOWN: &[&[&str]] = &[
     seccomp::NAMES,
     sharing::NAMES,
     signals::NAMES,
+    terminals::NAMES,
     threads::NAMES,
     timers::NAMES,
+    unix_sockets::NAMES,
     waits::NAMES,
 ];
 

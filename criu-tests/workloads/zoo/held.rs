@@ -84,3 +84,10 @@ impl Absences {
         Ok(was_away)
     }
 }
+
+/// A check that is made at once and whenever the process has come back. It is for what a checkpoint in the middle of it would
+/// not carry: whoever makes one waits until the first check is over.
+pub(super) fn when_back(mut check: impl FnMut() -> Checked) -> impl FnMut() -> Checked {
+    let mut absences = Absences::default();
+    move || if absences.is_back()? { check() } else { Ok(()) }
+}

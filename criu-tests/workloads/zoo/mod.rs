@@ -21,6 +21,7 @@ mod events;
 mod files;
 mod futexes;
 mod held;
+mod inet_sockets;
 mod ipc;
 mod limits;
 mod limits_processes;
@@ -37,8 +38,10 @@ mod seccomp;
 mod sharing;
 mod signals;
 mod sys;
+mod terminals;
 mod threads;
 mod timers;
+mod unix_sockets;
 mod waits;
 
 use std::io::Write as _;
@@ -96,6 +99,7 @@ const HOUSES: &[&[Exhibit]] = &[
     events::EXHIBITS,
     files::EXHIBITS,
     futexes::EXHIBITS,
+    inet_sockets::EXHIBITS,
     ipc::EXHIBITS,
     limits::EXHIBITS,
     limits_processes::EXHIBITS,
@@ -110,8 +114,10 @@ const HOUSES: &[&[Exhibit]] = &[
     seccomp::EXHIBITS,
     sharing::EXHIBITS,
     signals::EXHIBITS,
+    terminals::EXHIBITS,
     threads::EXHIBITS,
     timers::EXHIBITS,
+    unix_sockets::EXHIBITS,
     waits::EXHIBITS,
 ];
 

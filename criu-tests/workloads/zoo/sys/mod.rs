@@ -7,10 +7,12 @@ pub(in crate::zoo) mod futex;
 pub(in crate::zoo) mod ipc;
 pub(in crate::zoo) mod limits;
 pub(in crate::zoo) mod memory;
+pub(in crate::zoo) mod net;
 pub(in crate::zoo) mod process;
 pub(in crate::zoo) mod registers;
 pub(in crate::zoo) mod seccomp;
 pub(in crate::zoo) mod signals;
+pub(in crate::zoo) mod terminals;
 pub(in crate::zoo) mod timers;
 
 use std::io;
