@@ -182,6 +182,27 @@ impl Cgroup {
         self.v2_node().map(|node| node.existing().map(Directory::into_fd)).transpose()
     }
 
+    /// The processors that its threads may have, as a list: `0-3,7`; `None` where no cpuset says.
+    ///
+    /// # Errors
+    /// The cgroup does not exist or cannot be read.
+    pub fn processors(&self) -> Result<Option<String>> {
+        let Some(node) = self.node_of("cpuset") else { return Ok(None) };
+        let file = match node.version {
+            Version::V1 => "cpuset.effective_cpus",
+            Version::V2 => "cpuset.cpus.effective",
+        };
+        let top = Directory::top(&node.mountpoint)?;
+        // On v2 only cgroups that were given the controller have the file: the next one above says it for the others.
+        for relative in node.relative.ancestors() {
+            let beneath = if relative.as_os_str().is_empty() { None } else { top.descend(relative)? };
+            if let Some(list) = beneath.as_ref().unwrap_or(&top).read_if_exists(file)? {
+                return Ok(Some(list));
+            }
+        }
+        Ok(None)
+    }
+
     /// The processes in the cgroup itself, not in cgroups beneath it.
     ///
     /// # Errors

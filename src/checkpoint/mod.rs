@@ -40,7 +40,9 @@ use crate::criu::{
     require_root,
 };
 use crate::diagnose::explained;
-use crate::engine::{Container, InitProcess, SavedNetwork, Status, TakenDevices, descriptors, image_files};
+use crate::engine::{
+    Container, InitProcess, SavedNetwork, SavedThreads, Status, TakenDevices, descriptors, image_files,
+};
 use crate::spec::Config;
 use crate::sys::namespace::in_private_mount_namespace;
 use crate::{Context, Error, ErrorKind, Result, sys};
@@ -407,6 +409,7 @@ impl Notify for Hold<'_> {
         let late = Sessions::of(container, *init)?.since(sessions);
         late.announce(options.exec_sessions, options.leave_running)?;
         cgroups::write(container, config, options, images_fd.as_fd())?;
+        SavedThreads::of(&container.cgroup()?)?.write(images_fd.as_fd())?;
         if let Some(exporter) = &mut self.exporter {
             let (version, progress) = (Some(self.version), &mut *self.progress);
             let written = rescue::watching(container, self.journal, || {

@@ -35,8 +35,8 @@ use crate::criu::{
 use crate::diagnose::explained;
 use crate::engine::rootfs::prepare_mountpoints;
 use crate::engine::{
-    Container, ContainerId, LimitsDue, Namespaces, NewContainer, ProcessIo, ResolvedIo, StateRoot,
-    descriptors, image_files,
+    Container, ContainerId, LimitsDue, Namespaces, NewContainer, ProcessIo, ResolvedIo, SavedThreads,
+    StateRoot, descriptors, image_files,
 };
 use crate::spec::kept_fields;
 use crate::sys::namespace::{PrivateMounts, in_private_mount_namespace};
@@ -110,6 +110,7 @@ fn run(
     }
     let recorded = fixups::RecordedMounts::read(images.as_fd())?;
     let network = fixups::RestoredNetwork::read(images.as_fd())?;
+    let threads = SavedThreads::read(images.as_fd())?;
     network.give(new);
     new.configure_copy(&bundle)?;
     network.check(new)?;
@@ -127,6 +128,7 @@ fn run(
         config: criu_config(new, imported.is_some()),
         network,
         cgroups,
+        threads,
         recorded,
     };
     let restored =
@@ -174,6 +176,7 @@ struct Files<'a> {
     config: Option<PathBuf>,
     network: fixups::RestoredNetwork,
     cgroups: Option<CgroupTree>,
+    threads: Option<SavedThreads>,
     recorded: fixups::RecordedMounts,
 }
 
@@ -262,6 +265,7 @@ fn restore_processes(
         terminal: fixups::Terminal::new(console),
         criu: client.pid(),
         cgroups: files.cgroups.as_ref(),
+        threads: files.threads.as_ref(),
         due: LimitsDue::None,
     };
     let restored = client.restore(&request, &mut steps).inspect_err(|_| lock::tell(&namespaces));
@@ -316,6 +320,7 @@ struct Steps<'a> {
     terminal: fixups::Terminal,
     criu: i32,
     cgroups: Option<&'a CgroupTree>,
+    threads: Option<&'a SavedThreads>,
     due: LimitsDue,
 }
 
@@ -348,6 +353,10 @@ impl Notify for Steps<'_> {
         self.new.join_intel_rdt()?;
         if let Some(tree) = self.cgroups {
             fixups::fill_cgroups(self.new, tree, self.criu)?;
+        }
+        // After the cgroups, which say what processors there are.
+        if let Some(threads) = self.threads {
+            threads.set(self.new.cgroup(), self.criu)?;
         }
         let criu = anonymous_memory(Pid::from_raw(self.criu)).context(|| "look at criu's memory")?;
         self.due = self.new.set_spared_limits(criu)?;

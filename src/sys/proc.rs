@@ -265,6 +265,50 @@ pub fn threads(pid: i32) -> io::Result<Vec<i32>> {
     Ok(found)
 }
 
+/// The timer slack of a thread, in nanoseconds.
+///
+/// # Errors
+/// `EPERM` without CAP_SYS_NICE; when the thread is gone.
+pub fn timer_slack(thread: i32) -> io::Result<u64> {
+    let text = read_short(format!("/proc/{thread}/timerslack_ns").as_ref())?;
+    let text = std::str::from_utf8(&text).ok().and_then(|text| text.trim().parse().ok());
+    text.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+}
+
+/// See [`timer_slack`].
+///
+/// # Errors
+/// As there.
+pub fn set_timer_slack(thread: i32, nanoseconds: u64) -> io::Result<()> {
+    fs::write(format!("/proc/{thread}/timerslack_ns"), nanoseconds.to_string())
+}
+
+/// What goes into a core dump of a process (core(5)).
+///
+/// # Errors
+/// When the process is gone, or has no memory (`InvalidData`).
+pub fn core_dump_filter(pid: i32) -> io::Result<u32> {
+    let text = read_short(format!("/proc/{pid}/coredump_filter").as_ref())?;
+    let text = std::str::from_utf8(&text).ok().and_then(|text| u32::from_str_radix(text.trim(), 16).ok());
+    text.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+}
+
+/// See [`core_dump_filter`].
+///
+/// # Errors
+/// When the process is gone.
+pub fn set_core_dump_filter(pid: i32, filter: u32) -> io::Result<()> {
+    fs::write(format!("/proc/{pid}/coredump_filter"), format!("{filter:#x}"))
+}
+
+/// The processors that are online, as a list: `0-3`.
+///
+/// # Errors
+/// When `/sys` has no such file.
+pub fn online_processors() -> io::Result<String> {
+    fs::read_to_string("/sys/devices/system/cpu/online").map(|text| text.trim().to_owned())
+}
+
 /// `fs.pipe-max-size`, in bytes.
 ///
 /// # Errors

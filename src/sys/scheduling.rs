@@ -51,16 +51,43 @@ pub fn set_scheduler(attributes: SchedAttr) -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const raw, 0) })
 }
 
+const IOPRIO_WHO_PROCESS: libc::c_int = 1;
+const IOPRIO_CLASS_SHIFT: libc::c_int = 13;
+
 /// Sets the calling thread's I/O priority (ioprio_set(2)).
 ///
 /// # Errors
 /// `EPERM` for the real-time class without CAP_SYS_ADMIN or CAP_SYS_NICE, `EINVAL`.
 pub fn set_io_priority(class: u8, level: u8) -> io::Result<()> {
-    const IOPRIO_WHO_PROCESS: libc::c_int = 1;
-    const IOPRIO_CLASS_SHIFT: libc::c_int = 13;
     let priority = libc::c_int::from(class) << IOPRIO_CLASS_SHIFT | libc::c_int::from(level);
     // SAFETY: ioprio_set takes integers.
     check(unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, priority) })
+}
+
+/// A thread's I/O priority, class and level in one (ioprio_get(2)).
+///
+/// # Errors
+/// `ESRCH` when it is gone.
+pub fn io_priority_of(thread: i32) -> io::Result<u16> {
+    // SAFETY: integers.
+    let value = unsafe { libc::syscall(libc::SYS_ioprio_get, IOPRIO_WHO_PROCESS, thread) };
+    check(value)?;
+    u16::try_from(value).map_err(io::Error::other)
+}
+
+/// Whether an I/O priority has a class: without one it follows the nice value.
+pub fn has_io_class(priority: u16) -> bool {
+    priority >> IOPRIO_CLASS_SHIFT != 0
+}
+
+/// Sets what [`io_priority_of`] gives.
+///
+/// # Errors
+/// As [`set_io_priority`]; `ESRCH` when the thread is gone.
+pub fn set_io_priority_of(thread: i32, priority: u16) -> io::Result<()> {
+    let priority = libc::c_int::from(priority);
+    // SAFETY: integers.
+    check(unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, thread, priority) })
 }
 
 /// Sets the calling thread's execution domain (personality(2)).
@@ -107,14 +134,38 @@ impl Affinity {
     /// # Errors
     /// The error of the call.
     pub fn now() -> io::Result<Self> {
+        Self::of_thread(0)
+    }
+
+    /// Those of a thread.
+    ///
+    /// # Errors
+    /// `ESRCH` when it is gone.
+    pub fn of_thread(thread: i32) -> io::Result<Self> {
         let mut all = Self::all();
         // SAFETY: the kernel writes no more than the size given.
         let size = unsafe {
-            libc::syscall(libc::SYS_sched_getaffinity, 0, size_of_val(all.0.as_slice()), all.0.as_mut_ptr())
+            libc::syscall(
+                libc::SYS_sched_getaffinity,
+                thread,
+                size_of_val(all.0.as_slice()),
+                all.0.as_mut_ptr(),
+            )
         };
         check(size)?;
         all.0.truncate(size as usize / size_of::<libc::c_ulong>());
         Ok(all)
+    }
+
+    /// Their numbers, rising.
+    pub fn numbers(&self) -> Vec<u32> {
+        let words = self.0.iter().enumerate();
+        words
+            .flat_map(|(place, word)| {
+                let set = (0..WORD).filter(move |bit| word >> bit & 1 == 1);
+                set.filter_map(move |bit| u32::try_from(place * WORD + bit).ok())
+            })
+            .collect()
     }
 
     /// The first of them, as a mask with a bit for each.
@@ -129,9 +180,22 @@ impl Affinity {
     /// # Errors
     /// `EINVAL` when the cpuset allows none of them.
     pub fn set(&self) -> io::Result<()> {
+        self.set_of(0)
+    }
+
+    /// Makes them a thread's.
+    ///
+    /// # Errors
+    /// `EINVAL` when its cpuset allows none of them, `ESRCH` when it is gone.
+    pub fn set_of(&self, thread: i32) -> io::Result<()> {
         // SAFETY: the kernel reads no more than the size given.
         check(unsafe {
-            libc::syscall(libc::SYS_sched_setaffinity, 0, size_of_val(self.0.as_slice()), self.0.as_ptr())
+            libc::syscall(
+                libc::SYS_sched_setaffinity,
+                thread,
+                size_of_val(self.0.as_slice()),
+                self.0.as_ptr(),
+            )
         })
     }
 }
@@ -165,6 +229,7 @@ mod tests {
         assert_eq!(mask(&[]), Vec::<libc::c_ulong>::new());
         assert_eq!(mask(&[0, 2]), [5]);
         assert_eq!(mask(&[WORD as u32]), [0, 1]);
+        assert_eq!(Affinity::of(&[0, 5, 64, 200]).numbers(), [0, 5, 64, 200]);
     }
 
     #[test]

@@ -30,4 +30,5 @@ exhibits![
     executable,
     deleted_executable => |row| row.bundle(large_deleted_files),
     command_line,
+    core_dump_filter,
 ];

@@ -12,4 +12,12 @@ fn real_time_budget(config: &mut Value) {
     }
 }
 
-exhibits![nice, policies, real_time => |row| row.capabilities(&["CAP_SYS_NICE"]).config(real_time_budget)];
+exhibits![
+    nice,
+    policies,
+    real_time => |row| row.capabilities(&["CAP_SYS_NICE"]).config(real_time_budget),
+    processors,
+    processors_of_a_thread,
+    io_priority,
+    timer_slack,
+];

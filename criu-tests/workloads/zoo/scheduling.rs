@@ -10,7 +10,7 @@ use super::threads::Asked;
 use super::{Made, made, proc, sys};
 use crate::lifecycle::{Checked, During as _, expect_eq};
 
-super::exhibits![nice, policies, real_time, processors, io_priority, timer_slack];
+super::exhibits![nice, policies, real_time, processors, processors_of_a_thread, io_priority, timer_slack];
 
 /// A process, and a thread of it, that others go before.
 fn nice() -> Made {
@@ -68,14 +68,28 @@ fn processors_of_this_thread() -> Result<String, String> {
     Ok(numbers.map(|cpu| cpu.to_string()).collect::<Vec<_>>().join(" "))
 }
 
+fn bind_to_the_first() -> Checked {
+    let mut one = CpuSet::new();
+    one.set(0).during("CPU_SET")?;
+    sched_setaffinity(Pid::from_raw(0), &one).during("sched_setaffinity")
+}
+
 /// A process that wants to run on the first processor only.
 fn processors() -> Made {
-    let set = || -> Checked {
-        let mut one = CpuSet::new();
-        one.set(0).during("CPU_SET")?;
-        sched_setaffinity(Pid::from_raw(0), &one).during("sched_setaffinity")
-    };
-    of_a_child(set, processors_of_this_thread, "0")
+    of_a_child(bind_to_the_first, processors_of_this_thread, "0")
+}
+
+/// So does one thread of several.
+fn processors_of_a_thread() -> Made {
+    let own = processors_of_this_thread()?;
+    let mut thread = Asked::start("bound", || {
+        bind_to_the_first()?;
+        Ok(|_: &str| processors_of_this_thread())
+    })?;
+    made(move || {
+        thread.expect("the thread's", "0")?;
+        expect_eq("own", processors_of_this_thread()?, own.clone())
+    })
 }
 
 /// Idle reads and writes.

@@ -55,7 +55,7 @@ impl Cgroup {
     /// The process that could not be moved, or the controllers that could not be given. A limit that the kernel does not take
     /// is a warning.
     pub fn fill_tree(&self, tree: &CgroupTree, helper: i32) -> Result<()> {
-        let tasks = self.tasks_by_innermost_id()?;
+        let tasks = self.tasks_by_innermost_id(helper)?;
         for beneath in &tree.hierarchies {
             let Some(node) = self.node_for(beneath) else { continue };
             let top = node.existing()?;
@@ -90,10 +90,14 @@ impl Cgroup {
         }
     }
 
-    /// The threads in the cgroup, by the number that their own pid namespace gives them.
-    fn tasks_by_innermost_id(&self) -> Result<HashMap<i32, i32>> {
+    /// The threads in the cgroup and beneath it, by the number that their own pid namespace gives them. `helper` is not the
+    /// container's, and its number is of another one.
+    ///
+    /// # Errors
+    /// They cannot be listed.
+    pub fn tasks_by_innermost_id(&self, helper: i32) -> Result<HashMap<i32, i32>> {
         let mut found = HashMap::new();
-        for pid in self.all_pids()? {
+        for pid in self.all_pids()?.into_iter().filter(|pid| *pid != helper) {
             let context = || format!("look at the threads of process {pid}");
             for thread in threads(pid).context(context)? {
                 found.extend(innermost_id(thread).context(context)?.map(|inside| (inside, thread)));
