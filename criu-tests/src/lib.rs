@@ -12,7 +12,7 @@
 //! ```
 //! Environment: `MIGRATE_BIN` names the binary under test; `MIGRATE_CRIU` a CRIU; `MIGRATE_TEST_ALL=1` makes a missing
 //! requirement a failure instead of a reason to ignore the test, and `vm` also one that only a virtual machine has;
-//! `MIGRATE_TEST_FULL=1` asks for [`rounds`] in full.
+//! `MIGRATE_TEST_FULL=1` asks for everything ([`in_full`]).
 
 mod bundle;
 mod cgroup_files;
@@ -43,7 +43,7 @@ pub use huge_pages::HugePages;
 pub use inspect::Inspection;
 pub use podman::Podman;
 pub use programs::{crun, embedder, example, migrate, workload};
-pub use requirements::{Need, criu, rounds};
+pub use requirements::{Need, criu, in_full, rounds};
 pub use stage::Stage;
 pub use status::Status;
 pub use systemd::{Cgroups, Systemd};

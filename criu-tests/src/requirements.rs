@@ -141,10 +141,14 @@ impl Need {
     }
 }
 
-/// How often a test does a thing: `full` times when everything is asked for (`MIGRATE_TEST_FULL=1`, as `scripts/test
-/// --full` sets it), else `every_day` times.
+/// Whether everything is asked for (`MIGRATE_TEST_FULL=1`, as `scripts/test --full` sets it), however long it takes.
+pub fn in_full() -> bool {
+    std::env::var("MIGRATE_TEST_FULL").as_deref() == Ok("1")
+}
+
+/// How often a test does a thing: `full` times when everything is asked for, else `every_day` times.
 pub fn rounds(every_day: usize, full: usize) -> usize {
-    if std::env::var("MIGRATE_TEST_FULL").as_deref() == Ok("1") { full } else { every_day }
+    if in_full() { full } else { every_day }
 }
 
 /// The CRIU that the tests run with.

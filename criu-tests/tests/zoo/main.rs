@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The zoo: for each kernel object that CRIU carries and a container can own, a workload that holds and verifies it
-//! (`workloads/zoo`), checkpointed and restored in place, then moved through an archive to a second host. And what CRIU
-//! does not carry ([`limits`]): the checkpoint fails, says why, and the container runs on. And what it carries in part
-//! ([`losses`]), or dumps and does not restore ([`dead_ends`]).
+//! (`workloads/zoo`), checkpointed and restored in place, or moved through an archive to a second host; both, one after the
+//! other, when everything is asked for (`MIGRATE_TEST_FULL=1`). And what CRIU does not carry ([`limits`]): the checkpoint
+//! fails, says why, and the container runs on. And what it carries in part ([`losses`]), or dumps and does not restore
+//! ([`dead_ends`]).
 
 #[macro_use]
 mod row;
