@@ -6,4 +6,7 @@ limits![
     dead_first_thread "Zombies with threads are not supported",
     waiting_for_vfork "Timeout reached. Try to interrupt",
     shared_file_system_information "Can't make FS id for" => |row| row.capabilities(&["CAP_SYS_PTRACE"]),
+    own_host_name "Can't dump nested uts namespace for" => |row| row.capabilities(&["CAP_SYS_ADMIN"]),
+    own_ipc "Can't dump nested ipc namespace for" => |row| row.capabilities(&["CAP_SYS_ADMIN"]),
+    own_users "Can't dump nested user namespace for" => |row| row.capabilities(&["CAP_SYS_ADMIN"]),
 ];

@@ -25,6 +25,7 @@ mod losses_processes;
 mod memfds;
 mod memory;
 mod names;
+mod namespaces;
 mod pipes;
 mod processes;
 mod registers;
@@ -60,6 +61,7 @@ const SHOWN: &[&[&str]] = &[
     memfds::NAMES,
     memory::NAMES,
     names::NAMES,
+    namespaces::NAMES,
     pipes::NAMES,
     processes::NAMES,
     registers::NAMES,

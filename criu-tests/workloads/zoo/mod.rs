@@ -29,6 +29,7 @@ mod locks;
 mod memfds;
 mod memory;
 mod names;
+mod namespaces;
 mod pipes;
 mod proc;
 mod processes;
@@ -107,6 +108,7 @@ const HOUSES: &[&[Exhibit]] = &[
     memfds::EXHIBITS,
     memory::EXHIBITS,
     names::EXHIBITS,
+    namespaces::EXHIBITS,
     pipes::EXHIBITS,
     processes::EXHIBITS,
     registers::EXHIBITS,
