@@ -59,6 +59,11 @@ impl Need {
         self.missing().is_none()
     }
 
+    /// Whether the processor decides: of two machines that are otherwise alike, one may have it.
+    pub(crate) fn is_of_some_processors(self) -> bool {
+        self == Need::ProtectionKeys
+    }
+
     /// Whether a virtual machine may be without it, whose kernel and processor are other ones.
     pub(crate) fn is_of_some_machines(self) -> bool {
         matches!(self, Need::GuardPages | Need::MappingNames | Need::ProtectionKeys)

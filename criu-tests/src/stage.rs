@@ -30,7 +30,7 @@ impl Stage {
         let all = std::env::var("MIGRATE_TEST_ALL").unwrap_or_default();
         let must_run = match all.as_str() {
             "vm" => !needs.iter().any(|need| need.is_of_some_machines()),
-            "1" => !needs.iter().any(|need| need.is_of_a_virtual_machine()),
+            "1" => !needs.iter().any(|need| need.is_of_a_virtual_machine() || need.is_of_some_processors()),
             _ => false,
         };
         let missing = unfit_machine().or_else(|| needs.iter().find_map(|n| n.missing()));
