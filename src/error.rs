@@ -33,6 +33,9 @@ pub enum ErrorKind {
     CriuUnusable,
     /// CRIU ran and said no.
     CriuFailed,
+    /// The container holds what CRIU cannot carry, or carries only with a flag that was not given: found before anything
+    /// was stopped.
+    Undumpable,
     /// A hook of the configuration's failed or ran past its time.
     HookFailed,
     /// The disk is full, the quota is used up, or the target is read-only.

@@ -13,6 +13,7 @@
 //!   `config.json` [`spec`] reads and judges, in the [`cgroup`]s of its own.
 //! * [`checkpoint::checkpoint`] has CRIU ([`criu`]) write the container's processes into images and, with
 //!   [`checkpoint::Export`], everything that a restore needs into one file ([`archive`]).
+//! * [`check`] tells beforehand what stands in the way of a checkpoint.
 //! * [`restore::restore`] takes that file ([`restore::Source`]) or a directory of images and gives back a running
 //!   [`engine::Container`].
 //! * [`sys`] has the system calls, and all `unsafe` code. Every fallible call returns [`Error`], whose [`ErrorKind`] is
@@ -41,6 +42,7 @@
 
 pub mod archive;
 pub mod cgroup;
+pub mod check;
 pub mod checkpoint;
 #[doc(hidden)]
 pub mod cli;

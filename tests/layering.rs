@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each layer and what it may use, besides itself and the crate's error items.
-const LAYERS: [(&str, &[&str]); 10] = [
+const LAYERS: [(&str, &[&str]); 11] = [
     ("sys", &[]),
     ("spec", &[]),
     ("cgroup", &["sys", "spec"]),
@@ -17,17 +17,22 @@ const LAYERS: [(&str, &[&str]); 10] = [
     ("archive", &["sys"]),
     ("engine", &["sys", "spec", "cgroup"]),
     ("diagnose", &["criu", "sys"]),
-    ("checkpoint", &["engine", "criu", "archive", "diagnose", "spec", "cgroup", "sys"]),
+    ("check", &["engine", "criu", "archive", "diagnose", "cgroup", "spec", "sys"]),
+    ("checkpoint", &["check", "engine", "criu", "archive", "diagnose", "spec", "cgroup", "sys"]),
     ("restore", &["engine", "criu", "archive", "diagnose", "spec", "cgroup", "sys"]),
     // The public API, which is all of these.
-    ("cli", &["sys", "spec", "cgroup", "criu", "archive", "engine", "diagnose", "checkpoint", "restore"]),
+    (
+        "cli",
+        &["sys", "spec", "cgroup", "criu", "archive", "engine", "check", "diagnose", "checkpoint", "restore"],
+    ),
 ];
 
 /// What everybody may use.
 const ERROR_ITEMS: [&str; 5] = ["error", "Context", "Error", "ErrorKind", "Result"];
 
 /// The layers that speak to the kernel. `error` reads error numbers.
-const LOW: &[&str] = &["error", "sys", "cgroup", "criu", "archive", "engine", "checkpoint", "restore"];
+const LOW: &[&str] =
+    &["error", "sys", "cgroup", "criu", "archive", "engine", "check", "checkpoint", "restore"];
 
 /// Each third-party crate with one home, and that home. Others (serde, tracing, thiserror) are at home everywhere.
 const HOMES: [(&str, &[&str]); 14] = [

@@ -271,7 +271,7 @@ fn a_connection_that_nobody_has_accepted_is_refused_or_left_out() {
     let images = host.path("images");
     let before = container.reports();
     let refused = ["checkpoint", "--tcp-established", "--image-path", &images, container.id()];
-    container.runs_on_beside(&refused, 5, &["In-flight connection"]);
+    container.runs_on_beside(&refused, 5, &["1 connections not yet accepted"]);
     assert!(!net.is_locked(), "{}", net.tables());
     container.checkpoint(&["--tcp-established", "--tcp-skip-in-flight", "--image-path", &images]);
     host.migrate_detached(&[

@@ -20,6 +20,7 @@ mod memory;
 mod namespaces;
 mod options;
 mod pre_dump;
+mod preflight;
 mod rescue;
 mod sessions;
 mod stdio;
@@ -70,6 +71,7 @@ pub struct CheckpointReport {
 ///
 /// # Errors
 /// [`ErrorKind::WrongStatus`] unless the container runs or is paused; [`ErrorKind::CriuUnusable`];
+/// [`ErrorKind::Undumpable`] for what CRIU cannot carry, before anything is stopped;
 /// [`ErrorKind::CriuFailed`] with CRIU's reason; [`ErrorKind::Storage`]. On every error before CRIU has killed the
 /// processes the container runs on as before, and what was written is removed. After that point, which is named in
 /// the error, the images are complete and stay.
@@ -100,8 +102,10 @@ fn run(
     }
     require_complete(options, export.as_ref())?;
     let Ready { status, config, criu } = ready(container, options)?;
-    namespaces::check(&config)?;
-    namespaces::require_own_mounts(&config)?;
+    namespaces::require_restorable(&config)?;
+    if !options.no_check {
+        preflight::require_dumpable(container, &config, options)?;
+    }
     let images = ImagesDir::choose(container, options, export.as_ref())?;
     options.memory.check(&images.path)?;
     let devices = container.init().map(|init| container.taken_devices(&config, init)).transpose()?.flatten();

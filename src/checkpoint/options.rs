@@ -83,6 +83,8 @@ pub struct CheckpointOptions {
     pub link_remap: bool,
     /// What becomes of processes that `exec` has started.
     pub exec_sessions: ExecSessions,
+    /// Do not look for what CRIU cannot carry, but let it find out.
+    pub no_check: bool,
     /// What CRIU does with cgroups; `None`: nothing, the restored container is put into its own.
     pub manage_cgroups: Option<ManageCgroups>,
     /// How packets are kept away meanwhile; `None`: as the container needs it.

@@ -12,10 +12,14 @@ pub(super) const FAILURE: u8 = 1;
 pub(super) const ARCHIVE: u8 = 3;
 /// There is no CRIU, or it is too old for the kernel or the request.
 pub(super) const CRIU_UNUSABLE: u8 = 4;
-/// CRIU ran and could not dump or restore.
+/// CRIU ran and could not dump or restore, or it is known beforehand that it could not dump.
 pub(super) const CRIU_FAILED: u8 = 5;
 /// The disk is full or read-only.
 pub(super) const STORAGE: u8 = 6;
+/// `check`: a checkpoint needs the flags that it names.
+pub(super) const READY_WITH_FLAGS: u8 = 10;
+/// `check`: a checkpoint is not possible.
+pub(super) const NOT_POSSIBLE: u8 = 11;
 /// `exec` itself failed, not the program that it was to run (runc's).
 pub(super) const EXEC: u8 = 255;
 
@@ -26,7 +30,7 @@ pub(super) fn code_of(error: &Error, command: &Command) -> u8 {
     match error.kind() {
         ErrorKind::InvalidArchive => ARCHIVE,
         ErrorKind::CriuUnusable => CRIU_UNUSABLE,
-        ErrorKind::CriuFailed => CRIU_FAILED,
+        ErrorKind::CriuFailed | ErrorKind::Undumpable => CRIU_FAILED,
         ErrorKind::Storage => STORAGE,
         _ => FAILURE,
     }

@@ -23,7 +23,7 @@ use protobuf::MessageField;
 use rust_criu::rust_criu_protobuf::rpc::{Criu_features, Criu_opts, Criu_req, Criu_req_type, Criu_resp};
 
 use super::failure::{End, Failure};
-use super::find::DEFAULT_PATH;
+use super::find::search_path;
 use super::image::DumpStats;
 use super::kerndat;
 use super::log::{self, Job};
@@ -449,13 +449,8 @@ fn launch(criu: &Criu, options: &SpawnOptions, socket: BorrowedFd<'_>) -> Result
 /// Our environment with a complete `PATH`: CRIU starts `tar` and `iptables-restore` by name, and a container engine
 /// that calls us may have set none.
 fn environment() -> Vec<(OsString, OsString)> {
-    let mut path = std::env::var_os("PATH").filter(|path| !path.is_empty()).unwrap_or_default();
-    if !path.is_empty() {
-        path.push(":");
-    }
-    path.push(DEFAULT_PATH);
     let mut env: Vec<_> = std::env::vars_os().filter(|(name, _)| name != "PATH").collect();
-    env.push(("PATH".into(), path));
+    env.push(("PATH".into(), search_path()));
     env
 }
 

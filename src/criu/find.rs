@@ -18,7 +18,7 @@ const PREFIX: &str = match option_env!("MIGRATE_CRIU_PREFIX") {
     None => "/opt/migrate-criu",
 };
 /// Searched after `PATH`, and given to CRIU, which starts `iptables-restore` and `tar` by name.
-pub(super) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// An executable CRIU that was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +54,17 @@ impl Criu {
     pub fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// Where CRIU looks for the programs that it starts: our own `PATH`, which a container engine that calls us may not have
+/// set, and after it the usual places.
+pub fn search_path() -> OsString {
+    let mut path = std::env::var_os("PATH").filter(|path| !path.is_empty()).unwrap_or_default();
+    if !path.is_empty() {
+        path.push(":");
+    }
+    path.push(DEFAULT_PATH);
+    path
 }
 
 /// CRIU takes foreign processes apart, and makes mounts and namespaces on the way.

@@ -25,7 +25,7 @@ mod version;
 pub use client::{CriuClient, Dumped, Features, Restored, Session, SpawnOptions, Stdio};
 pub use config_file::{CONFIG_ANNOTATION, config_file};
 pub use failure::{End, Failure, Quoted};
-pub use find::{Criu, require_root};
+pub use find::{Criu, require_root, search_path};
 pub use image::{DumpStats, RestoreStats, check_pages, has_image, mounts_from_outside, process_names};
 pub use log::{Job, Level, LogError, LogLine, first_error, is_noise, log_lines, printable};
 pub use notify::{Notify, Silent};

@@ -22,7 +22,7 @@ mod tests;
 
 pub use context::{Context, OpenFile, Process};
 pub use evidence::Evidence;
-pub use rules::{If, Jobs, RULES, Rule};
+pub use rules::{If, Jobs, RULES, Rule, remedy};
 
 use crate::criu::{Failure, Job};
 use crate::{Error, ErrorKind};

@@ -19,6 +19,23 @@ pub fn set_limit(pid: Pid, resource: u32, soft: u64, hard: u64) -> io::Result<()
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Whether the resource limits of another process are ours to read. CRIU must, and its kernel asks for CAP_SYS_RESOURCE over
+/// the process's user namespace unless all its ids are the caller's (prlimit(2)).
+///
+/// # Errors
+/// `ESRCH` when the process is gone.
+pub fn may_read_limits(pid: Pid) -> io::Result<bool> {
+    let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: prlimit64 writes one rlimit64, and reads none when the new limit's pointer is null.
+    let done =
+        unsafe { libc::prlimit64(pid.as_raw(), libc::RLIMIT_NOFILE as _, ptr::null(), &raw mut limit) };
+    match io::Error::last_os_error() {
+        _ if done == 0 => Ok(true),
+        error if error.raw_os_error() == Some(libc::EPERM) => Ok(false),
+        error => Err(error),
+    }
+}
+
 /// The user and the group that this process acts as.
 pub fn effective_ids() -> (u32, u32) {
     (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw())

@@ -111,7 +111,7 @@ fn traced() {
     let bundle = Obstacle::of("traced").edit(with_rights).bundle(&host);
     let container = host.run_detached(&stage.id("x"), &bundle);
     let images = host.path("images");
-    let arguments = ["checkpoint", "--image-path", &images, container.id()];
+    let arguments = ["checkpoint", "--no-check", "--image-path", &images, container.id()];
     let said = container.runs_on_beside(&arguments, CRIU_FAILED, &[]);
     let told = super::told(&said, container.id());
     assert_eq!(
@@ -202,7 +202,8 @@ fn tar_missing() {
     let criu = criu_after(&host, "export PATH=/nonexistent");
     let bundle = Obstacle::of("tmpfs-content").bundle(&host);
     let container = host.run_detached(&stage.id("x"), &bundle);
-    let arguments = ["--criu", &criu, "checkpoint", "--image-path", &host.path("images"), container.id()];
+    let arguments =
+        ["--criu", &criu, "checkpoint", "--no-check", "--image-path", &host.path("images"), container.id()];
     let said = container.runs_on_beside(&arguments, CRIU_FAILED, &[]);
     assert_told(
         &said,

@@ -95,7 +95,8 @@ impl Obstacle {
     fn assert_refused(&self, host: &Host, container: &Container<'_>, cause: &str, remedy: &str) {
         let images = host.path("images");
         let arguments =
-            [&["checkpoint", "--image-path", &images][..], &self.flags, &[container.id()]].concat();
+            [&["checkpoint", "--no-check", "--image-path", &images][..], &self.flags, &[container.id()]]
+                .concat();
         let said = container.runs_on_beside(&arguments, CRIU_FAILED, &[]);
         assert_told(&said, container.id(), cause, &remedy.replace("IMAGES", &images));
     }

@@ -141,6 +141,10 @@ macro_rules! dead_ends {
 
 /// The exit code of what CRIU could not do.
 const CRIU_FAILED: i32 = 5;
+/// That of a `check` that finds no checkpoint possible.
+const NOT_POSSIBLE: i32 = 11;
+/// What `check` cannot see from outside, or what is over in a moment.
+const UNFORESEEN: [&str; 2] = ["waiting_for_vfork", "shared_file_system_information"];
 
 fn bundle(host: &Host, exhibit: &str, row: &Row) -> Bundle {
     let options = ["--exhibit", exhibit, "--tick-ms", "3"];
@@ -206,7 +210,10 @@ pub(crate) fn refused(exhibit: &str, row: &Row, said: &str) {
     let bundle = bundle(&host, exhibit, row);
     let container: Container<'_> = host.run_detached(&stage.id("first"), &bundle);
     let (images, work) = (host.path("images"), host.path("work"));
-    let places = ["checkpoint", "--image-path", &images, "--work-path", &work];
+    if !UNFORESEEN.contains(&exhibit) {
+        is_foreseen(&host, row, &container);
+    }
+    let places = ["checkpoint", "--no-check", "--image-path", &images, "--work-path", &work];
     let arguments = [&places, row.checkpoint.as_slice(), &row.flags, &[container.id()]].concat();
     container.runs_on_beside(&arguments, CRIU_FAILED, &["criu"]);
     expect_in_log(&format!("{work}/dump.log"), said);
@@ -241,13 +248,27 @@ pub(crate) fn dead_end(exhibit: &str, row: &Row, said: &str) {
     let host = stage.host("a");
     let bundle = bundle(&host, exhibit, row);
     let container = host.run_detached(&stage.id("first"), &bundle);
+    is_foreseen(&host, row, &container);
     let (images, work) = (host.path("images"), host.path("work"));
-    container.checkpoint(&[&row.checkpoint, &row.flags, ["--image-path", &images].as_slice()].concat());
+    let places = ["--no-check", "--image-path", &images];
+    container.checkpoint(&[&row.checkpoint, &row.flags, places.as_slice()].concat());
     let places = ["restore", "-d", "--image-path", &images, "--work-path", &work, "-b", &bundle.path()];
     let arguments = [&places, row.flags.as_slice(), &[container.id()]].concat();
     host.migrate(&arguments).failed(CRIU_FAILED, &["criu"]);
     expect_in_log(&format!("{work}/restore.log"), said);
     host.assert_no_trace();
+}
+
+/// Shows that `check` and `checkpoint` know it before anything is stopped.
+#[track_caller]
+fn is_foreseen(host: &Host, row: &Row, container: &Container<'_>) {
+    let told = host.migrate(&["check", container.id()]);
+    assert_eq!(told.code, NOT_POSSIBLE, "{}{}", told.stdout, told.stderr);
+    let images = host.path("images");
+    let places = ["checkpoint", "--image-path", &images];
+    let arguments = [&places, row.checkpoint.as_slice(), &row.flags, &[container.id()]].concat();
+    container.runs_on_beside(&arguments, CRIU_FAILED, &[]);
+    assert!(!fs::exists(&images).expect("look"), "nothing is made before the refusal");
 }
 
 /// Asserts that one of CRIU's errors in this log holds `said`.

@@ -24,6 +24,7 @@ pub(super) const KINDS: &[(&str, Make)] = &[
     ("netlink-unread", netlink_unread),
     ("unix-stream-outside", unix_stream_outside),
     ("unix-dgram-outside", unix_dgram_outside),
+    ("unix-dgram-bound", |place| Ok(Box::new(UnixDatagram::bind(place.at()?).during("bind")?))),
     ("unix-credentials", unix_credentials),
 ];
 

@@ -51,6 +51,9 @@ pub(in crate::cli) struct Args {
     /// and end with the container, with `refuse` there is no checkpoint as long as there are any
     #[arg(long, value_name = "WHAT", value_enum, default_value = "end")]
     exec_sessions: SessionsArg,
+    /// Do not look for what cannot be checkpointed: let CRIU find out
+    #[arg(long)]
+    no_check: bool,
     /// Write memory only, and let the container run on: a later checkpoint names these images with --parent-path
     #[arg(long, conflicts_with_all = ["export", "leave_stopped", "lazy_pages"])]
     pre_dump: bool,
@@ -199,6 +202,7 @@ impl Args {
             SessionsArg::End => ExecSessions::End,
             SessionsArg::Refuse => ExecSessions::Refuse,
         };
+        options.no_check = self.no_check;
         options.manage_cgroups = self.criu.manage_cgroups();
         options.timeout = self.criu.timeout();
         options.external = self.criu.external().to_vec();

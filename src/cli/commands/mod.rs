@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The commands. Each file has the flags of one command and runs it.
 
+pub(super) mod check;
 pub(super) mod checkpoint;
 pub(super) mod create;
 pub(super) mod delete;
@@ -26,6 +27,8 @@ use crate::engine::{Container, ContainerId};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
+    /// Tell whether a checkpoint is possible, and what stands in its way
+    Check(check::Args),
     /// Checkpoint a running container, to a directory or into one file
     Checkpoint(checkpoint::Args),
     /// Create a container that waits for `start`
@@ -86,6 +89,7 @@ impl Command {
     pub(super) fn run(&self, global: &Global) -> Result<ExitCode> {
         let done = |result: Result<()>| result.map(|()| ExitCode::from(exit::SUCCESS));
         match self {
+            Self::Check(args) => args.run(global),
             Self::Checkpoint(args) => done(args.run(global)),
             Self::Create(args) => done(args.run(global)),
             Self::Delete(args) => done(args.run(global)),

@@ -103,6 +103,11 @@ impl If {
     }
 }
 
+/// What the rule of this name says that helps; empty if there is no such rule.
+pub fn remedy(name: &str) -> &'static str {
+    RULES.iter().flat_map(|list| list.iter()).find(|rule| rule.name == name).map_or("", |rule| rule.remedy)
+}
+
 /// All rules, by concern.
 pub const RULES: &[&[Rule]] = &[
     versions::RULES,

@@ -6,6 +6,7 @@
 //!                          each is one request and the kernel's answer: message.rs writes and reads the bytes
 //!                       records · put: what a namespace holds as the kernel tells it, and back (record.rs)
 //!   Netfilter::open() ─▶ tables · delete_table: the firewall's
+//!   unix_sockets()    ─▶ which unix socket is connected to which
 //! ```
 //! A [`Netlink`] belongs to the network namespace of the thread that opened it, wherever it is used.
 
@@ -14,6 +15,7 @@ mod link;
 mod message;
 mod netfilter;
 mod record;
+mod unix;
 
 use std::cell::Cell;
 use std::io;
@@ -28,6 +30,7 @@ pub use link::{Link, LinkStatistics, Move, Veth};
 use message::{Message, Request, messages};
 pub use netfilter::{Netfilter, Table};
 pub use record::{Record, RecordKind};
+pub use unix::{UnixSocket, unix_sockets};
 
 /// The kernel's answers fit (its own limit for one of them is 32 KiB).
 const BUFFER: usize = 64 * 1024;
