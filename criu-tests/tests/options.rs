@@ -2,10 +2,8 @@
 //! Flags of `checkpoint` and `restore` beyond the plain ones, on real containers.
 
 use std::fs;
-use std::io::Write as _;
 
-use criu_tests::{Bundle, Command, Host, Need, PATIENCE, Stage, wait_until};
-use serde_json::json;
+use criu_tests::{Command, Host, Need, PATIENCE, Stage, wait_until};
 
 /// CRIU by its own command line.
 fn criu(host: &Host, args: &[&str]) -> Command {
@@ -189,53 +187,6 @@ fn a_container_that_is_left_stopped_goes_on_where_it_was() {
 }
 
 #[test]
-fn an_inherited_descriptor_takes_the_place_of_what_was_outside() {
-    let Some(stage) = Stage::set(&[Need::Criu]) else { return };
-    let host = stage.host("a");
-    let bundle = Bundle::of_shell(&host, "reader").edit(|config| {
-        config["process"]["terminal"] = json!(false);
-        config["root"]["readonly"] = json!(false);
-        let script = "while read line <&3; do echo $line >>/state/lines; done";
-        config["process"]["args"] = json!(["sh", "-c", script]);
-    });
-    let lines = |wanted: &str| {
-        wait_until(PATIENCE, wanted, || {
-            let text = fs::read_to_string(format!("{}/state/lines", bundle.rootfs())).unwrap_or_default();
-            (text == wanted).then_some(()).ok_or(text)
-        });
-    };
-    let path = bundle.path();
-    // What is standard input here is descriptor 3 there.
-    let with_third = |args: &[&str], third: std::io::PipeReader| {
-        let argv = host.migrate_argv(args);
-        let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
-        let command = ["sh", "-c", "exec 3<&0 </dev/null >/dev/null 2>&1; exec \"$@\"", "sh"];
-        host.command(&[&command[..], &argv].concat()).stdin(third).run().succeeded();
-    };
-    let id = stage.id("first");
-    let (read, mut write) = std::io::pipe().expect("pipe");
-    with_third(&["run", "-d", "--preserve-fds", "1", "-b", &path, &id], read);
-    writeln!(write, "one").expect("write");
-    lines("one\n");
-    let pid = host.state(&id)["pid"].to_string();
-    let key = host.command(&["readlink", &format!("/proc/{pid}/fd/3")]).run().succeeded();
-    let images = host.path("images");
-    host.migrate(&["checkpoint", "--image-path", &images, &id]).succeeded();
-
-    let (read, mut write) = std::io::pipe().expect("pipe");
-    let inherit = format!("fd[3]:{}", key.trim());
-    let args = ["restore", "-d", "--inherit-fd", &inherit, "--image-path", &images, "-b", &path, &id];
-    with_third(&args, read);
-    writeln!(write, "two").expect("write");
-    lines("one\ntwo\n");
-    drop(write);
-    let container = host.container(&id, &bundle.rootfs());
-    container.stops();
-    host.migrate(&["delete", &id]).succeeded();
-    host.assert_no_trace();
-}
-
-#[test]
 fn what_does_not_go_together_is_refused() {
     let Some(stage) = Stage::set(&[Need::Criu]) else { return };
     let host = stage.host("a");
@@ -264,6 +215,14 @@ fn what_does_not_go_together_is_refused() {
     assert!(!fs::exists(&archive).expect("look"));
     for (args, fragment) in [
         (&["--lsm-profile", "nothing"][..], "--lsm-profile nothing is no profile"),
+        (
+            &["--lsm-profile", "selinux:a:b"],
+            "--lsm-profile is for SELinux, which is not enabled on this host",
+        ),
+        (
+            &["--lsm-mount-context", "a:b"],
+            "--lsm-mount-context is for SELinux, which is not enabled on this host",
+        ),
         (&["--inherit-fd", "7"], "`7` is not fd[N]:KEY"),
     ] {
         let second = stage.id("second");

@@ -2,21 +2,26 @@
 //! The mounts that a restore gets from outside: what CRIU must not look into. Names are runc's, so that the images
 //! mean the same to both.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
 use crate::criu::ExternalMount;
-use crate::engine::rootfs::{MountKind, MountPlan, resolve_destination};
+use crate::engine::host_mounts;
+use crate::engine::rootfs::{MountKind, MountPlan, resolve_destination, unnamed_mounts};
 use crate::engine::{Container, InitProcess};
 use crate::spec::Config;
 use crate::sys::mountinfo::{self, MountInfo};
 use crate::{Context, Error, ErrorKind, Result};
 
-/// The external mounts of a running container: mountpoint inside → name in the images.
+/// The external mounts of a running container: mountpoint inside → name in the images. Those in `given` the caller names
+/// to CRIU. Where the ones are from that the configuration does not name is written beside the images.
 pub(super) fn mounts(
     container: &Container,
     config: &Config,
     init: InitProcess,
+    given: &[String],
+    images: BorrowedFd<'_>,
 ) -> Result<Vec<ExternalMount>> {
     let plan = container.rootfs_plan(config)?;
     let root = PathBuf::from(format!("/proc/{}/root", init.pid));
@@ -62,6 +67,26 @@ pub(super) fn mounts(
             add(path.clone(), path);
         }
     }
+    let is_known = |path: &Path| list.iter().any(|known| Path::new(&known.key) == path);
+    let unnamed = unnamed_mounts(&mounts, &host, is_known, |path| path.symlink_metadata().is_ok());
+    let given: Vec<ExternalMount> = given.iter().filter_map(|object| ExternalMount::parse(object)).collect();
+    list.retain(|mount| !given.iter().any(|given| given.key == mount.key));
+    let mut sources = BTreeMap::new();
+    for mount in unnamed {
+        let (path, source) = (utf8(mount.inside)?, utf8(mount.source)?);
+        if let Some(given) = given.iter().find(|given| given.key == path) {
+            sources.insert(given.value.clone(), source);
+            continue;
+        }
+        tracing::warn!(
+            mount = path,
+            source,
+            "mount of the host that config.json does not name: a restore must be told"
+        );
+        sources.insert(path.clone(), source);
+        list.push(ExternalMount { key: path.clone(), value: path });
+    }
+    host_mounts::write(images, sources)?;
     Ok(list)
 }
 

@@ -121,7 +121,8 @@ pub(super) fn dump_request<'a>(
     let common = &mut request.options;
     common.work_dir = work_dir.as_ref().map(AsFd::as_fd);
     common.root = Some(container.state().rootfs.clone());
-    common.external_mounts = externals::mounts(container, config, init)?;
+    common.external_mounts =
+        externals::mounts(container, config, init, &options.external, images_fd.as_fd())?;
     common.external = external_namespaces(config, init)?;
     common.external.extend(options.external.iter().cloned());
     common.timeout = options.timeout;

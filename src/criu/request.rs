@@ -96,6 +96,14 @@ pub struct ExternalMount {
     pub value: String,
 }
 
+impl ExternalMount {
+    /// One in the spelling of CRIU's `--external`, `mnt[KEY]:VALUE`; `None` for every other object.
+    pub fn parse(object: &str) -> Option<Self> {
+        let (key, value) = object.strip_prefix("mnt[")?.split_once("]:")?;
+        (!key.is_empty()).then(|| Self { key: key.to_owned(), value: value.to_owned() })
+    }
+}
+
 /// A cgroup to restore into (`cg_root`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CgroupRoot {

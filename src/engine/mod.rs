@@ -21,6 +21,7 @@ mod features;
 mod first_process;
 mod foreground;
 mod hooks;
+pub mod host_mounts;
 mod id;
 pub mod image_files;
 mod init;

@@ -205,15 +205,16 @@ fn restore_processes(
     let images = reopened.as_ref().unwrap_or(files.images);
     let names = descriptors::read(images.as_fd())?;
     let new_names = descriptors::names(io.stdio())?;
-    fixups::require_terminals(&names, io.stdio())?;
+    fixups::require_terminals(&names, io.stdio(), &options.inherit)?;
     if let Some(user) = new.user_namespace() {
         io.give_to(user.root()?)?;
     }
     let ResolvedIo { stdio, console, .. } = io;
     prepare_mountpoints(new.rootfs_plan())?;
     let criu_root = bind_root(new)?;
-    fixups::place_sources(new, &files.recorded, mounts)?;
-    let external_mounts = fixups::external_mounts(new, &files.recorded)?;
+    let given = options.given_mounts();
+    fixups::place_sources(new, &files.recorded, &given, mounts)?;
+    let external_mounts = fixups::external_mounts(new, &files.recorded, &given)?;
     // Such a file may name mounts as well.
     if files.config.is_none() {
         files.recorded.require(&external_mounts)?;

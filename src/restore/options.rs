@@ -12,8 +12,8 @@ use nix::sys::stat::fstatat;
 
 use crate::cgroup::self_cgroups;
 use crate::criu::{
-    CgroupRoot, InheritFd, InheritedFd, JoinNamespace, ManageCgroups, RestoreRequest, TcpConnections,
-    has_image,
+    CgroupRoot, ExternalMount, InheritFd, InheritedFd, JoinNamespace, ManageCgroups, RestoreRequest,
+    TcpConnections, has_image,
 };
 use crate::engine::Namespaces;
 use crate::{Error, ErrorKind, Result};
@@ -85,6 +85,18 @@ pub struct RestoreOptions {
     pub inherit: Vec<(String, OwnedFd)>,
 }
 
+impl RestoreOptions {
+    /// The mounts among `external`.
+    pub(super) fn given_mounts(&self) -> Vec<ExternalMount> {
+        self.external.iter().filter_map(|object| ExternalMount::parse(object)).collect()
+    }
+
+    /// The other objects among `external`, which are CRIU's to understand.
+    fn other_external(&self) -> impl Iterator<Item = &String> {
+        self.external.iter().filter(|object| ExternalMount::parse(object).is_none())
+    }
+}
+
 /// Whether a descriptor of `descriptors.json` is not in the images: a pipe, or what the checkpoint left out under a key.
 pub(super) fn is_given_anew(name: &str) -> bool {
     name.contains("pipe:") || ["file[", "tty[", "socket:["].iter().any(|kind| name.starts_with(kind))
@@ -122,7 +134,9 @@ pub(super) fn restore_request<'a>(
     let mut request = RestoreRequest::new(images.as_fd());
     let stdio = [InheritedFd::STDIN, InheritedFd::STDOUT, InheritedFd::STDERR];
     for (name, fd) in descriptors.iter().zip(stdio) {
-        if is_given_anew(name) && !request.inherit_fds.iter().any(|i: &InheritFd| i.key == *name) {
+        let is_given = options.inherit.iter().any(|(key, _)| key == name);
+        if is_given_anew(name) && !is_given && !request.inherit_fds.iter().any(|i: &InheritFd| i.key == *name)
+        {
             request.inherit_fds.push(InheritFd { key: name.clone(), fd });
         }
     }
@@ -149,7 +163,7 @@ pub(super) fn restore_request<'a>(
     common.auto_dedup = options.auto_dedup;
     common.lsm_mount_context.clone_from(&options.lsm_mount_context);
     common.timeout = options.timeout;
-    common.external.clone_from(&options.external);
+    common.external = options.other_external().cloned().collect();
     common.work_dir = work_dir.map(AsFd::as_fd);
     common.root = Some(criu_root.to_owned());
     common.manage_cgroups = manage_cgroups;

@@ -15,6 +15,15 @@ fn null() -> File {
 }
 
 #[test]
+fn an_external_mount_is_spelt_as_criu_does() {
+    let parse = |object: &str| ExternalMount::parse(object).map(|mount| (mount.key, mount.value));
+    assert_eq!(parse("mnt[/a]:/b"), Some(("/a".to_owned(), "/b".to_owned())));
+    for other in ["mnt[]:sm", "mnt[/a]", "file[7:9]", "veth[a]:b", ""] {
+        assert_eq!(parse(other), None, "{other}");
+    }
+}
+
+#[test]
 fn a_plain_dump_says_the_defaults_aloud() {
     let dir = null();
     let opts = DumpRequest::new(42, dir.as_fd()).message().expect("nothing odd");

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::plan::{CgroupLayout, MountKind, MountPlan, RootfsPlan};
 
 /// Filesystems that are made of nothing, and that CRIU makes again as they were.
-const MADE_AGAIN: &[&str] = &[
+pub(super) const MADE_AGAIN: &[&str] = &[
     "autofs",
     "binfmt_misc",
     "cgroup",

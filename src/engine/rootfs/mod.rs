@@ -41,6 +41,7 @@ mod stdio;
 mod tests;
 #[cfg(test)]
 mod tests_filled;
+mod unnamed;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -54,6 +55,7 @@ pub use mountpoints::{mount_source, prepare_mountpoints, resolve_destination};
 pub use options::{IdMapReach, MountOptions, Propagation, PropagationKind, RecursiveAttributes};
 pub use plan::{CgroupBind, CgroupLayout, Entry, MountKind, MountPlan, PlanContext, RootfsPlan};
 pub use sources::{OwnSources, Source, Sources};
+pub use unnamed::{UnnamedMount, unnamed_mounts};
 
 use crate::sys::mount::{Attributes, Extent, MOUNT_ATTR_RDONLY, set_attributes};
 use crate::{Context, Result};

@@ -34,31 +34,47 @@ fn is_placed(new: &NewContainer, mount: &MountPlan) -> bool {
 pub(in crate::restore) fn place_sources(
     new: &NewContainer,
     recorded: &RecordedMounts,
+    given: &[ExternalMount],
     _private: &PrivateMounts,
 ) -> Result<()> {
     let placed: Vec<_> = new.rootfs_plan().mounts.iter().filter(|mount| is_placed(new, mount)).collect();
     for mount in &placed {
         let (source, place) = (source_of(mount), place_of(new, mount));
-        let make = || {
-            fs::create_dir_all(new.dir().join(PLACES))?;
-            match mount.foreign_filesystem().is_some() || fs::metadata(source)?.is_dir() {
-                true => fs::create_dir_all(&place),
-                false => fs::write(&place, ""),
-            }
-        };
-        make().context(|| format!("make a place for {} (mounts[{}])", source.display(), mount.index))?;
+        make_place(new, &place, source, mount.foreign_filesystem().is_some())
+            .context(|| format!("make a place for {} (mounts[{}])", source.display(), mount.index))?;
         mount_source(mount, &place)
             .context(|| format!("mount {} for criu (mounts[{}])", source.display(), mount.index))?;
+    }
+    let given = if new.user_namespace().is_some() { given } else { &[] };
+    for (number, mount) in given.iter().enumerate() {
+        let (source, place) = (Path::new(&mount.value), place_of_given(new, number));
+        make_place(new, &place, source, false)
+            .context(|| format!("make a place for {} (--external mnt[{}])", mount.value, mount.key))?;
+        bind(source, &place)
+            .context(|| format!("mount {} for criu (--external mnt[{}])", mount.value, mount.key))?;
     }
     let wants_empty = recorded.wants_empty_directory(new)?;
     if wants_empty {
         place_empty_directory(&empty_directory(new))
             .context(|| "mount an empty directory for criu, in the place of masked ones")?;
     }
-    if (wants_empty || !placed.is_empty()) && new.user_namespace().is_some() {
+    if (wants_empty || !placed.is_empty() || !given.is_empty()) && new.user_namespace().is_some() {
         open_way(new.dir()).context(|| format!("open a way to {} for criu", new.dir().display()))?;
     }
     Ok(())
+}
+
+/// A directory or a file to mount a source on.
+fn make_place(new: &NewContainer, place: &Path, source: &Path, is_directory: bool) -> std::io::Result<()> {
+    fs::create_dir_all(new.dir().join(PLACES))?;
+    match is_directory || fs::metadata(source)?.is_dir() {
+        true => fs::create_dir_all(place),
+        false => fs::write(place, ""),
+    }
+}
+
+fn bind(source: &Path, place: &Path) -> nix::Result<()> {
+    mount(Some(source), place, None::<&Path>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&Path>)
 }
 
 /// Its own file system, for its source is seen from inside the container.
@@ -109,10 +125,15 @@ fn place_of(new: &NewContainer, mount: &MountPlan) -> PathBuf {
     new.dir().join(PLACES).join(mount.index.to_string())
 }
 
-/// The external mounts of the container that is restored.
+fn place_of_given(new: &NewContainer, number: usize) -> PathBuf {
+    new.dir().join(PLACES).join(format!("given-{number}"))
+}
+
+/// The external mounts of the container that is restored. What the caller has `given` has precedence.
 pub(in crate::restore) fn external_mounts(
     new: &NewContainer,
     recorded: &RecordedMounts,
+    given: &[ExternalMount],
 ) -> Result<Vec<ExternalMount>> {
     let plan = new.rootfs_plan();
     let mut list: Vec<ExternalMount> = Vec::new();
@@ -123,6 +144,14 @@ pub(in crate::restore) fn external_mounts(
         }
         Ok(())
     };
+    for (number, mount) in given.iter().enumerate() {
+        let source = match new.user_namespace() {
+            Some(_) => place_of_given(new, number),
+            None => fs::canonicalize(&mount.value)
+                .context(|| format!("find the source {} (--external mnt[{}])", mount.value, mount.key))?,
+        };
+        add(Path::new(&mount.key), &source)?;
+    }
     for mount in &plan.mounts {
         if matches!(mount.kind, MountKind::Bind { .. }) || mount.foreign_filesystem().is_some() {
             let source = if is_placed(new, mount) {

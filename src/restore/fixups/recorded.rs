@@ -6,7 +6,8 @@
 //! | migrate, runc | `/dev/null` | nothing, it is in the images |
 //! | crun | its path | `STATE-ROOT/.empty-directory` |
 //!
-//! Every other name is the destination of a mount in the configuration.
+//! Every other name is the destination of a mount in the configuration, or of one that it never had, made by a hook or
+//! from the host: then the caller must name its source.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,8 +15,8 @@ use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 use crate::criu::{ExternalMount, mounts_from_outside};
-use crate::engine::NewContainer;
 use crate::engine::rootfs::resolve_destination;
+use crate::engine::{NewContainer, host_mounts};
 use crate::{Context, Error, ErrorKind, Result};
 
 /// How crun names the directory that it binds over masked ones.
@@ -30,20 +31,27 @@ pub(super) enum Mask {
     Directory,
 }
 
-/// The names of mounts from outside, with where the first of each was mounted.
-pub(in crate::restore) struct RecordedMounts(BTreeMap<String, String>);
+/// The names of mounts from outside.
+pub(in crate::restore) struct RecordedMounts {
+    /// Name → where the first of it was mounted.
+    names: BTreeMap<String, String>,
+    /// Name → where it was on the host of the checkpoint, of those that the configuration did not name.
+    sources: BTreeMap<String, String>,
+}
 
 impl RecordedMounts {
     /// Looks into the images.
     pub(in crate::restore) fn read(images: BorrowedFd<'_>) -> Result<Self> {
-        mounts_from_outside(images).map(Self).context(|| "look for mounts from outside in the images")
+        let look = || "look for mounts from outside in the images";
+        let names = mounts_from_outside(images).context(look)?;
+        Ok(Self { names, sources: host_mounts::read(images).context(look)? })
     }
 
     /// The names that stand for masks, whether or not the configuration still has them.
     pub(super) fn masks(&self, new: &NewContainer) -> Result<Vec<(&str, Mask)>> {
         let masked = |path: &Path| new.rootfs_plan().masked_paths.iter().any(|masked| masked == path);
         let mut masks = Vec::new();
-        for (name, mountpoint) in &self.0 {
+        for (name, mountpoint) in &self.names {
             let path = Path::new(name);
             if path.ends_with(EMPTY_DIRECTORY) {
                 masks.push((name.as_str(), Mask::Directory));
@@ -62,18 +70,33 @@ impl RecordedMounts {
     /// Makes sure that there is a source for each.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidConfig`] names the first that has none.
+    /// [`ErrorKind::InvalidConfig`] names the first that has none, and its hint the flags for all.
     pub(in crate::restore) fn require(&self, given: &[ExternalMount]) -> Result<()> {
-        let missing = self.0.iter().find(|(name, _)| !given.iter().any(|mount| mount.key == **name));
-        let Some((name, mountpoint)) = missing else { return Ok(()) };
+        let is_missing = |name: &str| !given.iter().any(|mount| mount.key == name);
+        let Some((name, mountpoint)) = self.names.iter().find(|(name, _)| is_missing(name)) else {
+            return Ok(());
+        };
         let called =
             if name == mountpoint { String::new() } else { format!(", called {name:?} in the images") };
         let message = format!(
             "at the checkpoint something of the host was mounted on {mountpoint}{called}, and config.json mounts nothing there"
         );
-        Err(Error::new(ErrorKind::InvalidConfig, message).with_hint(
-            "restore with the config.json of the checkpoint, or add a bind mount with this destination to mounts",
-        ))
+        let wanted = self.names.keys().filter(|name| is_missing(name));
+        let flags: Vec<String> = wanted
+            .filter_map(|name| Some(format!("--external 'mnt[{name}]:{}'", self.sources.get(name)?)))
+            .collect();
+        let hint = match flags.is_empty() {
+            true => {
+                "restore with the config.json of the checkpoint, or add a bind mount with this destination to mounts"
+                    .to_owned()
+            }
+            false => format!(
+                "config.json did not name it then either. Where the host has the same in the same place: {}; else with the \
+                 path that it has here",
+                flags.join(" ")
+            ),
+        };
+        Err(Error::new(ErrorKind::InvalidConfig, message).with_hint(hint))
     }
 }
 
@@ -101,8 +124,9 @@ mod tests {
 
     #[test]
     fn a_name_without_a_source_is_told() {
-        let recorded = |name: &str, mountpoint: &str| {
-            RecordedMounts(BTreeMap::from([(name.to_owned(), mountpoint.to_owned())]))
+        let recorded = |name: &str, mountpoint: &str| RecordedMounts {
+            names: BTreeMap::from([(name.to_owned(), mountpoint.to_owned())]),
+            sources: BTreeMap::new(),
         };
         let given = [ExternalMount { key: "/etc/hosts".to_owned(), value: "/tmp/hosts".to_owned() }];
         recorded("/etc/hosts", "/etc/hosts").require(&given).expect("it is given");
@@ -118,6 +142,22 @@ mod tests {
             "at the checkpoint something of the host was mounted on /data, called \"other\" in the images, \
              and config.json mounts nothing there"
         );
+    }
+
+    #[test]
+    fn what_the_configuration_never_named_is_told_with_its_flags() {
+        let pairs = |list: &[(&str, &str)]| {
+            list.iter().map(|(name, path)| ((*name).to_owned(), (*path).to_owned())).collect()
+        };
+        let recorded = RecordedMounts {
+            names: pairs(&[("/a", "/a"), ("/b", "/b"), ("c", "/c")]),
+            sources: pairs(&[("/a", "/srv/a"), ("/b", "/srv/b"), ("c", "/srv/c")]),
+        };
+        let given = [ExternalMount { key: "/a".to_owned(), value: "/tmp/a".to_owned() }];
+        let error = recorded.require(&given).expect_err("two are not given");
+        assert!(error.to_string().contains("mounted on /b, and"), "{error}");
+        let hint = error.hint().expect("a hint");
+        assert!(hint.contains(": --external 'mnt[/b]:/srv/b' --external 'mnt[c]:/srv/c'; else"), "{hint}");
     }
 
     #[test]

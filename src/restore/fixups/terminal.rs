@@ -13,12 +13,19 @@ use crate::{Context, Error, ErrorKind, Result};
 /// More terminals than a container has sessions; what comes beyond is closed at once.
 const MOST: usize = 64;
 
-/// Makes sure that whatever was a terminal of the host becomes one again: CRIU sets its modes.
+/// Makes sure that whatever was a terminal of the host becomes one again: CRIU sets its modes. What the caller has `given`
+/// a descriptor for by its key does not come from stdio.
 ///
 /// # Errors
 /// [`ErrorKind::InvalidInput`] for the first descriptor that is none.
-pub(in crate::restore) fn require_terminals(names: &[String; 3], stdio: [BorrowedFd<'_>; 3]) -> Result<()> {
-    let wanted = names.iter().zip(stdio).enumerate().filter(|(_, (name, _))| name.starts_with("tty["));
+pub(in crate::restore) fn require_terminals(
+    names: &[String; 3],
+    stdio: [BorrowedFd<'_>; 3],
+    given: &[(String, OwnedFd)],
+) -> Result<()> {
+    let is_given = |name: &String| given.iter().any(|(key, _)| key == name);
+    let wanted = names.iter().zip(stdio).enumerate();
+    let wanted = wanted.filter(|(_, (name, _))| name.starts_with("tty[") && !is_given(name));
     for (number, (_, fd)) in wanted {
         if !isatty(fd).unwrap_or(false) {
             let message = format!(
