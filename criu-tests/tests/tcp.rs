@@ -206,6 +206,43 @@ fn connections_go_on_over_a_pair_that_is_made_again_over_ipv6() {
     goes_there_and_back_over_a_pair(true);
 }
 
+/// After a restore with `--tcp-close`, both ends learn that there is no connection any more; all else goes on.
+fn closed(at_the_checkpoint: &str) {
+    let Some(stage) = Stage::set(&[Need::Criu]) else { return };
+    let host = stage.host("a");
+    let net = Net::new(&host, false);
+    let bundle = net.bundle();
+    let container = host.run_detached(&stage.id("tcp"), &bundle);
+    container.reports();
+    let images = host.path("images");
+    container.checkpoint(&[at_the_checkpoint, "--image-path", &images]);
+    let restore = ["restore", "-d", "--tcp-close", "--image-path", &images, "-b", &bundle.path()];
+    host.migrate_detached(&[&restore[..], &[container.id()]].concat());
+    assert!(!net.is_locked(), "{}", net.tables());
+    let fault = wait_until(PATIENCE, "the program sees that the connection is closed", || {
+        container.status().filter(|status| status.field("ok") != "yes").ok_or("not yet")
+    });
+    assert!(fault.field("ok").contains("the peer: "), "{fault:?}");
+    wait_until(PATIENCE, "the peer sees it as well", || {
+        // The connection over which neither end sends anything may stay.
+        let left = net.connections();
+        if left <= 1 { Ok(()) } else { Err(left) }
+    });
+    assert_eq!(container.state_status(), "running");
+    container.end();
+    net.end();
+}
+
+#[test]
+fn connections_are_closed_by_the_checkpoint() {
+    closed("--tcp-close");
+}
+
+#[test]
+fn connections_of_a_checkpoint_are_closed_at_the_destination() {
+    closed("--tcp-established");
+}
+
 #[test]
 fn connections_go_on_beside_a_checkpoint_that_leaves_it_running() {
     let Some(stage) = Stage::set(&[Need::Criu]) else { return };

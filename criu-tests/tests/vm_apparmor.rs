@@ -111,3 +111,26 @@ fn a_restored_process_is_confined_as_before() {
     a.assert_no_trace();
     b.assert_no_trace();
 }
+
+#[test]
+fn a_restored_process_is_confined_by_the_profile_that_is_asked_for() {
+    let Some(stage) = Stage::set(&[Need::Criu, Need::AppArmor]) else { return };
+    let host = stage.host("a");
+    let (one, two) = (stage.id("one"), stage.id("two"));
+    let (one, two) = (Profile::load(&stage, &host, &one), Profile::load(&stage, &host, &two));
+    let bundle = Bundle::of_workload(&host, "counter", &[])
+        .edit(|config| config["process"]["apparmorProfile"] = json!(one.name));
+    let container = host.run_detached(&stage.id("confined"), &bundle);
+    let before = container.reports();
+    let images = host.path("images");
+    container.checkpoint(&["--image-path", &images]);
+    let restore = ["restore", "-d", "--image-path", &images, "-b", &bundle.path()];
+    let with = |profile: &str| [&restore[..], &["--lsm-profile", profile, container.id()]].concat().join(" ");
+    host.migrate(&with(&format!("apparmor:{}", stage.id("unknown"))).split(' ').collect::<Vec<_>>())
+        .failed(5, &["criu"]);
+    host.migrate_detached(&with(&format!("apparmor:{}", two.name)).split(' ').collect::<Vec<_>>());
+    container.goes_on(&before);
+    assert_eq!(confinement(&host, &container.state()["pid"].to_string()), two.enforced());
+    container.end();
+    host.assert_no_trace();
+}

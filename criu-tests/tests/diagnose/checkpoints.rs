@@ -214,3 +214,25 @@ fn tar_missing() {
     container.end();
     host.assert_no_trace();
 }
+
+#[test]
+fn not_stopped_in_time() {
+    let Some(stage) = Stage::set(&[Need::Criu]) else { return };
+    let host = stage.host("a");
+    let bundle = Bundle::of_workload(&host, "zoo", &["--exhibit", "waiting_for_vfork"]);
+    let container = host.run_detached(&stage.id("x"), &bundle);
+    Obstacle::default().flags(&["--timeout", "1"]).assert_refused(
+        &host,
+        &container,
+        "criu could not stop all processes of the container in time: one waits in vfork for its child, is stuck in the kernel \
+         (state D), or is frozen by somebody else",
+        "try again; on a machine that is busy with a larger --timeout",
+    );
+    // Left alone, it gives up after ten seconds. Its log begins with the seconds since its start.
+    let log = std::fs::read_to_string(host.path("images/dump.log")).expect("read CRIU's log");
+    let given_up = log.lines().find(|line| line.contains("Timeout reached")).expect("it tells the timeout");
+    let seconds = given_up.trim_start_matches('(').split('.').next().and_then(|s| s.parse::<u32>().ok());
+    assert!(seconds.is_some_and(|seconds| seconds < 10), "{given_up}");
+    container.end();
+    host.assert_no_trace();
+}

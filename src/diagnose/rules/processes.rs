@@ -14,9 +14,16 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         name: "uninterruptible",
-        seen: &["Unseizable non-zombie {host} found, state D", "Timeout reached. Try to interrupt"],
+        seen: &["Unseizable non-zombie {host} found, state D"],
         cause: "a process of the container is stuck in the kernel (state D), or frozen by somebody else",
         remedy: "thaw the container's cgroup and those above it; a process in state D waits for a disk or network file system",
+        ..Rule::DUMP
+    },
+    Rule {
+        name: "not-stopped-in-time",
+        seen: &["Timeout reached. Try to interrupt"],
+        cause: "criu could not stop all processes of the container in time: one waits in vfork for its child, is stuck in the kernel (state D), or is frozen by somebody else",
+        remedy: "try again; on a machine that is busy with a larger --timeout",
         ..Rule::DUMP
     },
     Rule {
