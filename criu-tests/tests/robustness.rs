@@ -334,38 +334,3 @@ fn criu_is_killed_when_the_images_are_complete() {
     container.end();
     host.assert_no_trace();
 }
-
-#[test]
-fn criu_is_killed_during_a_restore() {
-    let Some(stage) = Stage::set(&[Need::Criu]) else { return };
-    let host = stage.host("a");
-    let bundle = Bundle::of_workload(&host, "counter", &["--memory", "67108864"]);
-    let container = host.run_detached(&stage.id("killed"), &bundle);
-    let before = container.reports();
-    let (images, work) = (host.path("images"), host.path("work"));
-    container.checkpoint(&["--image-path", &images]);
-    let whole = contents(&images);
-    let args = [
-        "restore",
-        "-d",
-        "--work-path",
-        &work,
-        "--image-path",
-        &images,
-        "-b",
-        &bundle.path(),
-        container.id(),
-    ];
-    let running = host.migrate_command(&args).without_stdio().start();
-    wait_until(PATIENCE, "CRIU restores", || {
-        fs::exists(format!("{work}/restore.log")).is_ok_and(|there| there).then_some(()).ok_or("not yet")
-    });
-    kill_criu(&host);
-    assert_ne!(running.wait().code, 0);
-    host.assert_no_trace();
-    assert!(contents(&images) == whole);
-    container.restore(&images, &bundle);
-    container.goes_on(&before);
-    container.end();
-    host.assert_no_trace();
-}

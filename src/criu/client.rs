@@ -34,8 +34,8 @@ use super::version::{self, Kernel, Version};
 use super::{Criu, DumpRequest, RestoreRequest};
 use crate::sys::fd::above_stdio;
 use crate::sys::namespace::PrivateMounts;
-use crate::sys::seqpacket;
 use crate::sys::swrk::{self, Launch, Place, Worker};
+use crate::sys::{pidfd, seqpacket};
 use crate::{Context, Error, ErrorKind, Result};
 
 pub use crate::sys::swrk::Session;
@@ -157,11 +157,17 @@ impl CriuClient {
         let (ours, theirs) = seqpacket::pair().context(|| "make a socket pair for criu")?;
         let (worker, complaints) = launch(criu, &options, theirs.as_fd())
             .context_kind(ErrorKind::CriuUnusable, || format!("start {}", criu.path().display()))?;
-        // From here on only CRIU has its end: its death is an end of file for us.
+        // From here on only CRIU has its end, and the processes that it makes.
         drop((theirs, options));
+        let pidfd = pidfd::open(worker.pid()).context(|| format!("pidfd_open({})", worker.pid()))?;
         let version = Version::new(0, 0, 0);
-        let mut client =
-            Self { connection: Some(Connection::new(ours)), worker, criu: criu.clone(), version, complaints };
+        let mut client = Self {
+            connection: Some(Connection::new(ours, pidfd)),
+            worker,
+            criu: criu.clone(),
+            version,
+            complaints,
+        };
         client.version = client.ask_version(criu)?;
         version::check(client.version, Kernel::running())?;
         Ok(client)

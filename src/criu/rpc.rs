@@ -8,7 +8,8 @@
 //! criu_req{NOTIFY, notify_success} ─▶
 //!                       ◀────────────  criu_resp{type, success, cr_errno, cr_errmsg}
 //! ```
-//! One message is one packet. Knows the socket and the messages; must not know the process at the other end.
+//! One message is one packet. Knows the socket and the messages; of the process at the other end only whether it lives: the
+//! processes that CRIU makes hold its end of the socket as well, and when it is killed they wait for it for ever.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
@@ -30,6 +31,8 @@ const MAX_PACKET: usize = 256 * 1024;
 #[derive(Debug)]
 pub(super) struct Connection {
     socket: OwnedFd,
+    /// CRIU's process.
+    peer: OwnedFd,
 }
 
 /// How an exchange ended.
@@ -47,7 +50,7 @@ pub(super) struct Reply {
 #[derive(Debug)]
 pub(super) enum Outcome {
     Answered(Box<Criu_resp>),
-    /// CRIU closed its end.
+    /// CRIU closed its end, or has ended.
     Closed,
     /// The socket failed, or what came is not CRIU's protocol.
     Broken(Error),
@@ -61,8 +64,8 @@ pub(super) struct Init {
 }
 
 impl Connection {
-    pub(super) fn new(socket: OwnedFd) -> Self {
-        Self { socket }
+    pub(super) fn new(socket: OwnedFd, peer: OwnedFd) -> Self {
+        Self { socket, peer }
     }
 
     /// Sends a request and serves notifications until its response.
@@ -87,7 +90,9 @@ impl Connection {
             return Ok(Outcome::Closed);
         }
         loop {
-            self.wait(notify)?;
+            if !self.wait(notify)? {
+                return Ok(Outcome::Closed);
+            }
             let packet = seqpacket::receive(self.socket.as_fd(), MAX_PACKET)
                 .context_kind(ErrorKind::CriuFailed, || "receive from criu")?;
             let Some(packet) = packet else { return Ok(Outcome::Closed) };
@@ -119,21 +124,30 @@ impl Connection {
         }
     }
 
-    /// Waits until there is something to receive, with a word to the caller when its patience ends.
-    fn wait(&self, notify: &mut dyn Notify) -> Result<()> {
+    /// Waits until there is something to receive, with a word to the caller when its patience ends. False if CRIU has
+    /// ended and all that it sent has been received.
+    fn wait(&self, notify: &mut dyn Notify) -> Result<bool> {
         let mut silent = Duration::ZERO;
         loop {
             let patience = notify.patience();
             let timeout = patience.map_or(PollTimeout::NONE, |time| {
                 PollTimeout::try_from(time.max(Duration::from_millis(1))).unwrap_or(PollTimeout::MAX)
             });
-            match poll(&mut [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)], timeout) {
+            let ready = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| !events.is_empty());
+            let mut fds =
+                [self.socket.as_fd(), self.peer.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+            match poll(&mut fds, timeout) {
                 Err(Errno::EINTR) => {}
                 Ok(0) => {
                     silent = silent.saturating_add(patience.unwrap_or_default());
                     notify.silence(silent);
                 }
-                other => return other.map(|_| ()).context(|| "wait for criu"),
+                Ok(_) if ready(&fds[0]) => return Ok(true),
+                // Its last words may have come between the looks at the two.
+                Ok(_) => {
+                    return poll(&mut fds[..1], PollTimeout::ZERO).map(|n| n > 0).context(|| "wait for criu");
+                }
+                Err(e) => return Err(e).context(|| "wait for criu"),
             }
         }
     }
@@ -242,7 +256,7 @@ mod tests {
         });
         let mut request = Criu_req::new();
         request.set_type(Criu_req_type::DUMP);
-        let mut connection = Connection::new(ours);
+        let mut connection = Connection::new(ours, a_process_that_lives());
         let reply = connection.call(&request, notify);
         thread.join().expect("the server's own checks");
         (reply, connection)
@@ -314,6 +328,27 @@ mod tests {
         // Nor is it a signal when the next request finds nobody.
         let reply = connection.call(&refusal(), &mut Silent);
         assert!(matches!(reply.outcome, Outcome::Closed), "{reply:?}");
+    }
+
+    fn a_process_that_lives() -> OwnedFd {
+        pidfd::open(Pid::this()).expect("a pidfd of our own")
+    }
+
+    #[test]
+    fn a_server_that_has_ended_is_gone_though_others_hold_its_socket() {
+        let mut child = std::process::Command::new("true").spawn().expect("start a process");
+        let peer = pidfd::open(Pid::from_raw(child.id() as i32)).expect("its pidfd");
+        child.wait().expect("it ends");
+        let (ours, theirs) = seqpacket::pair().expect("socket pair");
+        // What it has sent before counts.
+        let held = Server(theirs);
+        held.send(&answer(Criu_req_type::DUMP, true), &[]);
+        let mut connection = Connection::new(ours, peer);
+        let reply = connection.call(&refusal(), &mut Silent);
+        assert!(matches!(reply.outcome, Outcome::Answered(_)), "{reply:?}");
+        let reply = connection.call(&refusal(), &mut Silent);
+        assert!(matches!(reply.outcome, Outcome::Closed), "{reply:?}");
+        drop(held);
     }
 
     #[test]
