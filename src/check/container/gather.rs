@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 
 use super::process::{Descriptor, Process, shown};
 use super::{ContainerFacts, Limits};
-use crate::engine::rootfs::{MountKind, resolve_destination};
+use crate::engine::rootfs::{MountKind, resolve_destination, unnamed_mounts};
 use crate::engine::{Container, InitProcess};
 use crate::spec::Config;
 use crate::sys::beneath::open_in_root;
@@ -172,6 +172,12 @@ impl ContainerFacts {
             let host = mountinfo::read().context(|| "read /proc/thread-self/mountinfo")?;
             let inherited = plan.inherited_mounts(&root, &host)?;
             self.configured.extend(inherited.into_iter().map(|mount| mount.inside));
+            // So are mounts of the host's that nothing names: the dump names them.
+            let table = self.init().and_then(|first| self.mounts.get(&first.namespace("mnt")));
+            let known = |path: &Path| self.configured.iter().any(|place| place == path);
+            let exists = |path: &Path| path.symlink_metadata().is_ok();
+            let unnamed = unnamed_mounts(table.map_or(&[], Vec::as_slice), &host, known, exists);
+            self.configured.extend(unnamed.into_iter().map(|mount| mount.inside));
         }
         Ok(())
     }
