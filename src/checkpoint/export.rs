@@ -110,7 +110,7 @@ impl Exporter {
             w.images(images, progress)?;
             let summary = w.rootfs(rootfs.as_fd(), progress)?;
             if summary.skipped_sockets > 0 {
-                tracing::info!(sockets = summary.skipped_sockets, "socket files are made by whoever listens, not archived");
+                tracing::debug!(sockets = summary.skipped_sockets, "socket files are made by whoever listens, not archived");
             }
         });
         if let Writer::File(w) = &mut writer {

@@ -64,6 +64,19 @@ pub struct CheckpointReport {
     pub archive_bytes: Option<u64>,
     /// What CRIU measured; `None` when its statistics cannot be read.
     pub stats: Option<DumpStats>,
+    /// How long this kept the processes from running: from the first that CRIU stopped until they went on or were killed, so with the
+    /// writing of an archive. Of a paused container it is not all of the pause. `None` only for an archive that completes an earlier
+    /// attempt whose statistics cannot be read.
+    pub stood_still: Option<Duration>,
+}
+
+impl CheckpointReport {
+    /// Tells how long the processes stood still.
+    fn tell(&self, container: &Container) {
+        let told = |time: Duration| format!("{:.1} ms", time.as_secs_f64() * 1000.0);
+        let time = self.stood_still.map_or_else(|| "an unknown time".to_owned(), told);
+        tracing::info!("the processes of container {} stood still for {time}", container.id());
+    }
 }
 
 /// Checkpoints a container. Unless it is left running, it is gone afterwards: its processes, its cgroup and its
@@ -84,7 +97,7 @@ pub fn checkpoint(
     let _lock = container.lock()?;
     let context = format!("checkpoint container {}", container.id());
     let finished = run(container, options, export, progress);
-    finished.context(|| context)
+    finished.inspect(|report| report.tell(container)).context(|| context)
 }
 
 fn run(
@@ -295,7 +308,12 @@ impl Dump<'_> {
                     failure::context(self.container, self.config, self.options, self.images_fd.as_fd())
                 })
             })?;
-            Ok((CheckpointReport { stats: dumped.stats, ..CheckpointReport::default() }, hold.exporter))
+            let report = CheckpointReport {
+                stats: dumped.stats,
+                stood_still: Some(dumped.stood_still),
+                ..CheckpointReport::default()
+            };
+            Ok((report, hold.exporter))
         })
         .context(|| "make a private mount namespace for criu")?
     }
@@ -361,7 +379,8 @@ fn finish_export(
     exporter.images_and_rootfs(container, images_fd.as_fd(), None, progress)?;
     let archive_bytes = Some(exporter.finish(logs.as_fd())?);
     let stats = DumpStats::read(logs.as_fd()).ok();
-    let report = CheckpointReport { images_bytes: images.size()?, archive_bytes, stats };
+    let stood_still = stats.map(|stats| stats.stood_still());
+    let report = CheckpointReport { images_bytes: images.size()?, archive_bytes, stats, stood_still };
     images.discard()?;
     destroy(container)?;
     Ok(report)

@@ -19,7 +19,7 @@ use crate::{Context, Error, ErrorKind, Result};
 pub fn pre_dump(container: &mut Container, options: &CheckpointOptions) -> Result<CheckpointReport> {
     let _lock = container.lock()?;
     let context = format!("pre-dump container {}", container.id());
-    run(container, options).context(|| context)
+    run(container, options).inspect(|report| report.tell(container)).context(|| context)
 }
 
 fn run(container: &Container, options: &CheckpointOptions) -> Result<CheckpointReport> {
@@ -34,7 +34,7 @@ fn run(container: &Container, options: &CheckpointOptions) -> Result<CheckpointR
     let init = super::living_init(container)?;
     let images_fd = images.create()?;
     let work_dir = options.work_path.as_deref().map(open_work_dir).transpose()?;
-    let stats = in_private_mount_namespace(|mounts| {
+    let dumped = in_private_mount_namespace(|mounts| {
         let spawn = SpawnOptions::default().namespaces(namespaces::around_criu(&config, init)?);
         let mut client = CriuClient::spawn(&criu, spawn)?;
         client.reuse_kernel_facts(mounts);
@@ -55,10 +55,9 @@ fn run(container: &Container, options: &CheckpointOptions) -> Result<CheckpointR
         options.memory.apply(&mut request);
         request.track_memory = true;
         let dumped = client.pre_dump(&request, &mut Silent);
-        let dumped = dumped
-            .map_err(|error| explained(error, || context(container, &config, options, images_fd.as_fd())));
-        Ok(dumped?.stats)
+        dumped.map_err(|error| explained(error, || context(container, &config, options, images_fd.as_fd())))
     });
-    let stats = stats.context(|| "make a private mount namespace for criu").flatten()?;
-    Ok(CheckpointReport { images_bytes: images.size()?, archive_bytes: None, stats })
+    let dumped = dumped.context(|| "make a private mount namespace for criu").flatten()?;
+    let stood_still = Some(dumped.stood_still);
+    Ok(CheckpointReport { images_bytes: images.size()?, archive_bytes: None, stats: dumped.stats, stood_still })
 }

@@ -45,7 +45,7 @@ impl FromStr for LogFormat {
 /// # Errors
 /// When the log file cannot be opened.
 pub(super) fn init(global: &Global) -> Result<()> {
-    let level = if global.debug { LevelFilter::DEBUG } else { LevelFilter::WARN };
+    let level = if global.debug { LevelFilter::DEBUG } else { LevelFilter::INFO };
     let lines = Lines { format: global.log_format, file: open(global)?.map(Mutex::new) };
     let subscriber = tracing_subscriber::registry().with(lines.with_filter(level));
     // A second call in one process (a test) keeps the first subscriber.

@@ -15,6 +15,7 @@ use std::io::{Read, Seek};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::process;
+use std::time::{Duration, Instant};
 
 use nix::sched::CloneFlags;
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -124,6 +125,15 @@ pub struct Features {
 pub struct Dumped {
     /// What it cost; `None` if CRIU left no readable statistics, which fails no dump.
     pub stats: Option<DumpStats>,
+    /// How long the tasks stood still; where CRIU does not tell, how long it worked, which is more.
+    pub stood_still: Duration,
+}
+
+impl Dumped {
+    fn of(stats: Option<DumpStats>, worked: Duration) -> Self {
+        let stood_still = stats.filter(|_| worked < DumpStats::LONGEST).map_or(worked, |s| s.stood_still());
+        Self { stats, stood_still }
+    }
 }
 
 /// A restored process tree, running.
@@ -226,10 +236,12 @@ impl CriuClient {
     pub fn dump(mut self, request: &DumpRequest<'_>, notify: &mut dyn Notify) -> Result<Dumped> {
         let what = || format!("criu could not dump process {}", request.pid);
         let message = operation(Criu_req_type::DUMP, request.message()?);
+        let began = Instant::now();
         self.operate(&message, &request.options, Job::Dump, notify, what)?;
+        let worked = began.elapsed();
         let stats = DumpStats::read(request.options.log_dir())
             .inspect_err(|e| tracing::warn!(error = %e.chain(), "no statistics of the dump"));
-        Ok(Dumped { stats: stats.ok() })
+        Ok(Dumped::of(stats.ok(), worked))
     }
 
     /// Writes the memory of a process tree that runs on.
@@ -239,8 +251,9 @@ impl CriuClient {
     pub fn pre_dump(mut self, request: &DumpRequest<'_>, notify: &mut dyn Notify) -> Result<Dumped> {
         let what = || format!("criu could not pre-dump process {}", request.pid);
         let message = operation(Criu_req_type::SINGLE_PRE_DUMP, request.message()?);
+        let began = Instant::now();
         self.operate(&message, &request.options, Job::Dump, notify, what)?;
-        Ok(Dumped { stats: DumpStats::read(request.options.log_dir()).ok() })
+        Ok(Dumped::of(DumpStats::read(request.options.log_dir()).ok(), began.elapsed()))
     }
 
     /// Restores a process tree. On `Err` nothing of it is left running.

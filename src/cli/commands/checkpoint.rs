@@ -262,6 +262,7 @@ impl Args {
             "id": self.id.as_str(),
             "images_bytes": report.images_bytes,
             "archive_bytes": report.archive_bytes,
+            "stood_still_us": report.stood_still.map(micros),
             "freezing_time_us": micros(stats.freezing),
             "frozen_time_us": micros(stats.frozen),
             "memdump_time_us": micros(stats.memory_dump),

@@ -51,6 +51,15 @@ pub struct RestoreStats {
 }
 
 impl DumpStats {
+    /// CRIU counts microseconds in 32 bits: a longer time comes out as a short one.
+    pub const LONGEST: Duration = Duration::from_micros(u32::MAX as u64);
+
+    /// How long the tasks stood still: from the first that was stopped until they went on or were killed. What the caller did
+    /// in `post-dump` is in it.
+    pub fn stood_still(&self) -> Duration {
+        self.freezing + self.frozen
+    }
+
     /// Reads `stats-dump` in CRIU's work directory (the images' directory if no other was given).
     ///
     /// # Errors
@@ -146,6 +155,7 @@ mod tests {
             ..DumpStats::default()
         };
         assert_eq!(stats, expected);
+        assert_eq!(stats.stood_still(), Duration::from_micros(45_300));
     }
 
     #[test]
