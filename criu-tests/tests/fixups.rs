@@ -37,6 +37,49 @@ fn restored<'h>(stage: &Stage, host: &'h Host, container: &Container<'h>, bundle
     host.container(&id, &bundle.rootfs())
 }
 
+/// What is in a tmpfs is written by this program where that is little, and by the system's tar else.
+#[test]
+fn small_and_large_tmpfs_are_there_again() {
+    let Some(stage) = Stage::set(&[Need::Criu]) else { return };
+    let host = stage.host("a");
+    let bundle = Bundle::of_workload(&host, "counter", &["--memory", "1048576"]).edit(|config| {
+        for place in ["/small", "/large"] {
+            push(&mut config["mounts"], json!({"destination": place, "type": "tmpfs", "source": "tmpfs"}));
+        }
+    });
+    let container = host.run_detached(&stage.id("first"), &bundle);
+    let report = container.reports();
+    let contents = [("small/file", vec![7; 100_000]), ("large/file", vec![8; 2 << 20])];
+    let inside =
+        |container: &Container<'_>, name: &str| format!("/proc/{}/root/{name}", container.state()["pid"]);
+    fs::create_dir_all(host.path("small"))
+        .and_then(|()| fs::create_dir_all(host.path("large")))
+        .expect("mkdir");
+    for (name, content) in &contents {
+        fs::write(host.path(name), content).expect("write");
+        host.command(&["cp", &host.path(name), &inside(&container, name)]).run().succeeded();
+    }
+
+    let container = restored(&stage, &host, &container, &bundle);
+    container.goes_on(&report);
+    for (name, _) in &contents {
+        host.command(&["cmp", &host.path(name), &inside(&container, name)]).run().succeeded();
+    }
+    // The first block of a gzip stream: 0 in the second and third bit is a stored one (RFC 1951).
+    let (mut stored, mut compressed) = (0, 0);
+    for entry in fs::read_dir(host.path("images")).expect("list the images") {
+        let path = entry.expect("list the images").path();
+        if path.to_string_lossy().contains("/tmpfs-dev-") {
+            let image = fs::read(&path).expect("read an image");
+            assert_eq!(image[..3], [0x1f, 0x8b, 8], "{} is no gzip stream", path.display());
+            if image[10] & 6 == 0 { stored += 1 } else { compressed += 1 }
+        }
+    }
+    assert!(stored >= 2 && compressed == 1, "{stored} by us, {compressed} by the system's tar");
+    container.end();
+    host.assert_no_trace();
+}
+
 #[test]
 fn mounts_of_every_kind_are_there_again() {
     let Some(stage) = Stage::set(&[Need::Criu]) else { return };

@@ -19,6 +19,7 @@ mod open;
 mod read_ahead;
 mod rootfs;
 mod sink;
+mod small_tree;
 mod tar_reader;
 mod unpack;
 mod writer;
@@ -33,6 +34,7 @@ pub use manifest::{ContainerFacts, CriuVersion, LAYOUT_FULL, Manifest, SCHEMA, T
 pub use member::SmallMember;
 pub use open::Archive;
 pub use rootfs::{DeviceNodes, UnpackedRootfs};
+pub use small_tree::small_tree;
 pub use unpack::{UnpackOptions, UnpackedCheckpoint};
 pub use writer::{ArchiveWriter, Compression, RootfsSummary, Summary, WriteOptions};
 

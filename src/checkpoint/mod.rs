@@ -21,6 +21,7 @@ mod namespaces;
 mod options;
 mod pre_dump;
 mod preflight;
+mod programs;
 mod rescue;
 mod sessions;
 mod stdio;
@@ -320,7 +321,10 @@ impl Dump<'_> {
 
     /// Starts CRIU, and looks at the container's network in the time that this takes.
     fn begin(&self, criu: &Criu) -> Result<(CriuClient, Option<SavedNetwork>)> {
-        let spawn = SpawnOptions::default().namespaces(namespaces::around_criu(self.config, self.init)?);
+        let programs = self.options.tar.as_deref().map(|tar| programs::with_tar(self.container, tar));
+        let spawn = SpawnOptions::default()
+            .programs(programs.transpose()?)
+            .namespaces(namespaces::around_criu(self.config, self.init)?);
         std::thread::scope(|scope| {
             let survey =
                 scope.spawn(|| self.container.survey_network(self.config, self.init, lock_table::PREFIX));

@@ -97,6 +97,8 @@ pub struct CheckpointOptions {
     pub external: Vec<String>,
     /// What becomes of the memory.
     pub memory: MemoryOptions,
+    /// A program that is a `tar` for CRIU when it is started under that name; `None`: the system's.
+    pub tar: Option<PathBuf>,
 }
 
 /// The request for CRIU of this version.

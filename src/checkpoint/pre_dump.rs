@@ -59,5 +59,10 @@ fn run(container: &Container, options: &CheckpointOptions) -> Result<CheckpointR
     });
     let dumped = dumped.context(|| "make a private mount namespace for criu").flatten()?;
     let stood_still = Some(dumped.stood_still);
-    Ok(CheckpointReport { images_bytes: images.size()?, archive_bytes: None, stats: dumped.stats, stood_still })
+    Ok(CheckpointReport {
+        images_bytes: images.size()?,
+        archive_bytes: None,
+        stats: dumped.stats,
+        stood_still,
+    })
 }

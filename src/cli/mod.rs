@@ -3,6 +3,7 @@
 //!
 //! Only here are things printed, progress bars drawn and exit codes chosen.
 
+mod as_tar;
 mod commands;
 mod criu_values;
 mod durations;
@@ -81,6 +82,9 @@ impl Global {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    if let Some(code) = as_tar::if_requested() {
+        return code;
+    }
     let inherited = Inherited::now();
     // A caller may have it ignored. Children are waited for here, and how they ended matters.
     if let Err(error) = crate::sys::process::keep_ended_children() {

@@ -13,7 +13,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process;
 use std::time::{Duration, Instant};
 
@@ -41,6 +41,9 @@ use crate::{Context, Error, ErrorKind, Result};
 
 pub use crate::sys::swrk::Session;
 
+/// The variable with the directory of the programs that CRIU was given: [`SpawnOptions::programs`].
+pub const PROGRAMS: &str = "MIGRATE_CRIU_PROGRAMS";
+
 /// CRIU's standard streams. In a restore they are what inherited pipes and streams are made from.
 #[derive(Debug, Default)]
 pub enum Stdio {
@@ -63,9 +66,18 @@ pub struct SpawnOptions {
     tasks: Vec<OwnedFd>,
     cgroup_namespace: bool,
     namespaces: Vec<(OwnedFd, CloneFlags)>,
+    programs: Option<PathBuf>,
 }
 
 impl SpawnOptions {
+    /// With a directory of programs that it finds before all others, such as a `tar`. They are told the directory in
+    /// [`PROGRAMS`].
+    #[must_use]
+    pub fn programs(mut self, directory: Option<PathBuf>) -> Self {
+        self.programs = directory;
+        self
+    }
+
     /// With these standard streams.
     #[must_use]
     pub fn stdio(mut self, stdio: Stdio) -> Self {
@@ -419,7 +431,7 @@ impl Criu {
     pub fn ask_version(&self) -> Result<Version> {
         let context = || format!("ask {} for its version", self.path().display());
         let mut command = process::Command::new(self.path());
-        command.arg("--version").envs(environment()).stdin(process::Stdio::null());
+        command.arg("--version").envs(environment(None)).stdin(process::Stdio::null());
         let output = command.output().context(context)?;
         Version::from_text(&String::from_utf8_lossy(&output.stdout))
             .ok_or_else(|| Error::new(ErrorKind::CriuUnusable, context()))
@@ -454,7 +466,7 @@ fn launch(criu: &Criu, options: &SpawnOptions, socket: BorrowedFd<'_>) -> Result
     let launch = Launch {
         program: criu.path(),
         args: &["swrk", "3"],
-        env: environment(),
+        env: environment(options.programs.as_deref()),
         session: options.session,
         stdio: [stdio[0].as_fd(), stdio[1].as_fd(), stdio[2].as_fd()],
         third: Some(socket),
@@ -467,9 +479,16 @@ fn launch(criu: &Criu, options: &SpawnOptions, socket: BorrowedFd<'_>) -> Result
 
 /// Our environment with a complete `PATH`: CRIU starts `tar` and `iptables-restore` by name, and a container engine
 /// that calls us may have set none.
-fn environment() -> Vec<(OsString, OsString)> {
-    let mut env: Vec<_> = std::env::vars_os().filter(|(name, _)| name != "PATH").collect();
-    env.push(("PATH".into(), search_path()));
+fn environment(programs: Option<&Path>) -> Vec<(OsString, OsString)> {
+    let mut path = programs.map(|programs| programs.as_os_str().to_owned()).unwrap_or_default();
+    if !path.is_empty() {
+        path.push(":");
+    }
+    path.push(search_path());
+    let mut env: Vec<_> =
+        std::env::vars_os().filter(|(name, _)| name != "PATH" && name != PROGRAMS).collect();
+    env.extend(programs.map(|programs| (PROGRAMS.into(), programs.into())));
+    env.push(("PATH".into(), path));
     env
 }
 

@@ -22,7 +22,7 @@ mod request;
 mod rpc;
 mod version;
 
-pub use client::{CriuClient, Dumped, Features, Restored, Session, SpawnOptions, Stdio};
+pub use client::{CriuClient, Dumped, Features, PROGRAMS, Restored, Session, SpawnOptions, Stdio};
 pub use config_file::{CONFIG_ANNOTATION, config_file};
 pub use failure::{End, Failure, Quoted};
 pub use find::{Criu, require_root, search_path};

@@ -17,7 +17,7 @@ use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::path::PathBuf;
 
 pub(super) use apply::write_sparse;
-pub(super) use pack::{emit, plan};
+pub(super) use pack::{emit, emit_small, plan};
 pub(super) use unpack::unpack;
 pub use unpack::{DeviceNodes, UnpackedRootfs};
 

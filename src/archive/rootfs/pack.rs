@@ -91,17 +91,49 @@ pub(in crate::archive) fn emit<W: std::io::Write>(
                 "changed or appeared, or a file before it vanished,",
             ));
         }
-        sink.put(&header)?;
-        if entry.kind == Kind::File && entry.size > 0 {
-            let file = open_file(dir, name).map_err(|errno| not_read(errno, &entry.path, "open"))?;
-            sink.put_file(&file, entry.size, &|| printable(&entry.path), progress)?;
-            sink.pad()?;
-        }
-        Ok(())
+        put(sink, &header, &entry, (dir, name), progress)
     })?;
     sink.put(&[0; END as usize])?;
     if planned.next().is_some() || sink.offset() != end {
         return Err(changed("the root filesystem", "lost files"));
+    }
+    Ok(())
+}
+
+/// Writes the tree beneath `root` in one walk, as long as that takes no more than `most` bytes, holes counted.
+///
+/// # Errors
+/// `Unsupported` for a larger one; else as reading and writing.
+pub(in crate::archive) fn emit_small<W: std::io::Write>(
+    root: BorrowedFd<'_>,
+    sink: &mut Sink<W>,
+    most: u64,
+) -> Result<()> {
+    let mut room = most;
+    let mut header = Vec::new();
+    walk(root, &mut |entry, dir, name| {
+        header.clear();
+        entry.encode(&mut header);
+        let size = entry.size.saturating_add(header.len() as u64);
+        room = room.checked_sub(size).ok_or_else(|| too_large(&entry))?;
+        put(sink, &header, &entry, (dir, name), &mut ())
+    })?;
+    sink.put(&[0; END as usize])
+}
+
+/// Writes an entry: its encoded header, and what is in the file.
+fn put<W: std::io::Write>(
+    sink: &mut Sink<W>,
+    header: &[u8],
+    entry: &Entry,
+    (dir, name): (BorrowedFd<'_>, &std::ffi::CStr),
+    progress: &mut dyn Progress,
+) -> Result<()> {
+    sink.put(header)?;
+    if entry.kind == Kind::File && entry.size > 0 {
+        let file = open_file(dir, name).map_err(|errno| not_read(errno, &entry.path, "open"))?;
+        sink.put_file(&file, entry.size, &|| printable(&entry.path), progress)?;
+        sink.pad()?;
     }
     Ok(())
 }

@@ -213,6 +213,8 @@ impl Args {
             LockMethod::Skip => NetworkLock::Skip,
         });
         self.memory(&mut options.memory)?;
+        // Without a path of our own CRIU starts the system's.
+        options.tar = std::env::current_exe().ok();
         let mut container = global.state_root()?.load(&self.id)?;
         let report = match self.pre_dump {
             true => pre_dump(&mut container, &options)?,
