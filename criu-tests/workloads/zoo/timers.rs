@@ -181,12 +181,17 @@ fn timers_that_overrun() -> Made {
     timer.set(0, period, period).during("timer_settime")?;
     made(move || {
         expect_eq("period", timer.left().during("timer_gettime")?.1, period)?;
-        // The first may have waited since before a dump, and says nothing about the timer as it is now.
+        // The first, and after a dump in this very moment the second as well, may have waited since before the dump: such a
+        // signal says nothing about the timer as it is now.
         take(signal)?;
-        std::thread::sleep(Duration::from_millis(2));
-        expect_eq("signal and value", take(signal)?, Some((signal, 1)))?;
-        let overrun = timer.overrun().during("timer_getoverrun")?;
-        if overrun > 0 { Ok(()) } else { Err(format!("the timer overran {overrun} times")) }
+        for _ in 0..2 {
+            std::thread::sleep(Duration::from_millis(2));
+            expect_eq("signal and value", take(signal)?, Some((signal, 1)))?;
+            if timer.overrun().during("timer_getoverrun")? > 0 {
+                return Ok(());
+            }
+        }
+        Err("the timer did not overrun".to_owned())
     })
 }
 
