@@ -79,11 +79,15 @@ impl RecordedMounts {
         let called =
             if name == mountpoint { String::new() } else { format!(", called {name:?} in the images") };
         let message = format!(
-            "at the checkpoint something of the host was mounted on {mountpoint}{called}, and config.json mounts nothing there"
+            "at the checkpoint something of the host was mounted on {}{called}, and config.json mounts nothing there",
+            mountpoint.escape_debug()
         );
         let wanted = self.names.keys().filter(|name| is_missing(name));
         let flags: Vec<String> = wanted
-            .filter_map(|name| Some(format!("--external 'mnt[{name}]:{}'", self.sources.get(name)?)))
+            .filter_map(|name| {
+                let object = format!("mnt[{name}]:{}", self.sources.get(name)?);
+                is_quotable(&object).then(|| format!("--external '{object}'"))
+            })
             .collect();
         let hint = match flags.is_empty() {
             true => {
@@ -98,6 +102,11 @@ impl RecordedMounts {
         };
         Err(Error::new(ErrorKind::InvalidConfig, message).with_hint(hint))
     }
+}
+
+/// Whether a text from the images may stand between single quotes in a line that somebody copies into a shell.
+fn is_quotable(text: &str) -> bool {
+    !text.contains(|c: char| c == '\'' || c.is_control())
 }
 
 /// Whether the kernel makes the file, so that it is of the same kind on this host.
@@ -158,6 +167,18 @@ mod tests {
         assert!(error.to_string().contains("mounted on /b, and"), "{error}");
         let hint = error.hint().expect("a hint");
         assert!(hint.contains(": --external 'mnt[/b]:/srv/b' --external 'mnt[c]:/srv/c'; else"), "{hint}");
+    }
+
+    #[test]
+    fn nothing_hostile_is_proposed_to_a_shell_or_shown_to_a_terminal() {
+        for (name, source) in [("/a", "/x'; reboot; '"), ("/a'b", "/x"), ("/a", "/x\n/y"), ("/\x1b[2J", "/x")]
+        {
+            let one = |path: &str| BTreeMap::from([(name.to_owned(), path.to_owned())]);
+            let error = RecordedMounts { names: one(name), sources: one(source) }.require(&[]);
+            let error = error.expect_err("it is not given");
+            assert!(!error.hint().expect("a hint").contains("--external"), "{name:?} {source:?}");
+            assert!(!error.to_string().contains('\x1b'), "{error}");
+        }
     }
 
     #[test]
