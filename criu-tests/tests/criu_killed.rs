@@ -141,6 +141,8 @@ fn during_a_checkpoint() {
     let (mut draw, mut told) = (Draw(2), 0);
     for round in 1..=rounds(4, 100) {
         fs::remove_dir_all(&images).expect("remove the images");
+        // What the container before said last may be that it has lost a process.
+        fs::remove_file(format!("{}{}", bundle.rootfs(), Bundle::STATUS)).expect("remove the report");
         let (container, before) = run(round);
         let moment = draw.below(all);
         let running = host.migrate_command(&["checkpoint", "--image-path", &images, container.id()]).start();
