@@ -21,7 +21,7 @@ use super::init::sync::Failure;
 use super::lock::lock;
 use super::network::remove_host_ends;
 use super::new_container::plan_context;
-use super::remains::{remove_host_mounts, remove_unfinished};
+use super::remains::{remove_host_mounts, remove_remnants, remove_unfinished};
 use super::rootfs::RootfsPlan;
 use super::running_process::reap;
 use super::saved_config::SavedConfig;
@@ -431,6 +431,8 @@ impl Container {
     pub fn remove_remains(root: &StateRoot, id: &ContainerId) -> Result<()> {
         let dir = root.dir(id);
         if !dir.is_dir() {
+            // It may have been removed in part.
+            remove_remnants(root.path());
             return Err(Error::new(ErrorKind::NotFound, format!("container does not exist: {id}")));
         }
         let _lock = lock(&dir)?;

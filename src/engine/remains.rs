@@ -5,6 +5,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,9 @@ use crate::{Context, Error, ErrorKind, Result, sys};
 
 /// How long a killed process may take to go.
 const END_DEADLINE: Duration = Duration::from_secs(10);
+
+/// What the name of a removed container's directory begins with; no id has a `~`.
+const REMNANT: &str = ".removed~";
 
 /// How often a killed process is roused, and looked for, while it does not end.
 const ROUSE_INTERVAL: Duration = Duration::from_millis(5);
@@ -168,7 +172,7 @@ fn mounted_inside(mountpoint: &Path) -> Error {
 ///
 /// A bundle holds what a stranger made, and an operator may have mounted something in it: what is mounted there is
 /// not ours to empty.
-pub(super) fn remove_container_dir(dir: &Path, owns_bundle: bool) -> Result<()> {
+pub(super) fn remove_container_dir(dir: &Path, root: &Path, owns_bundle: bool) -> Result<()> {
     let has_directories = fs::read_dir(dir)
         .context(|| format!("list {}", dir.display()))?
         .filter_map(io::Result::ok)
@@ -178,7 +182,29 @@ pub(super) fn remove_container_dir(dir: &Path, owns_bundle: bool) -> Result<()> 
     {
         return Err(mounted_inside(&mountpoint));
     }
-    fs::remove_dir_all(dir).context(|| format!("remove {}", dir.display()))
+    let inode = fs::metadata(dir).context(|| format!("stat {}", dir.display()))?.ino();
+    let remnant = root.join(format!("{REMNANT}{inode}"));
+    fs::rename(dir, &remnant).context(|| format!("remove {}", dir.display()))?;
+    remove_remnant(&remnant).context(|| format!("remove {}", remnant.display()))
+}
+
+/// Another command may be at it as well.
+fn remove_remnant(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Removes what killed commands have left of containers that are gone. What cannot be removed is in nobody's way.
+pub(super) fn remove_remnants(root: &Path) {
+    let is_remnant =
+        |entry: &fs::DirEntry| entry.file_name().as_encoded_bytes().starts_with(REMNANT.as_bytes());
+    for entry in fs::read_dir(root).into_iter().flatten().flatten().filter(is_remnant) {
+        if let Err(error) = remove_remnant(&entry.path()) {
+            tracing::debug!(path = %entry.path().display(), %error, "remnant of a container not removed");
+        }
+    }
 }
 
 fn mountpoint_beneath(dir: &Path) -> Result<Option<PathBuf>> {
@@ -205,11 +231,28 @@ mod tests {
         let found = sys::namespace::in_private_mount_namespace(|_| {
             let before = mountpoint_beneath(&link.join("web")).expect("read the table");
             mount(None::<&Path>, &inside, Some("tmpfs"), MsFlags::empty(), None::<&Path>).expect("mount");
-            (before, remove_container_dir(&link.join("web"), true).expect_err("it is mounted").to_string())
+            (
+                before,
+                remove_container_dir(&link.join("web"), &link, true).expect_err("it is mounted").to_string(),
+            )
         });
         let (before, error) = found.expect("unshare");
         assert_eq!(before, None);
         assert!(error.contains("is mounted inside"), "{error}");
         assert!(inside.is_dir());
+    }
+
+    #[test]
+    fn a_directory_that_was_half_removed_is_no_container_and_goes_with_the_next() {
+        let root = tempfile::tempdir().expect("tempdir");
+        let (next, half) = (root.path().join("next"), root.path().join(format!("{REMNANT}7")));
+        for dir in [&next, &half] {
+            fs::create_dir_all(dir.join("inside")).expect("mkdir");
+            fs::write(dir.join("checkpoint.json"), "{}").expect("write");
+        }
+        let state_root = StateRoot::at(root.path()).expect("a state root");
+        assert_eq!(state_root.ids().expect("list").len(), 1);
+        state_root.release(&next, true).expect("remove");
+        assert_eq!(fs::read_dir(root.path()).expect("list").count(), 0);
     }
 }

@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use super::remains::remove_container_dir;
+use super::remains::{remove_container_dir, remove_remnants};
 use super::rootless::has_own_runtime_directory;
 use super::{CgroupDriver, Container, ContainerId, Rootless};
 use crate::{Context, Error, ErrorKind, Result};
@@ -258,9 +258,13 @@ impl StateRoot {
         }
     }
 
-    /// Removes a container's directory, and the way to this root when that was the last one.
+    /// Removes a container's directory, and the way to this root when that was the last one. The container is there or
+    /// gone at each moment: what a command that was killed has left of the directory has a name that no container has,
+    /// and goes with the next removal.
     pub(super) fn release(&self, dir: &Path, owns_bundle: bool) -> Result<()> {
-        remove_container_dir(dir, owns_bundle)?;
+        let left = remove_container_dir(dir, &self.path, owns_bundle);
+        remove_remnants(&self.path);
+        left?;
         self.unregister_if_empty();
         Ok(())
     }
