@@ -239,10 +239,10 @@ fn timerfd_with_a_period() -> Made {
     })
 }
 
-/// It expires all the time, and so when nobody can read that.
+/// It expires all the time, and so between the moment in which the process is stopped and the one in which CRIU looks at it.
 fn timerfd_that_expires_meanwhile() -> Made {
     let timer = timerfd(FdClock::CLOCK_MONOTONIC)?;
-    let every = Expiration::Interval(TimeSpec::from(PERIOD));
+    let every = Expiration::Interval(TimeSpec::from(Duration::from_micros(500)));
     timer.set(every, TimerSetTimeFlags::empty()).during("timerfd_settime")?;
     made(move || {
         let mut polled = [PollFd::new(timer.as_fd(), PollFlags::POLLIN)];
