@@ -2,13 +2,14 @@
 //! Processes that `exec` has put into the container. They are children of somebody outside, and CRIU dumps the tree of the
 //! first process only: they are named, never silently lost.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fmt;
 
 use nix::unistd::Pid;
 
 use super::{ExecSessions, LeaveRunning};
 use crate::engine::{Container, InitProcess};
+use crate::sys::ancestry::Ancestry;
 use crate::sys::proc::{Stat, command_line};
 use crate::{Error, ErrorKind, Result};
 
@@ -17,9 +18,6 @@ const MOST_NAMED: usize = 8;
 
 /// A command line is not quoted in full, in bytes.
 const LONGEST_COMMAND: usize = 60;
-
-/// More parents than this is a loop, which changes of `/proc` between two looks may look like.
-const MOST_PARENTS: usize = 1 << 16;
 
 /// Processes of a container that are not in the tree of its first one.
 #[derive(Debug, Default)]
@@ -32,8 +30,8 @@ impl Sessions {
     /// When the container's cgroup cannot be read.
     pub(super) fn of(container: &Container, init: InitProcess) -> Result<Self> {
         let pids = container.processes()?;
-        let mut parents = HashMap::new();
-        let outside = pids.into_iter().filter(|pid| !descends(*pid, init.pid, &mut parents));
+        let mut ancestry = Ancestry::default();
+        let outside = pids.into_iter().filter(|pid| !ancestry.descends(*pid, init.pid));
         Ok(Self(outside.filter_map(|pid| Some((pid, command(pid)?))).collect()))
     }
 
@@ -83,22 +81,6 @@ impl fmt::Display for Sessions {
     }
 }
 
-/// Whether a process is `ancestor` or descends from it. `parents` is what was found out so far.
-fn descends(pid: i32, ancestor: i32, parents: &mut HashMap<i32, Option<i32>>) -> bool {
-    let mut now = pid;
-    for _ in 0..MOST_PARENTS {
-        if now == ancestor {
-            return true;
-        }
-        let parent_of = |pid| Stat::of(Pid::from_raw(pid)).ok().map(|stat| stat.parent);
-        match *parents.entry(now).or_insert_with(|| parent_of(now)) {
-            Some(parent) if parent > 0 => now = parent,
-            _ => return false,
-        }
-    }
-    false
-}
-
 /// What a process runs, as text for a message; `None` of one that has ended.
 fn command(pid: i32) -> Option<String> {
     let pid = Pid::from_raw(pid);
@@ -144,12 +126,5 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::WrongStatus);
         assert!(error.to_string().contains("started by exec: 7 (top)"), "{error}");
         Sessions::default().announce(ExecSessions::Refuse, LeaveRunning::No).expect("there are none");
-    }
-
-    #[test]
-    fn descent_is_seen_through_parents() {
-        let mut parents = HashMap::from([(9, Some(8)), (8, Some(7)), (5, Some(0)), (4, None)]);
-        assert!(descends(9, 7, &mut parents) && descends(7, 7, &mut parents));
-        assert!(!descends(5, 7, &mut parents) && !descends(4, 7, &mut parents));
     }
 }

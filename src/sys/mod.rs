@@ -3,6 +3,7 @@
 //! no policy, no logging, no knowledge of containers.
 #![allow(unsafe_code)]
 
+pub mod ancestry;
 pub mod apparmor;
 pub mod arch;
 pub mod beneath;

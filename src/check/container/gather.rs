@@ -2,7 +2,7 @@
 //! Reads a running container out of `/proc`, without stopping anything: a process that ends or closes something meanwhile
 //! is as if it had not been.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
@@ -18,18 +18,17 @@ use super::{ContainerFacts, Limits};
 use crate::engine::rootfs::{MountKind, resolve_destination, unnamed_mounts};
 use crate::engine::{Container, InitProcess};
 use crate::spec::Config;
+use crate::sys::ancestry::Ancestry;
 use crate::sys::beneath::open_in_root;
 use crate::sys::mountinfo;
 use crate::sys::netlink::unix_sockets;
-use crate::sys::proc::{Stat, namespace_inode, read_short};
+use crate::sys::proc::{namespace_inode, read_short};
 use crate::{Context, Error, ErrorKind, Result};
 
 /// `MQUEUE_MAGIC` of the kernel's ipc/mqueue.c.
 const MQUEUE: i64 = 0x1980_0202;
 /// Names of message queues that are shown.
 const MOST_QUEUES: usize = 8;
-/// Parents that are followed, against loops that changes may look like.
-const MOST_PARENTS: usize = 1 << 16;
 
 impl ContainerFacts {
     /// Looks at all of it.
@@ -56,9 +55,9 @@ impl ContainerFacts {
         let first = Process::of(init.pid, &mut budget).context(|| format!("read /proc/{}", init.pid))?;
         self.processes.push(first);
         self.cut_short = pids.len() > limits.processes;
-        let mut parents = HashMap::new();
+        let mut ancestry = Ancestry::default();
         for pid in pids.into_iter().filter(|pid| *pid != init.pid).take(limits.processes) {
-            if descends(pid, init.pid, &mut parents) {
+            if ancestry.descends(pid, init.pid) {
                 // One that has ended meanwhile is not to be dumped.
                 self.processes.extend(Process::of(pid, &mut budget).ok());
             } else if let Ok(name) = read_short(Path::new(&format!("/proc/{pid}/comm"))) {
@@ -221,20 +220,4 @@ fn passes_descriptors(pid: i32, number: i32) -> bool {
 /// Whether a process is in this mount namespace.
 fn is_in(pid: i32, namespace: u64) -> bool {
     namespace_inode(Pid::from_raw(pid), "mnt").is_ok_and(|now| now == namespace)
-}
-
-/// Whether a process is of the tree of another one.
-fn descends(pid: i32, ancestor: i32, parents: &mut HashMap<i32, i32>) -> bool {
-    let mut now = pid;
-    for _ in 0..MOST_PARENTS {
-        if now == ancestor {
-            return true;
-        }
-        let parent = || Stat::of(Pid::from_raw(now)).map_or(0, |stat| stat.parent);
-        now = *parents.entry(now).or_insert_with(parent);
-        if now <= 0 {
-            return false;
-        }
-    }
-    false
 }
