@@ -260,7 +260,11 @@ pub fn threads(pid: i32) -> io::Result<Vec<i32>> {
     };
     let mut found = Vec::new();
     for entry in entries {
-        found.extend(entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()));
+        match entry {
+            // It has ended while it was listed.
+            Err(e) if e.kind() == io::ErrorKind::NotFound || e.raw_os_error() == Some(libc::ESRCH) => break,
+            entry => found.extend(entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok())),
+        }
     }
     Ok(found)
 }
