@@ -7,7 +7,8 @@
 //!                                    Config ─────────────────────judge (pure)──▶   "
 //! ```
 //! A [`Finding`] is a [`Severity::Blocker`] only where CRIU is known to fail; what it may be able to do is a note. All
-//! findings are told, not the first. A remedy that `diagnose` has for the same, when CRIU refuses, is taken from there. Nothing here stops a process or changes one. Must not know how a dump is made.
+//! findings are told, not the first. A remedy that `diagnose` has for the same, when CRIU refuses, is taken from there.
+//! Nothing here stops a process or changes one. Must not know how a dump is made.
 
 mod bundle;
 mod container;

@@ -35,7 +35,8 @@ use logging::LogFormat;
 #[command(name = "migrate", args_override_self = true, infer_subcommands = false)]
 #[command(
     after_help = "Exit codes: 0 success; 1 failure; 3 unusable archive; 4 no usable CRIU; 5 CRIU refused; \
-6 disk full or read-only; 10 (check) a checkpoint needs flags; 11 (check) a checkpoint is not possible; 255 failure of exec itself. `run` and `exec` in the foreground end with the container's code."
+6 disk full or read-only; 10 (check) a checkpoint needs flags; 11 (check) a checkpoint is not possible; \
+255 failure of exec itself. `run` and `exec` in the foreground end with the container's code."
 )]
 struct Cli {
     #[command(flatten)]

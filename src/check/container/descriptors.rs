@@ -9,6 +9,8 @@ use crate::check::{Finding, Flag, Severity};
 
 /// Unlinked files of more than this stay behind unless CRIU is told otherwise (its `DEFAULT_GHOST_LIMIT`), in bytes.
 const GHOST_LIMIT: u64 = 1 << 20;
+/// CRIU has 32 bits for that limit.
+const GREATEST_LIMIT: u64 = u32::MAX as u64;
 /// `anon_inode`s that CRIU knows.
 const CARRIED: [&str; 7] =
     ["[eventfd]", "[eventpoll]", "inotify", "[fanotify]", "[signalfd]", "[timerfd]", "[pidfd]"];
@@ -174,6 +176,12 @@ fn unlinked(descriptor: &Descriptor, file: &FileFacts) -> Option<Finding> {
     }
     let needed = file.size.max(file.on_disk);
     let evidence = format!("{}, {needed} bytes", seen(descriptor));
+    if file.size.min(file.on_disk) > GREATEST_LIMIT {
+        let cause = format!("criu takes no unlinked file of more than {GREATEST_LIMIT} bytes along");
+        let finding = Finding::new(Severity::Blocker, "ghost_file", evidence);
+        return Some(finding.because(cause, "have the program give the file a name, or close it"));
+    }
+    let needed = needed.min(GREATEST_LIMIT);
     let cause =
         format!("criu takes unlinked files of at most {GHOST_LIMIT} bytes along unless told otherwise");
     let finding = Finding::new(Severity::NeedsFlag, "ghost_file", evidence).needs(Flag::GhostLimit(needed));

@@ -143,6 +143,12 @@ fn files_and_devices() {
         ("/data (deleted)", ghost, Some((NeedsFlag, "ghost_file"))),
         // A hole takes no room in the images.
         ("/data (deleted)", FileFacts { on_disk: 0, ..ghost }, None),
+        ("/data (deleted)", FileFacts { size: 5 << 30, ..ghost }, Some((NeedsFlag, "ghost_file"))),
+        (
+            "/data (deleted)",
+            FileFacts { size: 5 << 30, on_disk: 5 << 30, ..ghost },
+            Some((Blocker, "ghost_file")),
+        ),
         ("/memfd:x (deleted)", ghost, None),
         ("/data (deleted)", file, None),
         ("/data (deleted)", FileFacts { name_is_gone: true, ..file }, Some((NeedsFlag, "removed_name"))),
@@ -166,8 +172,11 @@ fn files_and_devices() {
     let mut given = with("/host/log", Some(FileFacts { mount: 99, inode: 5, ..file }), None);
     given.given_files.insert((99, 5));
     assert_eq!(rules(&given), []);
-    let found = judge(&with("/data (deleted)", Some(ghost), None), None);
-    assert_eq!(found[0].flag, Some(Flag::GhostLimit(2 << 20)));
+    // CRIU's limit has 32 bits, and so has the flag.
+    for (size, limit) in [(2 << 20, 2 << 20), (5 << 30, u64::from(u32::MAX))] {
+        let found = judge(&with("/data (deleted)", Some(FileFacts { size, ..ghost }), None), None);
+        assert_eq!(found[0].flag, Some(Flag::GhostLimit(limit)));
+    }
 }
 
 #[test]

@@ -313,14 +313,13 @@ fn programs(facts: &HostFacts) -> HostRow {
     if missing.is_empty() {
         return HostRow::ok("programs", PROGRAMS.map(|(name, _)| name).join(", "));
     }
-    let (needed, others) = PROGRAMS.split_at(NEEDED);
-    let purposes =
-        needed.iter().chain(others).filter(|(name, _)| missing.contains(name)).map(|(_, what)| *what);
-    let purposes: std::collections::BTreeSet<&str> = purposes.collect();
-    let cause = format!("needed for {}", Vec::from_iter(purposes).join(", "));
+    let is_missing = |(name, _): &&(&str, &str)| missing.contains(name);
+    let mut purposes: Vec<&str> = PROGRAMS.iter().filter(is_missing).map(|(_, what)| *what).collect();
+    purposes.dedup();
+    let cause = format!("needed for {}", purposes.join(", "));
     let value = format!("without {}", missing.join(", "));
     let remedy = "install them where CRIU looks: PATH, /usr/sbin, /usr/bin";
-    if needed.iter().any(|(name, _)| missing.contains(name)) {
+    if PROGRAMS[..NEEDED].iter().any(|program| is_missing(&program)) {
         return HostRow::blocker("programs", value, &cause, remedy);
     }
     HostRow::note("programs", value, &cause, remedy)
