@@ -5,6 +5,7 @@ Every comparison is made of pairs, one after the other and in turns, so that wha
 the median of the pairs' ratios decides.
 """
 
+import contextlib
 import ctypes
 import json
 import os
@@ -12,7 +13,9 @@ import random
 import re
 import shutil
 import signal
+import socket
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
@@ -97,12 +100,13 @@ def verdict(what, value, goal, unit=""):
     print(f"{'ok  ' if good else 'MISS'}  {what}: {value:.2f}{unit} (goal: at most {goal:g}{unit})", flush=True)
 
 
-def compare(what, goal, ours, theirs, their_name, pairs=PAIRS):
+def compare(what, goal, ours, theirs, their_name, pairs=PAIRS, units=None):
     """`ours` and `theirs` take a running number and return seconds, or a tuple of them if `what` and `goal` are tuples.
 
-    What has None for a goal is only told.
+    What has None for a goal is only told. `units` are of the thousandth part of what is measured.
     """
     names, goals = (what, goal) if isinstance(what, tuple) else ((what,), (goal,))
+    units = units or ("ms",) * len(names)
     measured = []
     for number in range(WARM_UP + pairs):
         order = (ours, theirs) if number % 2 == 0 else (theirs, ours)
@@ -117,8 +121,8 @@ def compare(what, goal, ours, theirs, their_name, pairs=PAIRS):
             print(f"      {name}: {ratio:.2f}", flush=True)
         else:
             verdict(name, ratio, limit)
-        print(f"      median of {pairs}: migrate {statistics.median(mine) * 1000:.1f} ms,"
-              f" {their_name} {statistics.median(other) * 1000:.1f} ms", flush=True)
+        print(f"      median of {pairs}: migrate {statistics.median(mine) * 1000:.1f} {units[index]},"
+              f" {their_name} {statistics.median(other) * 1000:.1f} {units[index]}", flush=True)
 
 
 class Runtime:
@@ -262,22 +266,27 @@ def wait_until(what, holds):
     raise SystemExit(f"error: not so in {LIMIT} s: {what}")
 
 
-def wait_until_counting(status):
-    def counts():
-        return status.exists() and re.search(r"^counter=([1-9][0-9]*)$", status.read_text(), re.MULTILINE)
-    wait_until(f"the workload counts in {status}", counts)
+def counts(status):
+    """Whether a workload counts there, which it does when it has all its memory."""
+    return status.exists() and re.search(r"^counter=([1-9][0-9]*)$", status.read_text(), re.MULTILINE)
 
 
-def there_and_back(bundle_path, images, ready=lambda: None):
-    """A measurement of a checkpoint and a restore: how long both took, and how long the processes stood still."""
+def there_and_back(bundle_path, images, sign=None, given=Path.exists):
+    """A measurement of a checkpoint and a restore: how long both took, and how long the processes stood still.
+
+    The container is ready when `given` finds in the file `sign` what it has written itself: a former one has left its own there.
+    """
     def of(runtime):
         def measure(number):
             name = f"migrate-bench-{number}"
             where = images / runtime.name
             where.mkdir(parents=True)
             directories = ("--image-path", str(where / "images"), "--work-path", str(where / "work"))
+            if sign:
+                sign.unlink(missing_ok=True)
             runtime.detached("run", "--detach", "--bundle", bundle_path, name)
-            ready()
+            if sign:
+                wait_until(f"{sign} is as it should be", lambda: given(sign))
             down = seconds(runtime, "checkpoint", *directories, name)
             stopped = stopped_seconds(where / "work" / "stats-dump")
             reap()
@@ -297,15 +306,9 @@ def compare_checkpoints(what, goals, measure, ours, theirs, pairs=PAIRS):
 
 
 def counting(where, mebibytes):
-    """A bundle of a workload that holds so much memory, and what waits until a container of it does."""
+    """A bundle of a workload that holds so much memory, and the file in which it counts."""
     arguments = ["/workload", "counter", "--status", "/status", "--memory", str(mebibytes << 20)]
-    path = bundle(where, WORKLOAD, "workload", arguments)
-    status = where / "rootfs" / "status"
-
-    def ready():
-        wait_until_counting(status)
-        status.unlink()
-    return path, ready
+    return bundle(where, WORKLOAD, "workload", arguments), where / "rootfs" / "status"
 
 
 def bench_checkpoint(scratch, ours, theirs):
@@ -316,20 +319,16 @@ def bench_checkpoint(scratch, ours, theirs):
     script = "for i in $(seq 49); do sleep 100000 & done; touch /ready; wait"
     tree = bundle(scratch / "tree", shutil.which("busybox"), "bin/busybox", ["/bin/busybox", "sh", "-c", script])
     ready = scratch / "tree" / "rootfs" / "ready"
+    compare_checkpoints("50 processes", (None, None, None), there_and_back(tree, images, ready), ours, theirs)
 
-    def fifty():
-        wait_until("all 50 processes are there", ready.exists)
-        ready.unlink()
-    compare_checkpoints("50 processes", (None, None, None), there_and_back(tree, images, fifty), ours, theirs)
-
-    large, counts = counting(scratch / "large", 1024)
+    large, status = counting(scratch / "large", 1024)
     config = json.loads((scratch / "large" / "config.json").read_text())
     for number in range(10):
         source = scratch / "sources" / str(number)
         source.mkdir(parents=True)
         config["mounts"].append({"destination": f"/bound/{number}", "type": "bind", "source": str(source), "options": ["rbind"]})
     (scratch / "large" / "config.json").write_text(json.dumps(config))
-    compare_checkpoints("1 GiB and 10 mounts", (None, None, None), there_and_back(large, images, counts), ours, theirs, 7)
+    compare_checkpoints("1 GiB and 10 mounts", (None, None, None), there_and_back(large, images, status, counts), ours, theirs, 7)
 
 
 class BareCriu:
@@ -372,7 +371,7 @@ class BareCriu:
 def bench_bare(scratch, ours, _theirs):
     """Against CRIU alone, in a container without what CRIU needs a runtime for."""
     where = scratch / "bare"
-    path, counts = counting(where, 1024)
+    path, status = counting(where, 1024)
     config = json.loads((where / "config.json").read_text())
     config["mounts"] = [mount for mount in config["mounts"] if mount["type"] not in ("cgroup", "cgroup2")]
     config["linux"]["maskedPaths"] = []
@@ -381,7 +380,7 @@ def bench_bare(scratch, ours, _theirs):
     call("mount", "--bind", str(where / "rootfs"), str(where / "rootfs"))
     try:
         compare(("checkpoint of 1 GiB against criu alone", "restore of 1 GiB against criu alone", "time in which it stands still"),
-                (None, None, None), *(there_and_back(path, scratch / "images", counts)(r) for r in (ours, BareCriu(ours, where / "rootfs"))),
+                (None, None, None), *(there_and_back(path, scratch / "images", status, counts)(r) for r in (ours, BareCriu(ours, where / "rootfs"))),
                 "criu", 7)
     finally:
         call("umount", str(where / "rootfs"))
@@ -455,7 +454,8 @@ def bench_memory(scratch, ours, _theirs):
                 file.write(os.urandom(1 << 20))
         name = f"migrate-bench-memory-{mebibytes}"
         ours.detached("run", "--detach", "--bundle", str(where), name)
-        wait_until_counting(where / "rootfs" / "status")
+        status = where / "rootfs" / "status"
+        wait_until(f"the workload counts in {status}", lambda: counts(status))
         exported = where / "exported"
         peak = peak_of([*ours.command, "checkpoint", "--leave-running", "--export", str(exported), name], ours.env)
         ours("delete", "--force", name)
@@ -465,8 +465,123 @@ def bench_memory(scratch, ours, _theirs):
         shutil.rmtree(where)
 
 
+class Podman:
+    """Podman with a store of its own, and a runtime that it takes checkpoints with."""
+
+    def __init__(self, scratch, runtime, env):
+        conf = scratch / "containers.conf"
+        conf.write_text('[engine]\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\n')
+        self.policy = scratch / "policy.json"
+        self.policy.write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
+        self.env = dict(env, CONTAINERS_CONF=str(conf), TMPDIR=str(scratch))
+        self.command = ["podman", "--root", str(scratch / "store"), "--runroot", str(scratch / "run"), "--tmpdir", str(scratch / "tmp"),
+                        "--storage-driver", "overlay", "--runtime", runtime]
+
+    def __call__(self, *arguments):
+        call(*self.command, *arguments, env=self.env)
+
+    @staticmethod
+    def sweep():
+        """Removes the control groups that Podman makes and leaves; those of others that are in use stay."""
+        for parent in [*Path("/sys/fs/cgroup").glob("libpod_parent"), *Path("/sys/fs/cgroup").glob("*/libpod_parent")]:
+            for directory in (*(child for child in parent.iterdir() if child.is_dir()), parent):
+                with contextlib.suppress(OSError):
+                    directory.rmdir()
+
+
+def answered(socket_path, number, expected=None):
+    """Asks the workload `server` for a page until it answers; it must be the expected one."""
+    deadline = time.monotonic() + LIMIT
+    while time.monotonic() < deadline:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(LIMIT)
+            try:
+                client.connect(str(socket_path))
+                client.sendall(struct.pack("<Q", number))
+                page = b""
+                while len(page) < 4096 and (more := client.recv(4096)):
+                    page += more
+            except OSError:
+                page = b""
+        if len(page) == 4096:
+            if expected not in (None, page):
+                raise SystemExit(f"error: page {number} is not what it was")
+            return page
+        time.sleep(0.001)
+    raise SystemExit(f"error: {socket_path} does not answer within {LIMIT} s")
+
+
+def bench_podman(scratch, ours, theirs):
+    """Export and import of a server with 1 GiB, a fourth of it incompressible: how long, how large, and how long until it answers."""
+    mebibytes, asked = 1024, 131072
+    directory = scratch / "served"
+    directory.mkdir()
+    at = directory / "socket"
+    arguments = ["/workload", "server", "--socket", "/served/socket", "--memory", str(mebibytes << 20)]
+    path = bundle(scratch / "server", WORKLOAD, "workload", arguments)
+    config = json.loads((scratch / "server" / "config.json").read_text())
+    config["mounts"].append({"destination": "/served", "type": "bind", "source": str(directory), "options": ["rbind", "rw"]})
+    (scratch / "server" / "config.json").write_text(json.dumps(config))
+    exported = scratch / "exported"
+    podman = Podman(scratch, RUNC, theirs.env)
+    call("tar", "-C", str(scratch / "server" / "rootfs"), "-cf", str(scratch / "image.tar"), ".")
+    podman("import", "--quiet", str(scratch / "image.tar"), "localhost/bench")
+
+    def measured(start, export, restore, end):
+        def measure(number):
+            name = f"migrate-bench-{number}"
+            at.unlink(missing_ok=True)
+            start(name)
+            page = answered(at, asked)
+            down = seconds(export, name)
+            size = exported.stat().st_size
+            # A former one has left its name there.
+            at.unlink(missing_ok=True)
+            began = time.perf_counter()
+            restore(name)
+            answered(at, asked, page)
+            up = time.perf_counter() - began
+            end(name)
+            reap()
+            exported.unlink()
+            return down, up, size / 1e9
+        return measure
+
+    mine = measured(
+        lambda name: ours.detached("run", "--detach", "--bundle", path, name),
+        lambda name: ours("checkpoint", "--export", str(exported), name),
+        lambda name: ours.detached("restore", "--detach", "--import", str(exported), "--map-mount", f"/served={directory}", "--lazy-pages", name),
+        lambda name: ours("delete", "--force", name))
+    other = measured(
+        lambda name: podman("run", "--detach", "--name", name, "--network", "none", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024", "--volume", f"{directory}:/served", "localhost/bench", *arguments),
+        lambda name: (podman("container", "checkpoint", "--compress", "zstd", "--export", str(exported), name), podman("rm", name)),
+        lambda name: podman("container", "restore", "--import", str(exported)),
+        lambda name: podman("rm", "--force", name))
+    try:
+        compare(("export of 1 GiB against Podman", "archive to the first answer against Podman", "size of the archive against Podman's"),
+                (0.6, 0.3, 1.0), mine, other, "podman", int(os.environ.get("PAIRS", "5")), ("ms", "ms", "MB"))
+    finally:
+        subprocess.run([*podman.command, "rm", "--force", "--all"], env=podman.env, stdin=subprocess.DEVNULL, capture_output=True, timeout=LIMIT)
+        subprocess.run([*podman.command, "rmi", "--force", "--all"], env=podman.env, stdin=subprocess.DEVNULL, capture_output=True, timeout=LIMIT)
+        subprocess.run(["umount", "--recursive", str(scratch / "store" / "overlay")], stdin=subprocess.DEVNULL, capture_output=True, timeout=LIMIT)
+        podman.sweep()
+
+
+def bench_inspect(scratch, ours, _theirs):
+    """How long it takes to look into an archive with 4 GiB of memory."""
+    name, at, exported = "migrate-bench-inspect", scratch / "server" / "rootfs" / "socket", scratch / "exported"
+    path = bundle(scratch / "server", WORKLOAD, "workload", ["/workload", "server", "--socket", "/socket", "--memory", str(4 << 30)])
+    ours.detached("run", "--detach", "--bundle", path, name)
+    answered(at, 0)
+    ours("checkpoint", "--export", str(exported), name)
+    reap()
+    for options in ((), ("--json", "--tree", "--files", "--sockets", "--mounts", "--memory")):
+        took = statistics.median(seconds(ours, "inspect", *options, str(exported)) for _ in range(PAIRS))
+        verdict(" ".join(("inspect", *options, "of an archive of 4 GiB")), took, 0.2, " s")
+
+
 SECTIONS = {"run": bench_run, "commands": bench_commands, "crun": bench_crun, "size": bench_size, "checkpoint": bench_checkpoint, "bare": bench_bare,
-            "archive": bench_archive, "memory": bench_memory}
+            "archive": bench_archive, "memory": bench_memory, "podman": bench_podman, "inspect": bench_inspect}
 # What is not asked for by name, but by one of these.
 INNER = {"crun-run": bench_run, "crun-commands": bench_commands}
 
@@ -490,7 +605,7 @@ def main():
             if name in INNER:
                 INNER[name](where, ours, crun)
             else:
-                SECTIONS[name](where, ours, newest if name == "checkpoint" else runc)
+                SECTIONS[name](where, ours, newest if name in ("checkpoint", "podman") else runc)
     finally:
         for runtime in (ours, runc, newest, *([crun] if CRUN else [])):
             runtime.sweep()

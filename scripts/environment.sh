@@ -10,6 +10,8 @@ criu_prefix=${MIGRATE_CRIU_PREFIX:-/opt/migrate-criu}
 qemu_prefix=${MIGRATE_QEMU_PREFIX:-/opt/migrate-qemu}
 crun_prefix=${MIGRATE_CRUN_PREFIX:-/opt/migrate-crun}
 runc_prefix=${MIGRATE_RUNC_PREFIX:-/opt/migrate-runc}
+registry_prefix=${MIGRATE_REGISTRY_PREFIX:-/opt/migrate-registry}
+checkpointctl_prefix=${MIGRATE_CHECKPOINTCTL_PREFIX:-/opt/migrate-checkpointctl}
 criu_marker=.made-by-migrate-setup
 quiet=${quiet:-}
 

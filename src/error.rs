@@ -29,6 +29,8 @@ pub enum ErrorKind {
     WrongStatus,
     /// The archive is empty, truncated, damaged, foreign, or breaks a limit.
     InvalidArchive,
+    /// The archive is good, but wants of this host what the caller did not allow, or is not signed as the caller demands.
+    NotAllowed,
     /// CRIU is not installed, or too old for the request or for the running kernel.
     CriuUnusable,
     /// CRIU ran and said no.
@@ -38,6 +40,8 @@ pub enum ErrorKind {
     Undumpable,
     /// A hook of the configuration's failed or ran past its time.
     HookFailed,
+    /// A registry cannot be reached, cannot be trusted, or refuses.
+    Registry,
     /// The disk is full, the quota is used up, or the target is read-only.
     Storage,
     /// The caller lacks a permission or capability.
@@ -104,9 +108,10 @@ impl Error {
 
     /// The remedy nearest to the top of the chain, if any of it carries one.
     pub fn hint(&self) -> Option<&str> {
-        self.0.hint.as_deref().or_else(|| {
-            self.0.source.as_deref().and_then(|s| s.downcast_ref::<Error>()).and_then(Error::hint)
-        })
+        self.0
+            .hint
+            .as_deref()
+            .or_else(|| self.0.source.as_deref().and_then(|s| inner(s)).and_then(Error::hint))
     }
 
     /// Where the deepest error of this type in the chain began, if `RUST_BACKTRACE` or `RUST_LIB_BACKTRACE` was set to
@@ -209,6 +214,12 @@ where
     }
 }
 
+/// An error of this type, as it is or on its way through a reader or writer.
+fn inner<'e>(source: &'e (dyn std::error::Error + 'static)) -> Option<&'e Error> {
+    let carried = || source.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref::<Error>();
+    source.downcast_ref::<Error>().or_else(carried)
+}
+
 /// The text of one link of the chain.
 fn text_of(error: &(dyn std::error::Error + 'static)) -> String {
     let number = match error.downcast_ref::<io::Error>() {
@@ -230,7 +241,7 @@ fn text_of(error: &(dyn std::error::Error + 'static)) -> String {
 }
 
 fn kind_of(source: &(dyn std::error::Error + 'static)) -> ErrorKind {
-    if let Some(inner) = source.downcast_ref::<Error>() {
+    if let Some(inner) = inner(source) {
         return inner.kind();
     }
     let errno = if let Some(io) = source.downcast_ref::<io::Error>() {

@@ -16,6 +16,11 @@
 //! * [`check`] tells beforehand what stands in the way of a checkpoint.
 //! * [`restore::restore`] takes that file ([`restore::Source`]) or a directory of images and gives back a running
 //!   [`engine::Container`].
+//! * [`inspect::inspect`] looks into such a file or directory without restoring it.
+//! * [`migration`] hands a container over from one host to another while it runs.
+//! * [`pages`] is the other end of the socket that CRIU's memory goes through; [`pages::track`] tells which pages running processes
+//!   write to.
+//! * [`registry`] has such files in registries and in layouts of the OCI, as images.
 //! * [`sys`] has the system calls, and all `unsafe` code. Every fallible call returns [`Error`], whose [`ErrorKind`] is
 //!   to be matched on and whose text is for people.
 //!
@@ -50,6 +55,10 @@ pub mod criu;
 pub mod diagnose;
 pub mod engine;
 mod error;
+pub mod inspect;
+pub mod migration;
+pub mod pages;
+pub mod registry;
 pub mod restore;
 pub mod spec;
 pub mod sys;

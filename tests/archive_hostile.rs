@@ -200,8 +200,8 @@ fn foreign_files_are_named() {
     for (name, bytes, reason) in [
         ("empty", vec![], "archive is empty"),
         ("one byte", vec![b'm'], "first 1 bytes are neither"),
-        ("random", (0..5000).map(|_| random()).collect(), "neither a tar header nor zstd"),
-        ("gzip", b"\x1f\x8b\x08\0rest".to_vec(), "compressed with gzip: not supported yet"),
+        ("random", (0..5000).map(|_| random()).collect(), "neither a tar header nor compressed"),
+        ("gzip", b"\x1f\x8b\x08\0rest".to_vec(), "truncated"),
         ("xz", b"\xfd7zXZ\0rest".to_vec(), "compressed with xz: not supported yet"),
         ("bzip2", b"BZh9rest".to_vec(), "compressed with bzip2: not supported yet"),
         ("half a magic", b"\x28\xb5\x2f".to_vec(), "not a checkpoint archive"),
@@ -213,14 +213,14 @@ fn foreign_files_are_named() {
         ("podman", ended(tar(&podman)), "archive of Podman, CRI-O or containerd"),
         ("cri-o", zstd::encode_all(&ended(tar(&crio))[..], 1).expect("memory"), "archive of Podman"),
         ("manifest second", changed(|items| items.swap(0, 1)), "archive of Podman"),
-        ("manifest third", ended(tar(&[file("a", b""), manifest(false)])), "not the first member"),
+        ("manifest third", ended(tar(&[file("a", b""), manifest(false)])), "its first member is a"),
     ] {
         let error = Archive::open(&bytes[..]).map(|_| ()).expect_err(name);
         assert_eq!(error.kind(), ErrorKind::InvalidArchive, "{name}");
         assert!(error.chain().contains(reason), "{name}: {}", error.chain());
     }
-    let error = Archive::open(&b"\x1f\x8b\x08"[..]).expect_err("gzip");
-    assert!(error.hint().expect("a remedy").contains("gzip -dc"));
+    let error = Archive::open(&b"BZh9"[..]).expect_err("bzip2");
+    assert!(error.hint().expect("a remedy").contains("bzip2 -dc"));
 }
 
 #[test]
@@ -235,7 +235,7 @@ fn wrong_manifests_are_named() {
     refused(
         "schema",
         &with(&text.replace("\"schema\":1", "\"schema\":7")),
-        "has schema 7, this version reads schema 1",
+        "has schema 7, this version reads schemas 1 to 4",
     );
     refused("layout", &with(&text.replace("full", "packed")), "layout \"packed\"");
     refused("huge", &with(&huge), "at most 1048576 bytes");
@@ -245,6 +245,15 @@ fn wrong_manifests_are_named() {
         "migrate.json",
     );
     refused("no rootfs", &changed(|items| items[0] = manifest(true)), "disagree");
+    let newer = "a name that archives of this schema do not have";
+    refused("newer", &changed(|items| items.insert(1, file("config.dump", b"{}"))), newer);
+    refused("newer", &changed(|items| items.insert(5, file("rootfs-diff.tar", &[0; 1024]))), newer);
+    let now = with(&text.replace("\"schema\":1", "\"schema\":2"));
+    refused(
+        "older",
+        &now,
+        "member spec.dump: it is there twice or out of order, or one before it is missing",
+    );
     refused("a rootfs", &changed(|items| items.insert(5, file("rootfs.tar", &[0; 1024]))), "disagree");
 }
 
@@ -416,6 +425,105 @@ fn wrong_members_are_named() {
     assert_eq!(error.kind(), ErrorKind::InvalidArchive, "{}", error.chain());
 }
 
+/// What is said of a difference, and what is there of it.
+#[test]
+fn wrong_differences_are_named() {
+    let digest = format!("sha256:{}", "0".repeat(64));
+    let base = serde_json::json!({"digest": digest, "entries": 1});
+    let archive = |base: &serde_json::Value, form: &str, members: &[(&str, &[u8])]| {
+        let json = serde_json::json!({
+            "schema": 3, "id": "web", "tool": {"name": "migrate", "version": "0.1.0"}, "created": "now",
+            "criu": {"number": 40201, "text": "4.2.1"}, "kernel": "6.18", "arch": "x86_64", "layout": "full",
+            "container": {"rootfs": true, "rootfs_form": form, "base": base},
+        });
+        let mut items = vec![file("migrate.json", json.to_string().as_bytes())];
+        items.extend(["config.dump", "spec.dump", "migrate.config"].map(|name| file(name, b"{}")));
+        items.push(dir("checkpoint/"));
+        items.extend(members.iter().map(|(name, bytes)| file(name, bytes)));
+        indexed(&items)
+    };
+    let right = [("rootfs-diff.tar", &[0; 1024][..]), ("deleted.files", b"[]"), ("migrate.base", b"1234")];
+    let (_target, unpacked) = unpack(&archive(&base, "diff", &right)[..], &UnpackOptions::default());
+    unpacked.expect("the right one");
+    let none = serde_json::Value::Null;
+    let short = serde_json::json!({"digest": "sha256:0", "entries": 1});
+    let another = serde_json::json!({"digest": digest, "entries": 2});
+    for (name, base, form, members, reason) in [
+        ("no base in the manifest", &none, "diff", &right[..], "migrate.json names no base"),
+        ("no digest", &short, "diff", &right, "says of the base what cannot be"),
+        ("another number", &another, "diff", &right, "says of the base what cannot be"),
+        ("nothing deleted", &base, "diff", &[right[0], right[2]], "one before it is missing"),
+        ("no marks", &base, "diff", &right[..2], "one before it is missing"),
+        ("only the tar", &base, "diff", &right[..1], "disagree whether there is a root filesystem"),
+        ("only the rest", &base, "diff", &right[1..], "one before it is missing"),
+        ("nothing", &base, "diff", &[], "disagree whether there is a root filesystem"),
+        ("no difference", &base, "over", &right, "disagree whether there is a root filesystem"),
+        ("another form", &base, "none", &right, "is not a manifest"),
+    ] {
+        refused(name, &archive(base, form, members), reason);
+    }
+}
+
+/// Which volumes there are, and what is said of them.
+#[test]
+fn wrong_volumes_are_named() {
+    let archive = |volumes: &[&str], members: &[Item]| {
+        let volumes: Vec<_> =
+            volumes.iter().map(|name| serde_json::json!({"name": name, "destination": "/data"})).collect();
+        let json = serde_json::json!({
+            "schema": 3, "id": "web", "tool": {"name": "migrate", "version": "0.1.0"}, "created": "now",
+            "criu": {"number": 40201, "text": "4.2.1"}, "kernel": "6.18", "arch": "x86_64", "layout": "full",
+            "container": {"rootfs": false, "volumes": volumes},
+        });
+        let mut items = vec![file("migrate.json", json.to_string().as_bytes())];
+        items.extend(["config.dump", "spec.dump", "migrate.config"].map(|name| file(name, b"{}")));
+        items.push(dir("checkpoint/"));
+        items.extend(members.iter().cloned());
+        indexed(&items)
+    };
+    let (all, one, two) = (dir("volumes/"), file("volumes/1.tar", b""), file("volumes/2.tar", b""));
+    let right = archive(&["1", "2"], &[all.clone(), one.clone(), two.clone()]);
+    let (target, unpacked) = unpack(&right[..], &UnpackOptions::default());
+    unpacked.expect("the right one");
+    assert!(target.path().join("volumes/2.tar").exists());
+    for (name, volumes, members, reason) in [
+        ("one less", &["1", "2"][..], vec![all.clone(), one.clone()], "disagree about volumes"),
+        ("one more", &["1"], vec![all.clone(), one.clone(), two.clone()], "disagree about volumes"),
+        ("another order", &["2", "1"], vec![all.clone(), one.clone(), two.clone()], "disagree about volumes"),
+        ("none", &["1"], vec![], "disagree about volumes"),
+        (
+            "elsewhere",
+            &["../1"],
+            vec![all.clone(), file("volumes/../1.tar", b"")],
+            "not in its simplest form",
+        ),
+        (
+            "the directory above",
+            &[".."],
+            vec![all.clone(), file("volumes/...tar", b"")],
+            "a name that archives",
+        ),
+        (
+            "the directory of all",
+            &["."],
+            vec![all.clone(), file("volumes/..tar", b"")],
+            "a name that archives",
+        ),
+        ("deeper", &["1/2"], vec![all.clone(), file("volumes/1/2.tar", b"")], "a name that archives"),
+        ("no directory", &["1"], vec![one.clone()], "one before it is missing"),
+        ("only a directory", &[], vec![all.clone(), file("stats-dump", b"")], "one before it is missing"),
+        ("twice", &["1", "1"], vec![all.clone(), one.clone(), one.clone()], "File exists"),
+        ("a file for all", &[], vec![file("volumes", b"")], "a name that archives"),
+    ] {
+        if name == "twice" {
+            let (_target, result) = unpack(&archive(volumes, &members)[..], &UnpackOptions::default());
+            assert!(result.expect_err(name).chain().contains("volumes/1.tar"), "{name}");
+            continue;
+        }
+        refused(name, &archive(volumes, &members), reason);
+    }
+}
+
 #[test]
 fn wrong_root_filesystems_are_named() {
     use EntryType::{Block, Char, Link, Symlink};
@@ -555,7 +663,14 @@ fn damage_is_noticed_wherever_it_is() {
         let step = if compression == Compression::None { 97 } else { 7 };
         for length in (0..bytes.len()).step_by(step) {
             let (target, result) = unpack(&bytes[..length], &UnpackOptions::default());
-            let error = result.map(|_| ()).expect_err("it was cut off");
+            let Err(error) = result else {
+                // Nothing is missing but the table for readers that seek, which stands behind the last frame.
+                let whole = zstd::decode_all(&bytes[..length]).is_ok_and(|content| {
+                    content == zstd::decode_all(&bytes[..]).expect("it was decoded before")
+                });
+                assert!(compression != Compression::None && whole, "{length} of {}", bytes.len());
+                continue;
+            };
             assert_eq!(error.kind(), ErrorKind::InvalidArchive, "{length}: {}", error.chain());
             let told = ["truncated", "empty", "not a checkpoint archive", "fewer bytes"];
             assert!(told.iter().any(|told| error.chain().contains(told)), "{length}: {}", error.chain());

@@ -7,13 +7,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-const DOCUMENTS: [&str; 13] = [
+const DOCUMENTS: [&str; 19] = [
     "README.md",
     "ARCHITECTURE.md",
     "CHANGELOG.md",
     "SECURITY.md",
     "docs/archive-format.md",
     "docs/engine-support.md",
+    "docs/registries.md",
     "docs/setup.md",
     "docs/podman.md",
     "docs/containerd.md",
@@ -21,6 +22,11 @@ const DOCUMENTS: [&str; 13] = [
     "docs/vm-lab.md",
     "docs/criu-limits.md",
     "docs/diagnoses.md",
+    "docs/moving.md",
+    "docs/live-migration.md",
+    "docs/ci/README.md",
+    "docs/inspect.md",
+    "docs/migration.md",
 ];
 
 fn migrate(args: &[&str]) -> Output {
@@ -144,6 +150,37 @@ fn links_lead_to_files() {
             }
             assert!(directory.join(path).exists(), "{document} points to {link}, which is not there");
         }
+    }
+}
+
+/// The templates call scripts that there are, with the compiler that the project needs, and what they copy from is made.
+#[test]
+fn templates_for_ci_name_what_there_is() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let top = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let wanted = ["github-actions.yml", "gitlab-ci.yml", "Containerfile"];
+    for name in wanted {
+        let text = read(&format!("docs/ci/{name}"));
+        let words = text.split(|c: char| c.is_whitespace() || c == '"');
+        let scripts: BTreeSet<&str> = words.filter(|word| word.starts_with("scripts/")).collect();
+        assert!(scripts.contains("scripts/setup"), "{name} installs CRIU: {scripts:?}");
+        for script in scripts {
+            let mode = fs::metadata(top.join(script))
+                .unwrap_or_else(|e| panic!("{name}: {script}: {e}"))
+                .permissions();
+            assert_ne!(mode.mode() & 0o111, 0, "{name}: {script} can be executed");
+        }
+        let compiler = concat!("rust:", env!("CARGO_PKG_RUST_VERSION"), "-");
+        assert!(!text.contains("rust:") || text.contains(compiler), "{name} names {compiler}…");
+    }
+    let container = read("docs/ci/Containerfile");
+    assert!(
+        container.contains("COPY --from=build /opt/migrate-criu /opt/migrate-criu"),
+        "the prefix of scripts/setup"
+    );
+    let needs = read("docs/setup.md");
+    for package in ["iptables", "nftables"] {
+        assert!(container.contains(package) && needs.contains(package), "{package} is needed at run time");
     }
 }
 

@@ -9,21 +9,55 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each layer and what it may use, besides itself and the crate's error items.
-const LAYERS: [(&str, &[&str]); 11] = [
+const LAYERS: [(&str, &[&str]); 15] = [
     ("sys", &[]),
     ("spec", &[]),
     ("cgroup", &["sys", "spec"]),
     ("criu", &["sys"]),
+    ("pages", &["criu", "sys"]),
     ("archive", &["sys"]),
+    ("registry", &["archive", "sys"]),
     ("engine", &["sys", "spec", "cgroup"]),
     ("diagnose", &["criu", "sys"]),
-    ("check", &["engine", "criu", "archive", "diagnose", "cgroup", "spec", "sys"]),
-    ("checkpoint", &["check", "engine", "criu", "archive", "diagnose", "spec", "cgroup", "sys"]),
-    ("restore", &["engine", "criu", "archive", "diagnose", "spec", "cgroup", "sys"]),
+    ("check", &["engine", "criu", "pages", "archive", "diagnose", "cgroup", "spec", "sys"]),
+    ("checkpoint", &["check", "engine", "criu", "pages", "archive", "diagnose", "spec", "cgroup", "sys"]),
+    ("restore", &["engine", "criu", "pages", "archive", "diagnose", "spec", "cgroup", "sys"]),
+    ("inspect", &["archive", "criu", "sys"]),
+    (
+        "migration",
+        &[
+            "checkpoint",
+            "restore",
+            "pages",
+            "check",
+            "archive",
+            "criu",
+            "engine",
+            "cgroup",
+            "spec",
+            "diagnose",
+            "sys",
+        ],
+    ),
     // The public API, which is all of these.
     (
         "cli",
-        &["sys", "spec", "cgroup", "criu", "archive", "engine", "check", "diagnose", "checkpoint", "restore"],
+        &[
+            "sys",
+            "spec",
+            "cgroup",
+            "criu",
+            "pages",
+            "archive",
+            "engine",
+            "check",
+            "diagnose",
+            "checkpoint",
+            "restore",
+            "inspect",
+            "migration",
+            "registry",
+        ],
     ),
 ];
 
@@ -31,11 +65,24 @@ const LAYERS: [(&str, &[&str]); 11] = [
 const ERROR_ITEMS: [&str; 5] = ["error", "Context", "Error", "ErrorKind", "Result"];
 
 /// The layers that speak to the kernel. `error` reads error numbers.
-const LOW: &[&str] =
-    &["error", "sys", "cgroup", "criu", "archive", "engine", "check", "checkpoint", "restore"];
+const LOW: &[&str] = &[
+    "error",
+    "sys",
+    "cgroup",
+    "criu",
+    "pages",
+    "archive",
+    "registry",
+    "engine",
+    "check",
+    "checkpoint",
+    "restore",
+    "inspect",
+    "migration",
+];
 
 /// Each third-party crate with one home, and that home. Others (serde, tracing, thiserror) are at home everywhere.
-const HOMES: [(&str, &[&str]); 14] = [
+const HOMES: [(&str, &[&str]); 21] = [
     ("nix", LOW),
     ("libc", LOW),
     ("clap", &["cli"]),
@@ -43,7 +90,14 @@ const HOMES: [(&str, &[&str]); 14] = [
     ("tracing_subscriber", &["cli"]),
     ("tar", &["archive"]),
     ("zstd", &["archive"]),
-    ("sha2", &["archive"]),
+    ("flate2", &["archive"]),
+    ("sha2", &["archive", "registry"]),
+    ("rustls", &["registry"]),
+    ("httparse", &["registry"]),
+    ("base64", &["registry"]),
+    ("age", &["archive"]),
+    ("ssh_key", &["archive"]),
+    ("signature", &["archive"]),
     ("xattr", &["archive"]),
     ("rust_criu", &["criu"]),
     ("protobuf", &["criu"]),

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command as Program, Stdio};
 
 use serde_json::Value;
@@ -24,6 +24,8 @@ pub struct Host {
     unshare: Child,
     /// The host lives as long as this stays open.
     lifeline: Option<ChildStdin>,
+    /// Cgroups of Podman's that are somebody else's.
+    others: Vec<PathBuf>,
 }
 
 impl Host {
@@ -48,7 +50,8 @@ impl Host {
         let children = fs::read_to_string(children).expect("read unshare's children");
         let init = children.trim().parse().expect("unshare has one child");
         let lifeline = unshare.stdin.take();
-        Self { directory, tag: tag.to_owned(), socket, init, unshare, lifeline }
+        let others = crate::trace::default_parents();
+        Self { directory, tag: tag.to_owned(), socket, init, unshare, lifeline, others }
     }
 
     /// A path in the host's own directory.
@@ -64,6 +67,12 @@ impl Host {
     /// A command on this host, in the host's directory.
     pub fn command(&self, argv: &[&str]) -> Command {
         Command::new(&self.socket, &self.directory, argv.iter().map(|a| (*a).to_owned()).collect())
+    }
+
+    /// Words before a command that is to run on this host, started by whoever is outside.
+    pub fn entering(&self) -> Vec<String> {
+        let pid = self.init.to_string();
+        ["nsenter", "--target", &pid, "--mount", "--net", "--pid", "--"].map(str::to_owned).into()
     }
 
     /// The binary under test with the host's state root and log, as words.
@@ -206,5 +215,6 @@ impl Drop for Host {
         // Everything on the host dies with its first process; unshare(1) ends after it.
         let _ = self.unshare.wait();
         crate::trace::remove_cgroups(&self.tag);
+        crate::trace::remove_default_parents(&self.others);
     }
 }

@@ -123,9 +123,7 @@ impl<'h> Podman<'h> {
 
     /// A command with the environment of the one who calls Podman, and as that user.
     fn in_environment(&self, argv: &[&str]) -> Command {
-        // Podman asks the `criu` that it finds in `PATH` for its version.
-        let criu = std::env::var("MIGRATE_CRIU_PREFIX").unwrap_or_else(|_| "/opt/migrate-criu".into());
-        let path = format!("{criu}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+        let path = self.path_variable();
         if self.parent.is_some() {
             return self.host.command(argv).environment(&[("PATH", &path), ("HOME", "/root")]);
         }
@@ -133,6 +131,12 @@ impl<'h> Podman<'h> {
         let runtime_directory = ("XDG_RUNTIME_DIR", "/run/user/54321");
         let environment = [("PATH", path.as_str()), ("HOME", "/var/lib/caller"), runtime_directory];
         self.host.command(&[&change, argv].concat()).environment(&environment)
+    }
+
+    /// `PATH` of the one who calls Podman, which asks the `criu` that it finds there for its version.
+    pub fn path_variable(&self) -> String {
+        let criu = std::env::var("MIGRATE_CRIU_PREFIX").unwrap_or_else(|_| "/opt/migrate-criu".into());
+        format!("{criu}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
     }
 
     /// A command of Podman, to be started.

@@ -29,6 +29,20 @@ pub(crate) fn crun_prefix() -> String {
     std::env::var("MIGRATE_CRUN_PREFIX").unwrap_or_else(|_| "/opt/migrate-crun".into())
 }
 
+/// Debian's registry, which scripts/setup puts beside the system.
+pub(crate) fn docker_registry() -> String {
+    let prefix = std::env::var("MIGRATE_REGISTRY_PREFIX").unwrap_or_else(|_| "/opt/migrate-registry".into());
+    format!("{prefix}/docker-registry")
+}
+
+/// The checkpointctl that scripts/setup installs beside the system.
+///
+/// It need not be there: a test says that it needs it.
+pub fn checkpointctl() -> String {
+    let prefix = std::env::var("MIGRATE_CHECKPOINTCTL_PREFIX");
+    format!("{}/checkpointctl", prefix.unwrap_or_else(|_| "/opt/migrate-checkpointctl".into()))
+}
+
 /// The library's example of this name.
 ///
 /// # Panics

@@ -17,6 +17,8 @@ pub enum Need {
     Runc,
     /// A crun that can checkpoint, as scripts/setup installs it.
     Crun,
+    /// checkpointctl, as scripts/setup installs it.
+    Checkpointctl,
     /// The `zstd` program.
     Zstd,
     /// `newuidmap` and `newgidmap`.
@@ -27,6 +29,8 @@ pub enum Need {
     Systemd,
     /// Podman, conmon and netavark.
     Podman,
+    /// Debian's registry, skopeo and openssl.
+    Registry,
     /// `CAP_SYS_RESOURCE`, without which CRIU does not dump a process of another user.
     SysResource,
     /// cgroup v2 and nothing else.
@@ -89,12 +93,23 @@ impl Need {
                     && ["/usr/bin/conmon", "/usr/lib/podman/netavark"].iter().all(|p| Path::new(p).exists());
                 (!all).then(|| "Podman is not installed (packages podman, netavark, catatonit)".to_owned())
             }
+            Need::Registry => {
+                let all = succeeds(&programs::docker_registry(), &["--version"])
+                    && succeeds("skopeo", &["--version"])
+                    && succeeds("openssl", &["version"]);
+                (!all)
+                    .then(|| "there is no registry, skopeo or openssl (run scripts/setup --tests)".to_owned())
+            }
             Need::Runc => {
                 let output = Command::new("runc").arg("--version").output();
                 let said = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
                 let first = said.as_deref().unwrap_or_default().lines().next().unwrap_or_default();
                 let is_known = first.starts_with("runc version 1.1.");
                 (!is_known).then(|| format!("there is no runc 1.1 (package runc), but `{first}`"))
+            }
+            Need::Checkpointctl => {
+                let works = succeeds(&programs::checkpointctl(), &["--help"]);
+                (!works).then(|| "there is no checkpointctl (run scripts/setup --tests)".to_owned())
             }
             Need::Crun => {
                 let works = succeeds(&programs::crun(), &["--version"]);

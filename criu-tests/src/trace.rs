@@ -31,6 +31,13 @@ impl Host {
         assert!(unfinished.is_empty(), "left unfinished: {unfinished:#?}");
     }
 
+    /// Every file in the host's directory, that of its state root among them.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let mut files = files_below(Path::new(self.directory()), &|_| true);
+        files.sort();
+        files
+    }
+
     /// The cgroups of the containers of this test, of any host.
     pub fn cgroups(&self) -> Vec<PathBuf> {
         cgroups_of(self.tag())
@@ -41,6 +48,22 @@ impl Host {
 pub(crate) fn remove_cgroups(tag: &str) {
     for directory in cgroups_of(tag).into_iter().rev() {
         // Another host of the same test may still use it; that one's end will remove it.
+        let _ = fs::remove_dir(directory);
+    }
+}
+
+/// The cgroups of containers to which nobody has given a parent: those that Podman restores from others' archives.
+const DEFAULT_PARENT: &str = "libpod_parent";
+
+/// Those that there are.
+pub(crate) fn default_parents() -> Vec<PathBuf> {
+    cgroups_of(DEFAULT_PARENT)
+}
+
+/// Removes those that there were not yet `before`, when their processes are all dead.
+pub(crate) fn remove_default_parents(before: &[PathBuf]) {
+    for directory in default_parents().into_iter().rev().filter(|directory| !before.contains(directory)) {
+        // As above; and another Podman on the machine may have come to use it.
         let _ = fs::remove_dir(directory);
     }
 }

@@ -8,7 +8,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use criu_tests::{Bundle, Host, Need, Output, PATIENCE, Running, Stage, rounds, wait_until};
+use criu_tests::{Bundle, Host, Need, Output, PATIENCE, Running, Stage, contents, rounds, wait_until};
 
 const CRIU_FAILED: i32 = 5;
 
@@ -49,16 +49,6 @@ fn ends_soon(running: Running) -> Output {
     output
 }
 
-fn contents(directory: &str) -> Vec<(String, Vec<u8>)> {
-    let entries = fs::read_dir(directory).expect("list the images").flatten();
-    let read = |entry: fs::DirEntry| {
-        (entry.file_name().to_string_lossy().into_owned(), fs::read(entry.path()).expect("read an image"))
-    };
-    let mut files: Vec<_> = entries.map(read).collect();
-    files.sort();
-    files
-}
-
 /// One workload, several times its restore.
 fn restores_are_killed(stage: &Stage, workload: &str, args: &[&str], count: usize) {
     let host = stage.host("a");
@@ -85,6 +75,9 @@ fn restores_are_killed(stage: &Stage, workload: &str, args: &[&str], count: usiz
     let all = lines(&log);
     container.checkpoint(&["--image-path", &images]);
     let mut whole = contents(&images);
+    // The files that go with them. A CRIU that is killed as it lets the processes go may let them write for a moment.
+    let state = format!("{}/state", container.rootfs());
+    let mut files = contents(&state);
     let mut draw = Draw(1);
     for _ in 0..count {
         fs::remove_dir_all(&work).expect("remove the log");
@@ -96,9 +89,12 @@ fn restores_are_killed(stage: &Stage, workload: &str, args: &[&str], count: usiz
             // The kill came too late. What it has written since does not go with the old images.
             before = container.goes_on(&before);
             container.checkpoint(&["--image-path", &images]);
-            whole = contents(&images);
+            (whole, files) = (contents(&images), contents(&state));
         } else {
             assert_eq!(output.code, CRIU_FAILED, "{output:?}");
+            for (name, bytes) in &files {
+                fs::write(format!("{state}/{name}"), bytes).expect("put the file back");
+            }
         }
         host.assert_no_trace();
         assert!(contents(&images) == whole, "the images are not what they were");

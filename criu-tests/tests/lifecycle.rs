@@ -243,6 +243,47 @@ fn the_state_is_for_root_alone() {
     container.end();
 }
 
+/// It is the first process of its pid namespace: the kernel would keep from it what it does not catch.
+#[test]
+fn a_created_container_is_ended_by_sigterm() {
+    let Some(stage) = Stage::set(&[]) else { return };
+    let host = stage.host("a");
+    let bundle = Bundle::of_workload(&host, "counter", &["--memory", "1048576"]);
+    let id = stage.id("unwanted");
+    host.migrate_detached(&["create", "-b", &bundle.path(), &id]);
+    let container = host.container(&id, &bundle.rootfs());
+    container.kill("TERM");
+    container.stops();
+    host.migrate(&["delete", &id]).succeeded();
+    host.assert_no_trace();
+}
+
+/// What it holds while it waits leads nowhere on the host: its stdio, the sealed program, the fifo and what it speaks through.
+#[test]
+fn a_created_container_holds_nothing_of_the_host() {
+    let Some(stage) = Stage::set(&[]) else { return };
+    let host = stage.host("a");
+    let bundle = Bundle::of_workload(&host, "counter", &["--memory", "1048576"]);
+    let (id, pid_file) = (stage.id("waits"), host.path("pid"));
+    host.migrate_detached(&["create", "-b", &bundle.path(), "--pid-file", &pid_file, &id]);
+    let pid = fs::read_to_string(&pid_file).expect("the pid file");
+    let list = host
+        .command(&["sh", "-c", &format!("cd /proc/{pid}/fd && for fd in *; do readlink $fd; done")])
+        .run();
+    let targets = list.succeeded();
+    let expected = |target: &str| {
+        let anonymous = ["socket:[", "pipe:[", "anon_inode:[", "/memfd:"];
+        matches!(target, "/dev/null" | "/1/task/1/fd")
+            || target.ends_with("/exec.fifo")
+            || anonymous.iter().any(|start| target.starts_with(start))
+    };
+    let wrong: Vec<&str> = targets.lines().filter(|target| !expected(target)).collect();
+    assert!(wrong.is_empty(), "{wrong:?} of {targets}");
+    assert!(targets.contains("exec.fifo"), "{targets}");
+    host.migrate(&["delete", "--force", &id]).succeeded();
+    host.assert_no_trace();
+}
+
 #[test]
 fn a_create_that_is_killed_can_be_deleted() {
     let Some(stage) = Stage::set(&[]) else { return };

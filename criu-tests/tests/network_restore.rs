@@ -30,6 +30,7 @@ fn told(host: &Host, id: &str) -> Vec<String> {
         "ip neigh show nud permanent",
         "nft list ruleset",
         "sysctl -e -a -r ^net[.](ipv4[.]tcp_keepalive_time|core[.]somaxconn|ipv4[.]ip_forward|ipv4[.]conf)",
+        "sysctl -e -a -r ^net[.]ipv6[.]conf[.].*[.](disable_ipv6|forwarding)",
     ] {
         let text = inside(host, id, command);
         // What depends on the time, on the host's end of a pair, or is only settling.
@@ -89,6 +90,28 @@ fn a_plain_namespace_keeps_addresses_routes_and_kernel_parameters() {
     let saved = there_and_back(&host, &bundle, &container);
     assert_eq!(saved["content"], json!("engine"), "{saved}");
     assert_eq!(saved["parameters"]["core/somaxconn"], json!("777"), "{saved}");
+    container.end();
+    host.assert_no_trace();
+}
+
+/// Setting one of these sets others, which somebody has set back since.
+#[test]
+fn kernel_parameters_that_follow_others_are_as_they_were() {
+    let Some(stage) = Stage::set(&[Need::Criu]) else { return };
+    let host = stage.host("a");
+    let (bundle, container) = host.run_small(&stage.id("follow"));
+    for setting in [
+        "ipv4.ip_forward=1",
+        "ipv4.conf.all.accept_redirects=1",
+        "ipv4.conf.lo.forwarding=0",
+        "ipv4.conf.default.rp_filter=2",
+        "ipv4.conf.lo.rp_filter=0",
+        "ipv6.conf.all.disable_ipv6=1",
+        "ipv6.conf.lo.disable_ipv6=0",
+    ] {
+        inside(&host, container.id(), &format!("sysctl -q -w net.{setting}"));
+    }
+    there_and_back(&host, &bundle, &container);
     container.end();
     host.assert_no_trace();
 }
@@ -257,5 +280,32 @@ fn a_device_of_the_host_comes_back_and_moves_in_again() {
         &["an interface of the host's (eth0)", "firewall rules"],
     );
     container.end();
+    host.assert_no_trace();
+}
+
+/// Others read the addresses in an archive.
+#[test]
+fn addresses_are_told_to_others() {
+    let Some(stage) = Stage::set(&[Need::Criu]) else { return };
+    let host = stage.host("a");
+    let (bundle, container) = host.run_small(&stage.id("told"));
+    for command in [
+        "ip link add eth0 address 02:00:00:00:00:07 type veth peer v1",
+        "ip addr add 10.9.0.2/24 dev eth0",
+        "ip addr add fd00:9::2/64 dev eth0 nodad",
+    ] {
+        inside(&host, container.id(), command);
+    }
+    let archive = stage.path("told.tar.zst");
+    container.checkpoint(&["--export", &archive]);
+    let status = host.command(&["tar", "--zstd", "-xOf", &archive, "network.status"]).run().succeeded();
+    let status: Value = serde_json::from_str(&status).expect("network.status is JSON");
+    let subnets = json!([{"ipnet": "10.9.0.2/24"}, {"ipnet": "fd00:9::2/64"}]);
+    let eth0 = json!({"mac_address": "02:00:00:00:00:07", "subnets": subnets});
+    assert_eq!(status, json!({"migrate": {"interfaces": {"eth0": eth0}}}));
+    let seen = host.migrate(&["inspect", "--json", &archive]).succeeded();
+    let seen: Value = serde_json::from_str(&seen).expect("JSON");
+    assert_eq!(seen["checkpoint"]["addresses"], json!(["10.9.0.2/24", "fd00:9::2/64"]));
+    bundle.remove();
     host.assert_no_trace();
 }

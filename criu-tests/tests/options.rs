@@ -3,7 +3,8 @@
 
 use std::fs;
 
-use criu_tests::{Command, Host, Need, PATIENCE, Stage, wait_until};
+use criu_tests::{Bundle, Command, Host, Need, PATIENCE, Stage, wait_until};
+use nix::sys::signal::Signal;
 
 /// CRIU by its own command line.
 fn criu(host: &Host, args: &[&str]) -> Command {
@@ -146,20 +147,66 @@ fn memory_on_demand_is_handed_over() {
         .migrate(&restore)
         .failed(1, &["nobody provides memory: no lazy-pages.socket in the work directory"]);
     assert!(said.contains("hint: before the restore start `criu lazy-pages"), "{said}");
+    // The restore does not insist on a daemon that is there before it: scripts start both at once.
+    let restoring = host.migrate_command(&restore).without_stdio().start();
     let server = ["--page-server", "--address", "127.0.0.1", "--port", "27002"];
     let daemon =
         criu(&host, &[&["lazy-pages", "--images-dir", &images, "--work-dir", &work], &server[..]].concat())
             .start();
-    wait_until(PATIENCE, "the daemon's socket is there", || {
-        fs::exists(format!("{work}/lazy-pages.socket")).expect("look").then_some(()).ok_or("not yet")
-    });
-    host.migrate_detached(&restore);
+    restoring.wait().succeeded();
     let restored = host.container(&id, &bundle.rootfs());
     restored.goes_on(&status);
     dump.wait().succeeded();
     daemon.wait().succeeded();
     assert_eq!(host.container_ids(), [id.as_str()], "the first one is gone");
     restored.end();
+    host.assert_no_trace();
+}
+
+/// Nobody comes for the memory: the container must not stay frozen.
+#[test]
+fn memory_that_nobody_asks_for_stays_where_it_is() {
+    let Some(stage) = Stage::set(&[Need::Criu]) else { return };
+    let _pipes = LargePipes::set();
+    let host = stage.host("a");
+    loopback_up(&host);
+    let bundle = Bundle::of_workload(&host, "tree", &[]);
+    let container = host.run_detached(&stage.id("waits"), &bundle);
+    let (images, ready) = (host.path("images"), host.path("ready"));
+    let checkpoint = |more: &[&str]| {
+        fs::write(&ready, "").expect("nothing is ready");
+        let server = ["checkpoint", "--lazy-pages", "--page-server", "127.0.0.1:27003"];
+        let rest = ["--status-fd", "7", "--image-path", &images, container.id()];
+        let argv = host.migrate_argv(&[&server[..], more, &rest].concat());
+        let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
+        let script = format!("exec 7>{ready}; exec \"$@\"");
+        let running = host.command(&[&["sh", "-c", &script, "sh"], &argv[..]].concat()).start();
+        wait_until(PATIENCE, "memory can be asked for", || {
+            let told = fs::read(&ready).unwrap_or_default();
+            if told == [0] || running.has_ended() { Ok(()) } else { Err(told) }
+        });
+        running
+    };
+    let mut before = container.reports();
+    checkpoint(&["--timeout", "1"]).wait().failed(1, &["nobody has asked for the memory for 1 s"]);
+    before = container.goes_on(&before);
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let running = checkpoint(&[]);
+        running.signal(signal);
+        running.wait().failed(1, &["the checkpoint was given up", "the container runs on"]);
+        assert!(!host.criu_runs(), "{:?}", host.processes());
+        before = container.goes_on(&before);
+    }
+    // Whoever is killed tells CRIU nothing; the next command does.
+    let running = checkpoint(&[]);
+    running.signal(Signal::SIGKILL);
+    running.wait();
+    container.checkpoint(&["--leave-running", "--image-path", &images]);
+    before = container.goes_on(&before);
+    container.checkpoint(&["--image-path", &images]);
+    container.restore(&images, &bundle);
+    container.goes_on(&before);
+    container.end();
     host.assert_no_trace();
 }
 

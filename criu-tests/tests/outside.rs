@@ -127,7 +127,7 @@ fn mounts_of_a_hook_come_through_an_archive_under_names_of_the_callers() {
     let status = container.reports();
     let archive = stage.path("moved.tar");
     container.checkpoint(&["--external", "mnt[/data]:the-data", "--export", &archive]);
-    let restore = ["restore", "-d", "--import", &archive];
+    let restore = ["restore", "-d", "--allow", "hooks", "--import", &archive];
     let said = b.migrate(&[&restore[..], &[container.id()]].concat()).failed(1, &["on /memory"]);
     assert!(said.contains(&format!("--external 'mnt[the-data]:{here}/data'")), "{said}");
     let mut flags = flags(&there);

@@ -4,7 +4,9 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
-use criu_tests::{Bundle, Container, Host, Need, PATIENCE, Running, Stage, Status, wait_until};
+use nix::sys::signal::Signal;
+
+use criu_tests::{Bundle, Container, Host, Need, PATIENCE, Running, Stage, Status, contents, wait_until};
 
 const GENERAL: i32 = 1;
 
@@ -31,6 +33,35 @@ fn session_goes_on(container: &Container<'_>) {
         Some(status) if status.counter() > before + 3 => Ok(()),
         other => Err(other),
     });
+}
+
+/// The first process of a pid namespace cannot end before all others are gone, and one that has ended is there until its parent
+/// collects it.
+#[test]
+fn a_process_that_its_parent_outside_does_not_collect_is_told() {
+    let Some(stage) = Stage::set(&[Need::Criu]) else { return };
+    let host = stage.host("a");
+    let (bundle, container) = host.run_small(&stage.id("uncollected"));
+    let images = host.path("images");
+    let session = exec_session(&host, &container);
+    session.signal(Signal::SIGSTOP);
+    let before = container.reports();
+    let running = host.migrate_command(&["checkpoint", "--image-path", &images, container.id()]).start();
+    wait_until(PATIENCE, "somebody is told", || {
+        let log = log(&host);
+        if log.contains("its parent outside of the container does not collect it") {
+            Ok(())
+        } else {
+            Err(log)
+        }
+    });
+    session.signal(Signal::SIGCONT);
+    running.wait().succeeded();
+    assert_eq!(session.wait().code, 128 + Signal::SIGKILL as i32);
+    container.restore(&images, &bundle);
+    container.goes_on(&before);
+    container.end();
+    host.assert_no_trace();
 }
 
 #[test]
@@ -192,16 +223,9 @@ fn a_container_that_ends_during_its_checkpoint() {
 }
 
 /// Everything in a directory of images, but CRIU's logs.
-fn contents(directory: &str) -> Vec<(String, Vec<u8>)> {
-    let entries =
-        fs::read_dir(directory).expect("list the images").map(|entry| entry.expect("list the images"));
-    let mut files: Vec<_> = entries
-        .map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.path()))
-        .filter(|(name, _)| !name.ends_with(".log") && !name.starts_with("stats-"))
-        .map(|(name, path)| (name, fs::read(path).expect("read an image")))
-        .collect();
-    files.sort();
-    files
+fn images_in(directory: &str) -> Vec<(String, Vec<u8>)> {
+    let is_image = |(name, _): &(String, _)| !name.ends_with(".log") && !name.starts_with("stats-");
+    contents(directory).into_iter().filter(is_image).collect()
 }
 
 #[test]
@@ -212,7 +236,7 @@ fn a_restore_that_fails_late_leaves_nothing_and_the_images_as_they_were() {
     let before = container.reports();
     let (images, id) = (host.path("images"), container.id().to_owned());
     container.checkpoint(&["--image-path", &images]);
-    let whole = contents(&images);
+    let whole = images_in(&images);
     let restore = ["restore", "-d", "--image-path", &images, "-b", &bundle.path(), &id];
     let config = fs::read(bundle.config()).expect("read config.json");
     let hook = |kind: &str| {
@@ -224,7 +248,7 @@ fn a_restore_that_fails_late_leaves_nothing_and_the_images_as_they_were() {
         let output = host.migrate_command(args).without_stdio().run();
         assert_ne!(output.code, 0, "{what}");
         host.assert_no_trace();
-        assert!(contents(&images) == whole, "the images have changed: {what}");
+        assert!(images_in(&images) == whole, "the images have changed: {what}");
     };
     // While the processes are half made, and when they are there.
     for kind in ["prestart", "createRuntime"] {
@@ -234,25 +258,50 @@ fn a_restore_that_fails_late_leaves_nothing_and_the_images_as_they_were() {
     fs::write(bundle.config(), &config).expect("write config.json");
     fails("the pid file", &[&restore[..1], &["--pid-file", "/nonexistent/pid"], &restore[1..]].concat());
     fails("the work directory", &[&restore[..1], &["--work-path", "/dev/null/work"], &restore[1..]].concat());
-    // CRIU itself reads a file of pages that is cut short for ever.
-    let pages = format!("{images}/pages-1.img");
-    let all = fs::read(&pages).expect("read");
-    fs::write(&pages, &all[..all.len() / 2]).expect("write");
-    let output = host.migrate_command(&restore).without_stdio().run();
-    assert_eq!(output.code, 3, "half of the memory is missing");
-    assert!(log(&host).contains("pages-1.img in the image directory is cut short"), "{}", log(&host));
-    host.assert_no_trace();
-    fs::write(&pages, all).expect("write");
-    let core = format!("{images}/core-1.img");
-    let (all, half) = (fs::read(&core).expect("read"), format!("{images}/half"));
-    fs::rename(&core, &half).expect("rename");
-    fs::write(&core, &all[..all.len() / 2]).expect("write");
-    let output = host.migrate_command(&restore).without_stdio().run();
-    assert_eq!(output.code, 5, "half of the registers are missing");
-    host.assert_no_trace();
-    fs::rename(&half, &core).expect("rename");
-
     // The same id is free at once, and the images are good.
+    container.restore(&images, &bundle);
+    container.goes_on(&before);
+    container.end();
+    host.assert_no_trace();
+}
+
+/// CRIU takes what is missing for empty, and reads a file of pages that is cut short for ever: it is not asked.
+#[test]
+fn images_that_are_not_complete_are_named_before_criu_is_started() {
+    let Some(stage) = Stage::set(&[Need::Criu]) else { return };
+    let host = stage.host("a");
+    let bundle = Bundle::of_workload(&host, "tree", &[]);
+    let container = host.run_detached(&stage.id("part"), &bundle);
+    let before = container.reports();
+    let images = host.path("images");
+    container.checkpoint(&["--image-path", &images]);
+    fs::remove_file(format!("{images}/dump.log")).expect("remove the log");
+    let whole = images_in(&images);
+    let restore = ["restore", "-d", "--image-path", &images, "-b", &bundle.path(), container.id()];
+    let fails = |name: &str, how: &str| {
+        let output = host.migrate_command(&restore).run();
+        let said = output.failed(3, &["the images in the image directory are not complete", name, how]);
+        assert!(said.contains("hint: copy the whole directory"), "{said}");
+        assert!(!fs::exists(format!("{images}/restore.log")).expect("look"), "CRIU was started: {name}");
+        assert!(host.container_ids().is_empty());
+    };
+    // Of the files of pages the first may be of nothing.
+    let largest =
+        whole.iter().filter(|(name, _)| name.starts_with("pages-")).max_by_key(|(_, all)| all.len());
+    for kind in ["core-", "ids-", "fs-", "mm-", "pagemap-", "pages-", "pstree", "files."] {
+        let first = whole.iter().find(|(name, _)| name.starts_with(kind));
+        let found = if kind == "pages-" { largest } else { first };
+        let (name, bytes) = found.expect("there is one of each kind");
+        let path = format!("{images}/{name}");
+        fs::remove_file(&path).expect("remove");
+        fails(name, "it is missing");
+        for (end, how) in [(0, ""), (bytes.len() - 1, if kind == "pages-" { "cut short" } else { "cut off" })]
+        {
+            fs::write(&path, &bytes[..end]).expect("write");
+            fails(name, how);
+        }
+        fs::write(&path, bytes).expect("write");
+    }
     container.restore(&images, &bundle);
     container.goes_on(&before);
     container.end();

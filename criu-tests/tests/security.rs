@@ -119,6 +119,12 @@ fn capability_sets_are_as_the_configuration_says() {
     for set in ["CapPrm", "CapEff", "CapAmb"] {
         assert_eq!(status[set], json!(bits(&[5])), "{set}: what is ambient outlives the program's start");
     }
+    let bundle = Bundle::new(&host, "ambient", &["exit"]).edit(edit(1000));
+    let log = host.path("ambient.log");
+    host.migrate(&["--log", &log, "run", "-b", &bundle.path(), &stage.id("ambient")]).succeeded();
+    let log = std::fs::read_to_string(log).expect("read the log");
+    assert_eq!(log.matches("can't raise ambient capability").count(), 1, "{log}");
+    assert!(log.contains("can't raise ambient capability CAP_SETUID: operation not permitted"), "{log}");
     let seen = Inspection::of(&stage, &host, &[], edit(0));
     // Root's program gets what is bounding or inheritable (capabilities(7)).
     assert_eq!(seen["status"]["CapBnd"], json!(bits(&[0, 5, 7])));

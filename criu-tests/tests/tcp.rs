@@ -4,7 +4,7 @@
 
 use std::fs;
 
-use criu_tests::{Bundle, Container, Host, Need, PATIENCE, Running, Stage, wait_until};
+use criu_tests::{Bundle, Container, Host, Moment, Need, PATIENCE, Running, Stage, wait_until};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
@@ -222,7 +222,9 @@ fn closed(at_the_checkpoint: &str) {
     let fault = wait_until(PATIENCE, "the program sees that the connection is closed", || {
         container.status().filter(|status| status.field("ok") != "yes").ok_or("not yet")
     });
-    assert!(fault.field("ok").contains("the peer: "), "{fault:?}");
+    // Whichever connection it was about to use.
+    let faults = ["the peer: ", "the half-closed connection: "];
+    assert!(faults.iter().any(|of| fault.field("ok").contains(of)), "{fault:?}");
     wait_until(PATIENCE, "the peer sees it as well", || {
         // The connection over which neither end sends anything may stay.
         let left = net.connections();
@@ -329,33 +331,92 @@ fn a_connection_that_nobody_has_accepted_is_refused_or_left_out() {
     net.end();
 }
 
-#[test]
-fn a_restore_that_fails_leaves_the_lock_as_it_was_and_says_how_to_remove_it() {
+/// A checkpoint of which a command shows the lock.
+fn locked<'h>(stage: &Stage, net: &Net<'h>, bundle: &Bundle, lock: &str, shown: &str) -> Container<'h> {
+    let container = net.host.run_detached(&stage.id("tcp"), bundle);
+    container.reports();
+    let images = net.host.path("images");
+    container.checkpoint(&["--tcp-established", "--network-lock", lock, "--image-path", &images]);
+    let locked = net.inside(shown);
+    assert!(locked.contains("CRIU"), "{locked}");
+    container
+}
+
+/// Whoever else is in the namespace must not be without a network until somebody comes to try again.
+fn a_restore_fails(lock: &str, shown: &str) {
     let Some(stage) = Stage::set(&[Need::Criu]) else { return };
     let host = stage.host("a");
     let net = Net::new(&host, false);
     let bundle = net.bundle();
-    let container = host.run_detached(&stage.id("tcp"), &bundle);
+    let container = locked(&stage, &net, &bundle, lock, shown);
     let (images, before) = (host.path("images"), container.reports());
-    container.checkpoint(&["--tcp-established", "--image-path", &images]);
-    let locked = net.tables();
     let (program, away) = (format!("{}/workload", bundle.rootfs()), host.path("away"));
     fs::rename(&program, &away).expect("take the program away");
     let args =
         ["restore", "-d", "--tcp-established", "--image-path", &images, "-b", &bundle.path(), container.id()];
+    // What the peer sends while nobody keeps it away would be answered by a kernel that does not know the connection.
+    run(&host, "ip link set p0 down");
     host.migrate(&args).failed(5, &["the file /workload is missing"]);
-    assert_eq!(net.tables(), locked, "the connections are still in the images");
+    let left = net.inside(shown);
+    assert!(!left.contains("CRIU"), "{left}");
     let log = fs::read_to_string(host.path("migrate.log")).expect("read the log");
-    let command = format!("nft delete {}", locked.trim());
-    assert!(log.contains(&command), "{command} should be in {log}");
+    assert!(log.contains("criu's lock was removed from the network: a peer that sends something"), "{log}");
     assert!(host.container_ids().is_empty());
     fs::rename(&away, &program).expect("bring it back");
     host.migrate_detached(&args);
-    assert!(!net.is_locked(), "{}", net.tables());
+    run(&host, "ip link set p0 up");
+    let left = net.inside(shown);
+    assert!(!left.contains("CRIU"), "{left}");
     container.goes_on(&before);
     drains(&container);
     container.end();
     net.end();
+}
+
+#[test]
+fn a_restore_that_fails_removes_the_lock_and_can_be_tried_again() {
+    a_restore_fails("nftables", "nft list tables");
+}
+
+#[test]
+fn a_restore_that_fails_removes_the_chain_of_iptables_and_can_be_tried_again() {
+    a_restore_fails("iptables", "iptables -S");
+}
+
+/// CRIU and the command are killed before they have removed the lock.
+fn a_restore_is_killed(lock: &str, shown: &str) {
+    let Some(stage) = Stage::set(&[Need::Criu]) else { return };
+    let host = stage.host("a");
+    let net = Net::new(&host, false);
+    let bundle = net.bundle();
+    let container = locked(&stage, &net, &bundle, lock, shown);
+    let images = host.path("images");
+    let args =
+        ["restore", "-d", "--tcp-established", "--image-path", &images, "-b", &bundle.path(), container.id()];
+    let moment = Moment { script: "post-restore", answered: false };
+    assert_eq!(host.hold_criu(&args, moment).kill(&host).wait().code, 5);
+    let left = net.inside(shown);
+    assert!(!left.contains("CRIU"), "the command lives: {left}");
+
+    host.migrate_detached(&args);
+    container.checkpoint(&["--tcp-established", "--network-lock", lock, "--image-path", &images]);
+    host.hold_criu(&args, moment).kill_both(&host);
+    let left = net.inside(shown);
+    assert!(left.contains("CRIU"), "nobody has come yet: {left}");
+    host.migrate(&["delete", "--force", container.id()]).succeeded();
+    let left = net.inside(shown);
+    assert!(!left.contains("CRIU"), "{left}");
+    net.end();
+}
+
+#[test]
+fn after_a_restore_that_is_killed_the_lock_is_removed() {
+    a_restore_is_killed("nftables", "nft list tables");
+}
+
+#[test]
+fn after_a_restore_that_is_killed_the_chain_of_iptables_is_removed() {
+    a_restore_is_killed("iptables", "iptables -S");
 }
 
 /// Standard input that neither has anything nor ends while the test lasts.
@@ -367,14 +428,15 @@ fn pipe_that_stays() -> std::os::fd::OwnedFd {
 
 fn wait_quiet(container: &Container<'_>, quiet: &str) {
     wait_until(PATIENCE, "the workload is as quiet as it was told", || {
-        container.status().filter(|s| s.field("quiet") == quiet).map(drop).ok_or("not yet")
+        let status = container.status();
+        if status.as_ref().is_some_and(|s| s.field("quiet") == quiet) { Ok(()) } else { Err(status) }
     });
 }
 
 /// A checkpoint whose CRIU holds the processes, because nobody takes the archive off its hands.
-fn held(host: &Host, net: &Net<'_>, container: &Container<'_>) -> (Running, std::io::PipeReader, i64) {
+fn held(host: &Host, lock: &str, container: &Container<'_>) -> (Running, std::io::PipeReader, i64) {
     let (reader, writer) = std::io::pipe().expect("pipe");
-    let args = ["checkpoint", "--tcp-established", "--export", "-", container.id()];
+    let args = ["checkpoint", "--tcp-established", "--network-lock", lock, "--export", "-", container.id()];
     let running = host.migrate_command(&args).stdout(writer).start();
     let images = format!("{}/{}/checkpoint", host.state_root(), container.id());
     // The last image of the dump, and CRIU then only waits for an answer.
@@ -387,7 +449,6 @@ fn held(host: &Host, net: &Net<'_>, container: &Container<'_>) -> (Running, std:
             Err("not yet")
         }
     });
-    assert!(net.is_locked());
     let journal = fs::read(format!("{}/{}/checkpoint.json", host.state_root(), container.id()));
     let journal: serde_json::Value =
         serde_json::from_slice(&journal.expect("read the journal")).expect("the journal is JSON");
@@ -395,7 +456,24 @@ fn held(host: &Host, net: &Net<'_>, container: &Container<'_>) -> (Running, std:
     (running, reader, criu)
 }
 
-fn criu_killed(both: bool) {
+fn kill_both(host: &Host, command: Running, reader: std::io::PipeReader, criu: i64) {
+    command.signal(Signal::SIGSTOP);
+    run(host, &format!("kill -KILL {criu}"));
+    command.signal(Signal::SIGKILL);
+    drop(reader);
+    command.wait();
+}
+
+/// Who is killed with SIGKILL.
+#[derive(PartialEq)]
+enum Killed {
+    Criu,
+    CriuAndCommand,
+    /// The command a moment later, while it mends the container.
+    CommandThatMends,
+}
+
+fn criu_killed(killed: &Killed) {
     let Some(stage) = Stage::set(&[Need::Criu]) else { return };
     let host = stage.host("a");
     let net = Net::new(&host, false);
@@ -405,15 +483,21 @@ fn criu_killed(both: bool) {
     let quiet = format!("{}/state/quiet", container.rootfs());
     fs::write(&quiet, "").expect("make it quiet");
     wait_quiet(&container, "yes");
-    let before = container.reports();
-    let (running, reader, criu) = held(&host, &net, &container);
-    if both {
-        running.signal(Signal::SIGSTOP);
-        run(&host, &format!("kill -KILL {criu}"));
-        running.signal(Signal::SIGKILL);
-        drop(reader);
-        running.wait();
-        container.goes_on(&before);
+    let (running, reader, criu) = held(&host, "nftables", &container);
+    assert!(net.is_locked());
+    if *killed != Killed::Criu {
+        kill_both(&host, running, reader, criu);
+        if *killed == Killed::CommandThatMends {
+            let file = format!("{}/{}/checkpoint.json", host.state_root(), container.id());
+            let journal = fs::read(&file).expect("read the journal");
+            let mut journal: serde_json::Value = serde_json::from_slice(&journal).expect("it is JSON");
+            journal["mending"] = json!(true);
+            fs::write(&file, journal.to_string()).expect("write the journal");
+            // It may have come as far as that by itself.
+            if host.state(container.id())["status"] != "paused" {
+                host.migrate(&["pause", container.id()]).succeeded();
+            }
+        }
         assert!(net.is_locked(), "nobody has come yet");
         container.checkpoint(&["--leave-running", "--tcp-established", "--image-path", &host.path("images")]);
     } else {
@@ -436,10 +520,84 @@ fn criu_killed(both: bool) {
 
 #[test]
 fn a_criu_that_is_killed_leaves_connections_that_go_on() {
-    criu_killed(false);
+    criu_killed(&Killed::Criu);
 }
 
 #[test]
 fn after_criu_and_the_command_are_killed_the_next_one_sets_connections_free() {
-    criu_killed(true);
+    criu_killed(&Killed::CriuAndCommand);
+}
+
+/// It had frozen the container, which does not stay so.
+#[test]
+fn after_a_command_that_is_killed_while_it_mends_the_next_one_lets_the_container_go_on() {
+    criu_killed(&Killed::CommandThatMends);
+}
+
+/// What a user may have in the same chains.
+const RULES_OF_SOMEBODY: [&str; 2] = [
+    "-A INPUT -p tcp -m tcp --dport 9 -j DROP",
+    "-A OUTPUT -p tcp -m mark ! --mark 0xc114 -m tcp --dport 9 -j DROP",
+];
+
+fn assert_only_somebody_s_rules(listed: &str) {
+    let rules: Vec<&str> = listed.lines().filter(|line| !line.starts_with("-P")).collect();
+    assert_eq!(rules, RULES_OF_SOMEBODY, "{listed}");
+}
+
+/// In a namespace that is not the host's, CRIU's lock is a chain, which goes, and nothing else does.
+#[test]
+fn after_criu_and_the_command_are_killed_a_delete_removes_the_chain_of_iptables() {
+    let Some(stage) = Stage::set(&[Need::Criu]) else { return };
+    let host = stage.host("a");
+    let net = Net::new(&host, false);
+    for rule in RULES_OF_SOMEBODY {
+        net.inside(&format!("iptables {rule}"));
+    }
+    let bundle = net.bundle();
+    let container = host.run_detached(&stage.id("tcp"), &bundle);
+    container.reports();
+    let (running, reader, criu) = held(&host, "iptables", &container);
+    kill_both(&host, running, reader, criu);
+    for program in ["iptables", "ip6tables"] {
+        let left = net.inside(&format!("{program} -S"));
+        assert!(left.contains("-A INPUT -j CRIU") && left.contains("-A OUTPUT -j CRIU"), "{left}");
+    }
+    host.migrate(&["delete", "--force", container.id()]).succeeded();
+    assert_only_somebody_s_rules(&net.inside("iptables -S"));
+    assert!(!net.inside("ip6tables -S").contains("CRIU"));
+    net.end();
+}
+
+/// In the host's own namespace it is two rules for each connection, which a delete removes as well.
+#[test]
+fn after_criu_and_the_command_are_killed_a_delete_removes_rules_of_iptables_from_the_host() {
+    let Some(stage) = Stage::set(&[Need::Criu]) else { return };
+    let host = stage.host("a");
+    run(&host, "ip link set lo up");
+    for rule in RULES_OF_SOMEBODY {
+        run(&host, &format!("iptables {rule}"));
+    }
+    let (peer, own) = ("127.0.0.1:7000", "127.0.0.1:7001");
+    let program = criu_tests::workload();
+    let listening = host.command(&[&program, "tcp-peer", "--listen", peer]).start();
+    wait_until(PATIENCE, "the peer listens", || {
+        let listening = run(&host, "ss -Hltn sport = 7000");
+        if listening.is_empty() { Err("not yet") } else { Ok(()) }
+    });
+    let bundle = Bundle::of_workload(&host, "tcp", &["--connect", peer, "--listen", own]).edit(|config| {
+        let namespaces = config["linux"]["namespaces"].as_array_mut().expect("a list");
+        namespaces.retain(|namespace| namespace["type"] != json!("network"));
+    });
+    let container = host.run_detached(&stage.id("tcp"), &bundle);
+    container.reports();
+    let (running, reader, criu) = held(&host, "iptables", &container);
+    kill_both(&host, running, reader, criu);
+    let left = run(&host, "iptables -S");
+    assert!(left.contains("--sport 7000 --dport") || left.contains("--dport 7000 -j DROP"), "{left}");
+    host.migrate(&["delete", "--force", container.id()]).succeeded();
+    assert_only_somebody_s_rules(&run(&host, "iptables -S"));
+    listening.signal(Signal::SIGKILL);
+    listening.wait();
+    host.assert_no_trace();
 }

@@ -1,18 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Programs that check themselves, one subcommand each, for containers that are moved while they run.
 //!
-//! A workload (`counter`, `files`, `pipes`, `tcp`, `threads`, `timers`, `tree`, `zoo` for one object of many, and `obstacle`
+//! A workload (`counter`, `dirty`, `files`, `pipes`, `tcp`, `threads`, `timers`, `tree`, `zoo` for one object of many, and `obstacle`
 //! for one that cannot be moved) verifies everything it holds on every tick and
 //! tells so in the file given with `--status`. The other subcommands are the tests' tools: `agent` answers questions about system calls, `calls` makes them, `inspect` prints what a
-//! process sees, `hog` takes what it can get, `hook` writes down what a hook sees, `notify` tells a service manager that it is ready, `orphan` leaves a process behind, `exit` ends with a code, `host-init` is the first process of a test's host, `fake-criu` answers like a
+//! process sees, `hog` takes what it can get, `hold` stops a CRIU at a notification, `hook` writes down what a hook sees, `notify` tells a service manager that it is ready, `orphan` leaves a process behind, `server` answers out of its memory, `exit` ends with a code, `host-init` is the first process of a test's host, `fake-criu` answers like a
 //! CRIU that is too old or that refuses.
 
 mod agent;
 mod calls;
 mod counter;
+mod dirty;
 mod fake_criu;
 mod files;
 mod hog;
+mod hold;
 mod hook;
 mod host_init;
 mod inspect;
@@ -23,6 +25,7 @@ mod options;
 mod orphan;
 mod pipes;
 mod report;
+mod server;
 mod sys;
 mod tcp;
 mod threads;
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
     };
     match name.as_str() {
         "counter" => lifecycle::run("counter", &options, counter::Counter::new),
+        "dirty" => lifecycle::run("dirty", &options, dirty::Dirty::new),
         "files" => lifecycle::run("files", &options, files::Files::new),
         "pipes" => lifecycle::run("pipes", &options, pipes::Pipes::new),
         "pipes-peer" => outcome(&name, pipes::peer(&options)),
@@ -67,9 +71,11 @@ fn main() -> ExitCode {
             _ => failed(&name, "--code takes a number from 0 to 255"),
         },
         "hog" => outcome(&name, hog::run(&options)),
+        "hold" => outcome(&name, hold::run(&options)),
         "hook" => outcome(&name, hook::run(&options)),
         "orphan" => outcome(&name, orphan::run(&options)),
         "notify" => outcome(&name, notify::run(&options)),
+        "server" => outcome(&name, server::run(&options)),
         "host-init" => outcome(&name, host_init::run(&options)),
         "fake-criu" => outcome(&name, fake_criu::run(&options)),
         _ => failed(&name, "no such workload"),

@@ -103,6 +103,11 @@ impl Entry {
         out.extend_from_slice(self.ustar_header().as_bytes());
     }
 
+    /// The header in one block, whatever the size: a large one is in base 256, without a record. The path must fit.
+    pub(super) fn encode_alone(&self) -> [u8; BLOCK as usize] {
+        *self.ustar_header().as_bytes()
+    }
+
     /// The main header. What does not fit is cut off here and complete in the PAX records.
     fn ustar_header(&self) -> Header {
         let mut header = Header::new_ustar();

@@ -13,6 +13,7 @@ use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io::{self, Write};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -30,7 +31,7 @@ const NAME_MAX: usize = 255;
 const SUFFIX: &str = ".partial";
 
 /// An archive file in the making, mode 0600. Nothing exists under the final name before [`ArchiveFile::commit`];
-/// dropped without it, the partial file is removed.
+/// dropped without it, the partial file is removed, unless it was to be kept.
 #[derive(Debug)]
 pub struct ArchiveFile {
     file: File,
@@ -38,7 +39,8 @@ pub struct ArchiveFile {
     target: PathBuf,
     partial: OsString,
     written: u64,
-    committed: bool,
+    /// Whether it stays: it has its name, or is needed without one.
+    keep: bool,
 }
 
 impl ArchiveFile {
@@ -87,7 +89,7 @@ impl ArchiveFile {
             match openat(&directory, partial.as_os_str(), flags, Mode::from_bits_truncate(0o600)) {
                 Ok(fd) => {
                     let (file, target) = (File::from(fd), path.to_owned());
-                    return Ok(Self { file, directory, target, partial, written: 0, committed: false });
+                    return Ok(Self { file, directory, target, partial, written: 0, keep: false });
                 }
                 Err(Errno::EEXIST) => {}
                 Err(errno) => return Err(failed(errno, attempt())),
@@ -117,6 +119,27 @@ impl ArchiveFile {
         }
     }
 
+    /// Its inode's number, and its name once it is committed.
+    pub(super) fn identity(&self) -> Result<(u64, &Path)> {
+        let metadata = self.file.metadata().context(|| format!("look at {}", self.target.display()))?;
+        Ok((metadata.ino(), &self.target))
+    }
+
+    /// How long it is.
+    pub(super) fn length(&self) -> u64 {
+        self.written
+    }
+
+    /// Writes something else where something was written.
+    pub(super) fn write_again(&self, bytes: &[u8], at: u64) -> Result<()> {
+        self.file.write_all_at(bytes, at).context(|| format!("write archive {}", self.target.display()))
+    }
+
+    /// From now on the partial file stays if this is dropped.
+    pub(super) fn keep(&mut self) {
+        self.keep = true;
+    }
+
     /// Makes the file appear under its name, on stable storage.
     ///
     /// # Errors
@@ -129,7 +152,7 @@ impl ArchiveFile {
         self.file.sync_all().context(attempt)?;
         let name = self.target.file_name().unwrap_or_default();
         renameat(&self.directory, self.partial.as_os_str(), &self.directory, name).context(attempt)?;
-        self.committed = true;
+        self.keep = true;
         fsync(self.directory.as_fd()).context(|| format!("sync the directory of {}", self.target.display()))
     }
 }
@@ -148,7 +171,7 @@ impl Write for ArchiveFile {
 
 impl Drop for ArchiveFile {
     fn drop(&mut self) {
-        if !self.committed {
+        if !self.keep {
             let partial = self.partial.as_os_str();
             if let Err(errno) = unlinkat(&self.directory, partial, UnlinkatFlags::NoRemoveDir) {
                 tracing::warn!(path = %self.partial_path().display(), %errno, "cannot remove a partial archive");

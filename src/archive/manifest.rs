@@ -12,17 +12,26 @@ use super::member::{MANIFEST, MANIFEST_MAX};
 use crate::sys::clock::rfc3339_utc;
 use crate::{Context, Error, ErrorKind, Result};
 
-/// The manifest schema that this version writes, and the only one that it reads.
-pub const SCHEMA: u32 = 1;
+/// The manifest schema that this version writes, and the newest that it reads.
+pub const SCHEMA: u32 = 3;
 
-/// The archive layout that this version writes, and the only one that it reads: everything is in the archive.
+/// The oldest manifest schema that this version reads.
+pub const OLDEST_SCHEMA: u32 = 1;
+
+/// The schema of packed archives, which older versions must refuse.
+pub const SCHEMA_PACKED: u32 = 4;
+
+/// The layout of archives with everything in it, each file as a member.
 pub const LAYOUT_FULL: &str = "full";
+
+/// The layout of archives with equal pages once, or in another archive.
+pub const LAYOUT_PACKED: &str = "packed";
 
 /// The first member of an archive. Unknown fields are ignored, so that a later version may add some.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Manifest {
-    /// Version of this structure: [`SCHEMA`].
+    /// Version of this structure and of the members: [`OLDEST_SCHEMA`] to [`SCHEMA`], or [`SCHEMA_PACKED`].
     pub schema: u32,
     /// The container's id on the source.
     pub id: String,
@@ -42,7 +51,7 @@ pub struct Manifest {
     /// The source's processor features, as `/proc/cpuinfo` lists them.
     #[serde(default)]
     pub cpu_features: Vec<String>,
-    /// How the archive is laid out: [`LAYOUT_FULL`].
+    /// How the archive is laid out: [`LAYOUT_FULL`], or with [`SCHEMA_PACKED`] [`LAYOUT_PACKED`].
     pub layout: String,
     /// `zstd` or `none`. For people: a reader goes by the magic number. The writer fills it in.
     #[serde(default)]
@@ -50,6 +59,81 @@ pub struct Manifest {
     /// What the container looked like.
     #[serde(default)]
     pub container: ContainerFacts,
+    /// What other engines are to know.
+    #[serde(default)]
+    pub engines: EngineFacts,
+    /// The archives that a packed one needs besides itself: the one that it continues, the one that that continues, and so on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bases: Vec<ArchiveFacts>,
+}
+
+/// An archive that another one needs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct ArchiveFacts {
+    /// Which one it is: `sha256:` and the SHA-256 of its index.
+    pub digest: String,
+    /// What its file was called. It may be called otherwise by now.
+    pub name: String,
+}
+
+/// What other engines are to know about the container: it goes into `config.dump`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EngineFacts {
+    /// Name of the image that the root filesystem is from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// The runtime that is to restore it, as its engine spells it; `None`: this program.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<String>,
+    /// When the container was created: RFC 3339, UTC.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub started: Option<String>,
+}
+
+/// What the root filesystem in an archive is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum RootfsForm {
+    /// All of it.
+    #[default]
+    Full,
+    /// All of it, as files that are laid over those of an image.
+    Over,
+    /// Only how it differs from a tree that the restore is given.
+    Diff,
+}
+
+/// The tree that a root filesystem differs from.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct BaseFacts {
+    /// Which tree it is: `sha256:` and the digest that docs/archive-format.md defines.
+    pub digest: String,
+    /// Number of files of all kinds.
+    pub entries: u64,
+}
+
+/// A directory of the host that was mounted in the container.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct VolumeFacts {
+    /// Its name in the archive.
+    pub name: String,
+    /// Where it is in the container.
+    pub destination: String,
+}
+
+impl VolumeFacts {
+    /// A volume of this name, mounted there.
+    pub fn new(name: impl Into<String>, destination: impl Into<String>) -> Self {
+        Self { name: name.into(), destination: destination.into() }
+    }
 }
 
 /// A program and its version.
@@ -79,6 +163,14 @@ pub struct ContainerFacts {
     pub hostname: Option<String>,
     /// Whether the archive holds its root filesystem.
     pub rootfs: bool,
+    /// What that is.
+    pub rootfs_form: RootfsForm,
+    /// What it differs from, if that is its form.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base: Option<BaseFacts>,
+    /// The directories of the host that are in the archive.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<VolumeFacts>,
     /// Whether its first process had a terminal.
     pub terminal: bool,
 }
@@ -101,7 +193,14 @@ impl Manifest {
             layout: LAYOUT_FULL.into(),
             compression: String::new(),
             container: ContainerFacts::default(),
+            engines: EngineFacts::default(),
+            bases: Vec::new(),
         }
+    }
+
+    /// Whether the archive is packed.
+    pub fn is_packed(&self) -> bool {
+        self.layout == LAYOUT_PACKED
     }
 
     /// Sets the moment when the container was frozen.
@@ -138,16 +237,20 @@ impl Manifest {
         let parsed =
             |error: serde_json::Error| invalid(format!("{MANIFEST} is not a manifest")).with_source(error);
         let Versioned { schema } = serde_json::from_slice(bytes).map_err(parsed)?;
-        if schema != SCHEMA {
-            let message = format!("{MANIFEST} has schema {schema}, this version reads schema {SCHEMA}");
+        if !(OLDEST_SCHEMA..=SCHEMA_PACKED).contains(&schema) {
+            let message = format!(
+                "{MANIFEST} has schema {schema}, this version reads schemas {OLDEST_SCHEMA} to {SCHEMA_PACKED}"
+            );
             let hint = "use the version of migrate that wrote the archive, or a newer one";
             return Err(invalid(message).with_hint(hint));
         }
         let manifest: Self = serde_json::from_slice(bytes).map_err(parsed)?;
-        if manifest.layout != LAYOUT_FULL {
+        let expected = if schema == SCHEMA_PACKED { LAYOUT_PACKED } else { LAYOUT_FULL };
+        if manifest.layout != expected {
             let layout = &manifest.layout;
-            let message =
-                format!("{MANIFEST} names the layout {layout:?}, this version reads {LAYOUT_FULL:?}");
+            let message = format!(
+                "{MANIFEST} names the layout {layout:?}, this version reads {expected:?} of schema {schema}"
+            );
             return Err(invalid(message));
         }
         Ok(manifest)
@@ -180,9 +283,13 @@ mod tests {
             ("{}", "not a manifest"),
             ("[1]", "not a manifest"),
             (r#"{"schema":"1"}"#, "not a manifest"),
-            (r#"{"schema":1}"#, "not a manifest"),
-            (&ours.replace("\"schema\": 1", "\"schema\": 2"), "has schema 2, this version reads schema 1"),
-            (&ours.replace("\"full\"", "\"packed\""), "layout \"packed\""),
+            (r#"{"schema":3}"#, "not a manifest"),
+            (
+                &ours.replace("\"schema\": 3", "\"schema\": 5"),
+                "has schema 5, this version reads schemas 1 to 4",
+            ),
+            (&ours.replace("\"schema\": 3", "\"schema\": 0"), "has schema 0"),
+            (&ours.replace("\"layout\": \"full\"", "\"layout\": \"packed\""), "layout \"packed\""),
         ] {
             let error = Manifest::from_bytes(text.as_bytes()).expect_err("it is not ours");
             assert_eq!(error.kind(), ErrorKind::InvalidArchive);

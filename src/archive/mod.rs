@@ -4,23 +4,39 @@
 //! ```text
 //!            images dir, rootfs ──▶ ArchiveWriter ──▶ tar ──▶ zstd ──▶ ArchiveFile (or any Write)
 //!  private dir, rootfs dir ◀── Archive::unpack_into ◀── tar ◀── zstd ◀── any Read
+//!                single members ◀── Seekable ◀── index, table of frames ◀── a file
+//!     the tar in between ◀── PackedStream ◀── a packed file, and those that it needs ◀── Packer ◀── tar
 //! ```
 //! The format is described in `docs/archive-format.md`. This module knows paths and bytes; it must not know CRIU
 //! calls or the engine. What it reads is hostile: every name is resolved beneath a directory, every size is bounded
 //! by [`Limits`], and nothing is reported as unpacked before the index has verified.
 
+mod convert;
+mod digester;
+mod engine_config;
 mod entry;
+mod envelope;
 mod file;
+mod foreign;
+mod frames;
 mod index;
+mod late;
 mod limits;
 mod manifest;
 pub mod member;
+mod on_demand;
 mod open;
+mod packed;
 mod read_ahead;
 mod rootfs;
+mod seek_table;
+mod seekable;
+mod select;
+pub mod signature;
 mod sink;
 mod small_tree;
 mod tar_reader;
+mod tar_stream;
 mod unpack;
 mod writer;
 
@@ -28,13 +44,26 @@ use std::borrow::Cow;
 use std::convert::Infallible;
 use std::io;
 
+pub use convert::{Layout, convert};
+pub use envelope::{Completes, Identities, Random, Recipients, Sealed, opened};
 pub use file::ArchiveFile;
+pub use foreign::{ForeignArchive, UnpackedForeign, copy_tree, lay_over, lay_over_base, remove_deleted};
+pub use late::Ending;
 pub use limits::Limits;
-pub use manifest::{ContainerFacts, CriuVersion, LAYOUT_FULL, Manifest, SCHEMA, Tool};
+pub use manifest::{
+    ArchiveFacts, BaseFacts, ContainerFacts, CriuVersion, EngineFacts, LAYOUT_FULL, LAYOUT_PACKED, Manifest,
+    OLDEST_SCHEMA, RootfsForm, SCHEMA, SCHEMA_PACKED, Tool, VolumeFacts,
+};
 pub use member::SmallMember;
-pub use open::Archive;
-pub use rootfs::{DeviceNodes, UnpackedRootfs};
+pub use on_demand::{Memory, manifest_of, unpack_without_memory};
+pub use open::{Archive, Opened, manifest_at};
+pub use packed::{Bases, PackedBase, PackedStream, Packer, packed_stream};
+pub use rootfs::{BaseTree, DeviceNodes, UnpackedRootfs, verify_base};
+pub use seekable::Seekable;
+pub use select::{Contents, Selection, Wanted, select};
+pub(crate) use small_tree::crc32;
 pub use small_tree::small_tree;
+pub use tar_stream::{TarForm, tar_stream};
 pub use unpack::{UnpackOptions, UnpackedCheckpoint};
 pub use writer::{ArchiveWriter, Compression, RootfsSummary, Summary, WriteOptions};
 
@@ -72,7 +101,8 @@ where
 /// Sorts out why bytes of an archive could not be read: the operating system said no, the archive ends early, or
 /// it is damaged. `what` is the member, or what else was being read.
 fn unreadable(error: io::Error, what: &str) -> Error {
-    if error.raw_os_error().is_some() {
+    let is_told = matches!(error.get_ref(), Some(inner) if inner.is::<Error>());
+    if error.raw_os_error().is_some() || is_told {
         return failed(error, format!("read {what}"));
     }
     if error.kind() == io::ErrorKind::UnexpectedEof {

@@ -5,25 +5,23 @@
 
 use std::io::{self, BufRead, BufReader, Chain, Cursor, Read};
 
+use flate2::bufread::MultiGzDecoder;
 use sha2::{Digest as _, Sha256};
 use zstd::stream::read::Decoder as ZstdDecoder;
 
 use super::entry::{BLOCK, Entry, Kind};
+use super::foreign::ForeignArchive;
 use super::index::{Digest, IndexEntry};
 use super::manifest::Manifest;
 use super::member::{MANIFEST, MANIFEST_MAX};
 use super::tar_reader::TarReader;
 use super::{invalid, printable, unreadable};
-use crate::{Error, Result};
+use crate::Result;
 
 const BUFFER: usize = 128 << 10;
 
 /// Largest window that a compressed stream may ask for: log2 of bytes. What zstd itself allows without being told.
 const WINDOW_LOG_MAX: u32 = 27;
-
-/// Members that are looked at to tell which engine a foreign archive is from, and how far that may go.
-const FOREIGN_MEMBERS: usize = 64;
-const FOREIGN_BYTES: u64 = 1 << 30;
 
 /// What precedes the tar magic in a header.
 const TAR_MAGIC_AT: usize = 257;
@@ -34,6 +32,18 @@ type Source<R> = BufReader<Chain<Cursor<Vec<u8>>, R>>;
 pub(super) enum Decoded<R: Read> {
     Plain(Source<R>),
     Zstd(Box<BufReader<ZstdDecoder<'static, Source<R>>>>),
+    Gzip(Box<BufReader<MultiGzDecoder<Source<R>>>>),
+}
+
+impl<R: Read> Decoded<R> {
+    /// How the file is compressed, in the manifest's words.
+    pub(super) fn compression(&self) -> &'static str {
+        match self {
+            Self::Plain(_) => "none",
+            Self::Zstd(_) => "zstd",
+            Self::Gzip(_) => "gzip",
+        }
+    }
 }
 
 impl<R: Read> Read for Decoded<R> {
@@ -41,6 +51,7 @@ impl<R: Read> Read for Decoded<R> {
         match self {
             Self::Plain(source) => source.read(to),
             Self::Zstd(source) => source.read(to),
+            Self::Gzip(source) => source.read(to),
         }
     }
 }
@@ -50,6 +61,7 @@ impl<R: Read> BufRead for Decoded<R> {
         match self {
             Self::Plain(source) => source.fill_buf(),
             Self::Zstd(source) => source.fill_buf(),
+            Self::Gzip(source) => source.fill_buf(),
         }
     }
 
@@ -57,6 +69,7 @@ impl<R: Read> BufRead for Decoded<R> {
         match self {
             Self::Plain(source) => source.consume(amount),
             Self::Zstd(source) => source.consume(amount),
+            Self::Gzip(source) => source.consume(amount),
         }
     }
 }
@@ -75,18 +88,52 @@ impl<R: Read> std::fmt::Debug for Archive<R> {
     }
 }
 
+/// An archive, by whoever has written it.
+#[derive(Debug)]
+pub enum Opened<R: Read> {
+    /// One of this program's.
+    Ours(Box<Archive<R>>),
+    /// One of another engine's.
+    Foreign(Box<ForeignArchive<R>>),
+}
+
+impl<R: Read> Opened<R> {
+    /// Reads as far as the manifest, or the first header of another engine's archive.
+    ///
+    /// # Errors
+    /// `InvalidArchive` if this is empty, compressed in a way that is not read, something else, or of a schema that
+    /// this version does not read; `System` if it cannot be read.
+    pub fn open(source: R) -> Result<Self> {
+        let mut tar = TarReader::new(decoded(source)?, "the archive");
+        let first = tar.next()?.ok_or_else(|| invalid("not a checkpoint archive: it has no members"))?;
+        if first.path == MANIFEST.as_bytes() {
+            let archive = Archive::begin(tar, &first)?;
+            if archive.manifest.is_packed() {
+                let message = "a packed archive cannot be read from its beginning: its index is at the end";
+                return Err(invalid(message).with_hint("save it to a file first, and name that"));
+            }
+            return Ok(Self::Ours(Box::new(archive)));
+        }
+        let name = printable(&first.path);
+        ForeignArchive::of(tar, first).map(|foreign| Self::Foreign(Box::new(foreign))).map_err(|()| {
+            invalid(format!("not a checkpoint archive: its first member is {name}, not {MANIFEST}"))
+        })
+    }
+}
+
 impl<R: Read> Archive<R> {
     /// Reads as far as the manifest.
     ///
     /// # Errors
-    /// `InvalidArchive` if this is empty, compressed in another way, another engine's archive, something else, or
-    /// of a schema that this version does not read; `System` if it cannot be read.
+    /// As [`Opened::open`], and for another engine's archive.
     pub fn open(source: R) -> Result<Self> {
-        let mut tar = TarReader::new(decoded(source)?, "the archive");
-        let first = tar.next()?.ok_or_else(|| invalid("not a checkpoint archive: it has no members"))?;
-        if first.path != MANIFEST.as_bytes() {
-            return Err(foreign(tar, &first));
+        match Opened::open(source)? {
+            Opened::Ours(archive) => Ok(*archive),
+            Opened::Foreign(_) => Err(invalid("an archive of Podman, CRI-O or containerd, not of migrate")),
         }
+    }
+
+    fn begin(mut tar: TarReader<Decoded<R>>, first: &Entry) -> Result<Self> {
         if first.kind != Kind::File || first.size > MANIFEST_MAX {
             return Err(invalid(format!("member {MANIFEST} is not a file of at most {MANIFEST_MAX} bytes")));
         }
@@ -105,8 +152,19 @@ impl<R: Read> Archive<R> {
     }
 }
 
+/// The manifest at the beginning of an archive of ours, of whatever layout. It is not verified.
+///
+/// # Errors
+/// As [`Opened::open`], and for another engine's archive.
+pub fn manifest_at(source: impl Read) -> Result<Manifest> {
+    let mut tar = TarReader::new(decoded(source)?, "the archive");
+    let first = tar.next()?.filter(|first| first.path == MANIFEST.as_bytes());
+    let first = first.ok_or_else(|| invalid("not an archive of migrate"))?;
+    Archive::begin(tar, &first).map(|archive| archive.manifest)
+}
+
 /// Finds out how the file is compressed.
-fn decoded<R: Read>(mut source: R) -> Result<Decoded<R>> {
+pub(super) fn decoded<R: Read>(mut source: R) -> Result<Decoded<R>> {
     let mut head = Vec::new();
     let read = (&mut source).take(BLOCK).read_to_end(&mut head);
     read.map_err(|error| unreadable(error, "the beginning of the archive"))?;
@@ -122,13 +180,17 @@ fn decoded<R: Read>(mut source: R) -> Result<Decoded<R>> {
             });
             started.map_err(|error| unreadable(error, "the beginning of the archive"))
         }
+        FileKind::Gzip => {
+            let decoder = MultiGzDecoder::new(source);
+            Ok(Decoded::Gzip(Box::new(BufReader::with_capacity(BUFFER, decoder))))
+        }
         FileKind::Compressed(name, command) => {
             Err(invalid(format!("archive is compressed with {name}: not supported yet"))
                 .with_hint(format!("recompress it: {command} -dc FILE | zstd > NEW")))
         }
         FileKind::Other if length == 0 => Err(invalid("archive is empty")),
         FileKind::Other => Err(invalid(format!(
-            "not a checkpoint archive: its first {length} bytes are neither a tar header nor zstd"
+            "not a checkpoint archive: its first {length} bytes are neither a tar header nor compressed"
         ))),
     }
 }
@@ -137,6 +199,7 @@ fn decoded<R: Read>(mut source: R) -> Result<Decoded<R>> {
 enum FileKind {
     Tar,
     Zstd,
+    Gzip,
     /// Name, and the command that decompresses it.
     Compressed(&'static str, &'static str),
     Other,
@@ -147,7 +210,7 @@ impl FileKind {
     fn of(head: &[u8]) -> Self {
         let compressed: [(&[u8], Self); 6] = [
             (b"\x28\xb5\x2f\xfd", Self::Zstd),
-            (b"\x1f\x8b", Self::Compressed("gzip", "gzip")),
+            (b"\x1f\x8b", Self::Gzip),
             (b"\xfd7zXZ\0", Self::Compressed("xz", "xz")),
             (b"BZh", Self::Compressed("bzip2", "bzip2")),
             (b"\x04\x22\x4d\x18", Self::Compressed("lz4", "lz4")),
@@ -161,32 +224,6 @@ impl FileKind {
     }
 }
 
-/// Why a tar that does not begin with a manifest is refused.
-fn foreign<R: Read>(mut tar: TarReader<Decoded<R>>, first: &Entry) -> Error {
-    let mut name = first.path.clone();
-    for _ in 0..FOREIGN_MEMBERS {
-        match name.strip_prefix(b"./").unwrap_or(&name) {
-            b"config.dump" | b"spec.dump" => {
-                return invalid(
-                    "an archive of Podman, CRI-O or containerd, which this version does not read",
-                )
-                .with_hint("restore it with the engine that wrote it");
-            }
-            b"migrate.json" => return invalid(format!("{MANIFEST} is not the first member")),
-            _ => {}
-        }
-        match tar.next() {
-            Ok(Some(entry)) if tar.offset().saturating_add(entry.size) < FOREIGN_BYTES => name = entry.path,
-            Ok(_) => break,
-            Err(error) => return error,
-        }
-    }
-    invalid(format!(
-        "not a checkpoint archive: its first member is {}, not {MANIFEST}",
-        printable(&first.path)
-    ))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -198,7 +235,8 @@ mod tests {
         assert_eq!(FileKind::of(&tar), FileKind::Tar);
         assert_eq!(FileKind::of(&tar[..511]), FileKind::Other);
         assert_eq!(FileKind::of(&zstd::encode_all(&tar[..], 1).expect("memory")), FileKind::Zstd);
-        assert_eq!(FileKind::of(b"\x1f\x8b\x08"), FileKind::Compressed("gzip", "gzip"));
+        assert_eq!(FileKind::of(b"\x1f\x8b\x08"), FileKind::Gzip);
+        assert_eq!(FileKind::of(b"BZh9"), FileKind::Compressed("bzip2", "bzip2"));
         assert_eq!(FileKind::of(b""), FileKind::Other);
     }
 }

@@ -1,49 +1,69 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Owns the way of bytes into an archive: gathered in one buffer, hashed if they are a member's data, compressed.
+//! Owns the way of bytes into an archive: gathered in chunks, hashed if they are a member's data, compressed.
 //!
+//! ```text
+//!  put ─▶ chunk ─┬─▶ Digester (a large member's data; a small one's is hashed here)
+//!                └─▶ Frames ─▶ output      a chunk ends where it is full, and at either end of a large member
+//! ```
 //! Must not know which members there are.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
-use zstd::stream::raw::CParameter;
-use zstd::stream::write::Encoder;
 
 use super::Progress;
+use super::digester::Digester;
 use super::entry::{BLOCK, Entry};
+use super::frames::{Chunk, Frames};
 use super::index::Digest;
+use super::late;
+use super::seek_table::SeekTable;
 use super::writer::Compression;
 use crate::{Context, Error, ErrorKind, Result};
 
-/// How much is gathered before it is hashed and compressed.
-const BUFFER: usize = 256 << 10;
+/// How much is gathered before it is hashed and compressed: the largest frame.
+const CHUNK: usize = 2 << 20;
 
-/// Threads that compress, at most.
-const WORKERS: usize = 4;
+/// A member of this size has frames of its own.
+pub(super) const LARGE: u64 = 512 << 10;
 
-/// The lowest level whose tables are too large to have one set per worker.
-const LARGE_TABLES: i32 = 4;
-
-/// Piece of work of each worker at the lower levels, in bytes: zstd's own choice is four windows, times the workers.
-const JOB: u32 = 2 << 20;
-
-/// Largest tables and window that keep an export below its memory goal at the highest levels: log2 of entries/bytes.
-const LOG_MAX: u32 = 21;
+/// How much of a file is read at once.
+const READ: u64 = 256 << 10;
 
 pub(super) struct Sink<W: Write> {
-    output: Output<Counted<W>>,
-    /// Of [`BUFFER`] bytes, the first `filled` are in use.
-    buffer: Box<[u8]>,
-    filled: usize,
-    hasher: Option<Sha256>,
-    /// Bytes taken so far, those in the buffer included.
+    output: Counted<W>,
+    compression: Compression,
+    /// `None` when nothing is compressed.
+    frames: Option<Frames>,
+    digester: Digester,
+    /// What is being filled.
+    chunk: Chunk,
+    /// Chunks that were handed over. One that nobody has any more is filled again.
+    used: Vec<Arc<Chunk>>,
+    hashing: Hashing,
+    /// Bytes taken so far, those in the chunk included.
     offset: u64,
 }
 
-enum Output<W: Write> {
-    Plain(W),
-    Zstd(Box<Encoder<'static, W>>),
+/// Whose bytes are put.
+enum Hashing {
+    /// No member's.
+    No,
+    /// A small member's; those of the chunk from this position on are not hashed yet.
+    Here(Sha256, usize),
+    /// A large member's, all from the beginning of the chunk to here, or to its end.
+    There(Option<usize>),
+}
+
+/// Where a header is that is to be written again.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum HeaderPlace {
+    /// In the frame of this number.
+    Frame(usize),
+    /// At this position of an output that is not compressed.
+    Plain(u64),
 }
 
 /// A writer that counts what it has written.
@@ -66,15 +86,30 @@ impl<W: Write> Write for Counted<W> {
 
 impl<W: Write> Sink<W> {
     pub(super) fn new(output: W, compression: Compression) -> Result<Self> {
-        let counted = Counted { inner: output, written: 0 };
-        let output = match compression {
-            Compression::None => Output::Plain(counted),
-            Compression::Zstd { level } => {
-                let encoder = encoder(counted, level).context(|| "start compression")?;
-                Output::Zstd(Box::new(encoder))
-            }
+        Self::after(output, compression, SeekTable::default(), 0)
+    }
+
+    /// One that goes on elsewhere, after all that was put and written until now.
+    pub(super) fn continued<V: Write>(&self, output: V) -> Result<Sink<V>> {
+        let table = self.frames.as_ref().map(Frames::table).cloned().unwrap_or_default();
+        Sink::after(output, self.compression, table, self.offset)
+    }
+
+    fn after(output: W, compression: Compression, table: SeekTable, offset: u64) -> Result<Self> {
+        let frames = match compression {
+            Compression::None => None,
+            Compression::Zstd { level } => Some(Frames::new(level, table).context(|| "start compression")?),
         };
-        Ok(Self { output, buffer: vec![0; BUFFER].into(), filled: 0, hasher: None, offset: 0 })
+        Ok(Self {
+            output: Counted { inner: output, written: 0 },
+            compression,
+            frames,
+            digester: Digester::default(),
+            chunk: Chunk::new(CHUNK),
+            used: Vec::new(),
+            hashing: Hashing::No,
+            offset,
+        })
     }
 
     /// Position in the uncompressed stream.
@@ -89,17 +124,60 @@ impl<W: Write> Sink<W> {
         self.put(&blocks)
     }
 
-    /// What is put from now on is a member's data, until [`Sink::end_data`].
-    pub(super) fn begin_data(&mut self) -> Result<()> {
-        self.drain()?;
-        self.hasher = Some(Sha256::new());
+    /// Writes a header that has a place of its own, so that it can be written again.
+    pub(super) fn late_header(&mut self, header: &[u8; BLOCK as usize]) -> Result<HeaderPlace> {
+        self.cut()?;
+        let place = match &mut self.frames {
+            Some(frames) => {
+                frames.stored(late::frame(header), header.len(), &mut self.output).map(HeaderPlace::Frame)
+            }
+            None => {
+                let at = self.output.written;
+                self.output.write_all(header).map(|()| HeaderPlace::Plain(at))
+            }
+        };
+        self.offset += BLOCK;
+        place.context(|| "write the archive")
+    }
+
+    /// Where in the output such a header is; after [`Sink::flush`] it is there.
+    pub(super) fn position(&self, place: HeaderPlace) -> Option<u64> {
+        match (place, &self.frames) {
+            (HeaderPlace::Frame(number), Some(frames)) => Some(frames.position(number)? + late::CONTENT),
+            (HeaderPlace::Plain(at), None) => Some(at),
+            _ => None,
+        }
+    }
+
+    /// What is put from now on is data of a member of that size, until [`Sink::end_data`].
+    pub(super) fn begin_data(&mut self, size: u64) -> Result<()> {
+        self.hashing = if size < LARGE {
+            Hashing::Here(Sha256::new(), self.chunk.filled)
+        } else {
+            self.cut()?;
+            Hashing::There(None)
+        };
         Ok(())
     }
 
-    /// The member's data is complete; returns its digest.
+    /// The member's data is complete; fills up its last block and returns its digest.
     pub(super) fn end_data(&mut self) -> Result<Digest> {
-        self.drain()?;
-        Ok(Digest::of(self.hasher.take().unwrap_or_default()))
+        match std::mem::replace(&mut self.hashing, Hashing::No) {
+            Hashing::There(_) => {
+                // The frame ends after the padding, so that the next one begins with a header.
+                self.hashing = Hashing::There(Some(self.chunk.filled));
+                self.pad()?;
+                self.cut()?;
+                self.hashing = Hashing::No;
+                self.digester.finish().context(|| "hash the archive")
+            }
+            Hashing::Here(hasher, from) => {
+                let hasher = hasher.chain_update(&self.chunk.content()[from..]);
+                self.pad()?;
+                Ok(Digest::of(hasher))
+            }
+            Hashing::No => Ok(Digest::of(Sha256::new())),
+        }
     }
 
     /// Fills up the last block. Members begin at a block, so this is right for those of a nested tar too.
@@ -111,14 +189,30 @@ impl<W: Write> Sink<W> {
     /// Takes these bytes.
     pub(super) fn put(&mut self, mut bytes: &[u8]) -> Result<()> {
         while !bytes.is_empty() {
-            let length = bytes.len().min(BUFFER - self.filled);
-            self.buffer[self.filled..][..length].copy_from_slice(&bytes[..length]);
-            self.filled += length;
-            self.offset += length as u64;
+            let room = self.room();
+            let length = bytes.len().min(room.len());
+            room[..length].copy_from_slice(&bytes[..length]);
             bytes = &bytes[length..];
-            if self.filled == BUFFER {
-                self.drain()?;
+            self.filled(length)?;
+        }
+        Ok(())
+    }
+
+    /// Takes exactly `size` bytes of a stream.
+    ///
+    /// # Errors
+    /// Also if it ends before.
+    pub(super) fn put_from(&mut self, from: &mut impl Read, size: u64) -> Result<()> {
+        let mut left = size;
+        while left > 0 {
+            let room = self.room();
+            let wanted = (room.len() as u64).min(left) as usize;
+            let read = read_some(from, &mut room[..wanted]).context(|| "read a member's data")?;
+            if read == 0 {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof)).context(|| "read a member's data");
             }
+            left -= read as u64;
+            self.filled(read)?;
         }
         Ok(())
     }
@@ -133,24 +227,20 @@ impl<W: Write> Sink<W> {
     ) -> Result<()> {
         let mut left = size;
         loop {
-            if self.filled == BUFFER {
-                self.drain()?;
-            }
             // One byte more than is left: it tells a file that has grown, without another call.
-            let room = (BUFFER - self.filled) as u64;
-            let wanted = room.min(left.saturating_add(1)) as usize;
-            let read = read_some(&mut file, &mut self.buffer[self.filled..][..wanted]);
+            let room = self.room();
+            let wanted = (room.len() as u64).min(left.saturating_add(1)).min(READ) as usize;
+            let read = read_some(&mut file, &mut room[..wanted]);
             let read = read.context(|| format!("read {}", name()))?;
-            self.filled += read;
-            let (read, wanted) = (read as u64, wanted as u64);
-            if read > left || (read == 0 && left > 0) {
-                let what = if read > left { "grew" } else { "shrank" };
+            let (length, wanted) = (read as u64, wanted as u64);
+            if length > left || (length == 0 && left > 0) {
+                let what = if length > left { "grew" } else { "shrank" };
                 return Err(changed(&name(), what));
             }
-            left -= read;
-            self.offset += read;
-            progress.advance(read);
-            if left == 0 && read < wanted {
+            left -= length;
+            self.filled(read)?;
+            progress.advance(length);
+            if left == 0 && length < wanted {
                 return Ok(());
             }
         }
@@ -158,65 +248,80 @@ impl<W: Write> Sink<W> {
 
     /// Hands over all that was put, so that little is left to be written later.
     pub(super) fn flush(&mut self) -> Result<()> {
-        self.drain()?;
-        match &mut self.output {
-            Output::Plain(output) => output.flush(),
-            Output::Zstd(encoder) => encoder.flush(),
+        self.cut()?;
+        if let Some(frames) = &mut self.frames {
+            frames.flush(&mut self.output).context(|| "write the archive")?;
         }
-        .context(|| "write the archive")
+        self.output.flush().context(|| "write the archive")
     }
 
     /// Where the archive goes.
     pub(super) fn target(&mut self) -> &mut W {
-        match &mut self.output {
-            Output::Plain(output) => &mut output.inner,
-            Output::Zstd(encoder) => &mut encoder.get_mut().inner,
-        }
+        &mut self.output.inner
     }
 
     /// Ends the stream; returns where it went and how many bytes that were.
     pub(super) fn finish(mut self) -> Result<(W, u64)> {
-        self.drain()?;
-        let mut output = match self.output {
-            Output::Plain(output) => output,
-            Output::Zstd(encoder) => encoder.finish().context(|| "write the archive")?,
-        };
+        self.cut()?;
+        let mut output = self.output;
+        if let Some(frames) = self.frames {
+            frames.finish(&mut output).context(|| "write the archive")?;
+        }
         output.flush().context(|| "write the archive")?;
         Ok((output.inner, output.written))
     }
 
-    fn drain(&mut self) -> Result<()> {
-        let bytes = &self.buffer[..self.filled];
-        if let Some(hasher) = &mut self.hasher {
-            hasher.update(bytes);
+    /// Ends the frame: what is put next begins a new one.
+    pub(super) fn cut(&mut self) -> Result<()> {
+        if self.chunk.filled == 0 {
+            return Ok(());
         }
-        self.filled = 0;
-        match &mut self.output {
-            Output::Plain(output) => output.write_all(bytes),
-            Output::Zstd(encoder) => encoder.write_all(bytes),
+        let next = self.empty_chunk();
+        let chunk = Arc::new(std::mem::replace(&mut self.chunk, next));
+        match &mut self.hashing {
+            Hashing::No => {}
+            Hashing::Here(hasher, from) => {
+                hasher.update(&chunk.content()[*from..]);
+                *from = 0;
+            }
+            Hashing::There(end) => {
+                let part = 0..end.unwrap_or(chunk.filled);
+                self.digester.update(Arc::clone(&chunk), part).context(|| "hash the archive")?;
+                // What comes after the end, which is padding, is not hashed.
+                *end = end.map(|_| 0);
+            }
         }
-        .context(|| "write the archive")
+        match &mut self.frames {
+            Some(frames) => frames.compress(Arc::clone(&chunk), &mut self.output),
+            None => self.output.write_all(chunk.content()),
+        }
+        .context(|| "write the archive")?;
+        self.used.push(chunk);
+        Ok(())
+    }
+
+    fn empty_chunk(&mut self) -> Chunk {
+        let free = self.used.iter().position(|chunk| Arc::strong_count(chunk) == 1);
+        match free.and_then(|at| Arc::into_inner(self.used.swap_remove(at))) {
+            Some(chunk) => Chunk { filled: 0, ..chunk },
+            None => Chunk::new(CHUNK),
+        }
+    }
+
+    /// What is free of the chunk: at least one byte.
+    fn room(&mut self) -> &mut [u8] {
+        &mut self.chunk.bytes[self.chunk.filled..]
+    }
+
+    /// So many bytes of the room are in use now.
+    fn filled(&mut self, length: usize) -> Result<()> {
+        self.chunk.filled += length;
+        self.offset += length as u64;
+        if self.chunk.filled == CHUNK { self.cut() } else { Ok(()) }
     }
 }
 
-/// A compressor with checksums, with workers where they do not cost too much memory.
-fn encoder<W: Write>(output: W, level: i32) -> io::Result<Encoder<'static, W>> {
-    let mut encoder = Encoder::new(output, level)?;
-    encoder.include_checksum(true)?;
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    let workers = if level < LARGE_TABLES { processors.min(WORKERS) } else { 1 };
-    encoder.multithread(workers as u32)?;
-    if level < LARGE_TABLES {
-        encoder.set_parameter(CParameter::JobSize(JOB))?;
-    } else {
-        encoder.set_parameter(CParameter::WindowLog(LOG_MAX))?;
-        encoder.set_parameter(CParameter::HashLog(LOG_MAX))?;
-        encoder.set_parameter(CParameter::ChainLog(LOG_MAX))?;
-    }
-    Ok(encoder)
-}
-
-fn read_some(file: &mut &File, to: &mut [u8]) -> io::Result<usize> {
+fn read_some(file: &mut impl Read, to: &mut [u8]) -> io::Result<usize> {
     loop {
         match file.read(to) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -240,7 +345,7 @@ mod tests {
     #[test]
     fn a_file_must_have_the_size_it_was_announced_with() {
         let path = tempfile::NamedTempFile::new().expect("a temporary file");
-        for length in [0, 1, 511, BUFFER - 1, BUFFER, BUFFER + 1, 3 * BUFFER] {
+        for length in [0, 1, 511, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK] {
             fs::write(path.path(), vec![1; length]).expect("write");
             for announced in [length.saturating_sub(1), length, length + 1] {
                 let file = fs::File::open(path.path()).expect("open");

@@ -97,10 +97,31 @@ impl<R: BufRead> TarReader<R> {
         Ok(())
     }
 
+    /// Takes note that the entry's data and padding are not in the stream.
+    pub(super) fn pass_over(&mut self) {
+        self.offset = self.offset.saturating_add(self.data).saturating_add(self.padding);
+        (self.data, self.padding) = (0, 0);
+    }
+
     /// Checks that the stream ends where the tar did.
     pub(super) fn expect_end(&mut self) -> Result<()> {
         let rest = self.inner.fill_buf().map_err(|e| unreadable(e, "its end"))?;
         if rest.is_empty() { Ok(()) } else { Err(invalid(format!("data after the end of {}", self.name))) }
+    }
+
+    /// Reads what is left of the stream: others fill it up with zeros. A compressed stream verifies its checksum there.
+    pub(super) fn drain(&mut self) -> Result<()> {
+        loop {
+            let rest = self.inner.fill_buf().map_err(|e| unreadable(e, "its end"))?;
+            let length = rest.len();
+            if length == 0 {
+                return Ok(());
+            }
+            if rest.iter().any(|byte| *byte != 0) {
+                return Err(invalid(format!("data after the end of {}", self.name)));
+            }
+            self.inner.consume(length);
+        }
     }
 
     /// What was being read when something went wrong: the stream and the entry.

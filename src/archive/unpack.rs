@@ -20,8 +20,8 @@ use sha2::{Digest as _, Sha256};
 use super::entry::{Entry, Kind};
 use super::index::{Digest, Index, IndexEntry};
 use super::limits::Limits;
-use super::manifest::Manifest;
-use super::member::{DUMP_LOG, IMAGES, INDEX, Place, STATS, UNPACKED_SPEC};
+use super::manifest::{Manifest, RootfsForm};
+use super::member::{BASE, IMAGES, INDEX, Place, rootfs_name, volume_member};
 use super::open::Archive;
 use super::read_ahead::{ReadAhead, reading_ahead};
 use super::rootfs::{self, DeviceNodes, UnpackedRootfs};
@@ -59,8 +59,9 @@ pub struct UnpackedCheckpoint {
 }
 
 impl<R: Read + Send> Archive<R> {
-    /// Unpacks into `directory`, which must be fresh and private: `config.json`, `checkpoint/`, `stats-dump` and
-    /// `dump.log`; and the root filesystem into `rootfs`, or not at all. Returns only when every member has been
+    /// Unpacks into `directory`, which must be fresh and private: `config.json`, `checkpoint/`, and the other members
+    /// under their names; and the root filesystem into `rootfs`, or not at all. Of one that is only a difference there are
+    /// `rootfs-diff.tar`, `deleted.files` and `migrate.base` in `directory`. Returns only when every member has been
     /// compared with the index. A thread decompresses meanwhile.
     ///
     /// # Errors
@@ -73,13 +74,47 @@ impl<R: Read + Send> Archive<R> {
         options: &UnpackOptions,
         progress: &mut dyn Progress,
     ) -> Result<UnpackedCheckpoint> {
+        self.read(Some(directory), rootfs, options, &[], progress)
+    }
+
+    /// Reads all of it and compares every member with the index, as [`Archive::unpack_into`] does, but writes nothing.
+    ///
+    /// # Errors
+    /// Those of [`Archive::unpack_into`] that are about the archive.
+    pub fn verify(self, limits: &Limits, progress: &mut dyn Progress) -> Result<UnpackedCheckpoint> {
+        let options = UnpackOptions { limits: limits.clone(), ..UnpackOptions::default() };
+        self.read(None, None, &options, &[], progress)
+    }
+
+    /// [`Archive::unpack_into`] of an archive whose stream lacks the data of some members: their files are made, of the right
+    /// size, and are empty.
+    pub(super) fn unpack_without(
+        self,
+        absent: &[IndexEntry],
+        directory: BorrowedFd<'_>,
+        rootfs: Option<BorrowedFd<'_>>,
+        options: &UnpackOptions,
+        progress: &mut dyn Progress,
+    ) -> Result<UnpackedCheckpoint> {
+        self.read(Some(directory), rootfs, options, absent, progress)
+    }
+
+    fn read(
+        self,
+        directory: Option<BorrowedFd<'_>>,
+        rootfs: Option<BorrowedFd<'_>>,
+        options: &UnpackOptions,
+        absent: &[IndexEntry],
+        progress: &mut dyn Progress,
+    ) -> Result<UnpackedCheckpoint> {
         let Self { tar, manifest, found } = self;
         let (tar, decoded) = tar.swap(());
         reading_ahead(decoded, |ahead| {
             let (tar, ()) = tar.swap(ahead);
             let place = Place::Manifest;
             let (total, seen) = (0, Seen::default());
-            Unpack { tar, found, directory, rootfs, options, progress, place, total, seen }.run(manifest)
+            Unpack { tar, found, directory, rootfs, options, absent, progress, manifest, place, total, seen }
+                .run()
         })
     }
 }
@@ -87,7 +122,11 @@ impl<R: Read + Send> Archive<R> {
 /// Which optional members were there.
 #[derive(Debug, Default)]
 struct Seen {
-    rootfs: bool,
+    /// Under which name there was a root filesystem.
+    rootfs: Option<String>,
+    base: bool,
+    /// The volumes, by the names of their members.
+    volumes: Vec<String>,
     stats: bool,
     dump_log: bool,
 }
@@ -95,10 +134,14 @@ struct Seen {
 struct Unpack<'a> {
     tar: TarReader<ReadAhead>,
     found: Vec<IndexEntry>,
-    directory: BorrowedFd<'a>,
+    /// Where members are written to, if anywhere.
+    directory: Option<BorrowedFd<'a>>,
     rootfs: Option<BorrowedFd<'a>>,
     options: &'a UnpackOptions,
+    /// Members whose data is not in the stream.
+    absent: &'a [IndexEntry],
     progress: &'a mut dyn Progress,
+    manifest: Manifest,
     /// Where the last member belongs.
     place: Place,
     /// Bytes of data announced so far.
@@ -107,7 +150,7 @@ struct Unpack<'a> {
 }
 
 impl Unpack<'_> {
-    fn run(mut self, manifest: Manifest) -> Result<UnpackedCheckpoint> {
+    fn run(mut self) -> Result<UnpackedCheckpoint> {
         let mut rootfs = None;
         let index = loop {
             let Some(entry) = self.tar.next()? else {
@@ -117,18 +160,24 @@ impl Unpack<'_> {
             let (name, place) = self.admit(&entry)?;
             match place {
                 Place::Index => break self.index(&entry)?,
-                Place::Rootfs => rootfs = self.rootfs(name)?,
+                Place::Rootfs if !self.is_difference() => rootfs = self.rootfs(name)?,
                 _ if entry.kind == Kind::Directory => self.make_directory(name)?,
                 _ => self.file(name, place, &entry)?,
             }
         };
         self.expect_end()?;
         index.verify(&self.found)?;
-        if manifest.container.rootfs != self.seen.rootfs {
+        let container = &self.manifest.container;
+        let promised = container.rootfs.then(|| rootfs_name(container.rootfs_form));
+        let has_base = container.rootfs && self.is_difference();
+        if promised != self.seen.rootfs.as_deref() || has_base != self.seen.base {
             return Err(invalid("migrate.json and the members disagree whether there is a root filesystem"));
         }
+        if !container.volumes.iter().map(|volume| volume_member(&volume.name)).eq(self.seen.volumes) {
+            return Err(invalid("migrate.json and the members disagree about volumes"));
+        }
         Ok(UnpackedCheckpoint {
-            manifest,
+            manifest: self.manifest,
             rootfs,
             has_stats: self.seen.stats,
             has_dump_log: self.seen.dump_log,
@@ -153,12 +202,13 @@ impl Unpack<'_> {
         if !(is_directory || entry.kind == Kind::File) || is_directory != name.ends_with('/') {
             return refused("only regular files and directories are allowed".into());
         }
-        let place = match Place::of(&name) {
-            Some(place) if is_directory == matches!(place, Place::ImagesDirectory) => place,
+        let schema = self.manifest.schema;
+        let place = match Place::of(&name, schema) {
+            Some(place) if is_directory == place.is_directory() => place,
             Some(Place::Image) => Place::Image,
             _ => return refused("a name that archives of this schema do not have".into()),
         };
-        if !self.place.may_be_followed_by(place) {
+        if !self.place.may_be_followed_by(place, schema) {
             return refused("it is there twice or out of order, or one before it is missing".into());
         }
         self.place = place;
@@ -172,36 +222,58 @@ impl Unpack<'_> {
                 limits.total_bytes
             ));
         }
-        let small = matches!(place, Place::Spec | Place::Stats | Place::DumpLog | Place::Index);
-        if small && entry.size > limits.small_member {
+        if place.is_small() && entry.size > limits.small_member {
             return refused(format!("{} bytes, at most {} are allowed", entry.size, limits.small_member));
         }
-        self.total += entry.size;
+        if !self.absent.iter().any(|absent| absent.name == name) {
+            self.total += entry.size;
+        }
         self.progress.total(self.total);
         Ok((name, place))
     }
 
+    /// Whether the root filesystem is to be laid over another, once that is there: until then it is a file like others.
+    fn is_difference(&self) -> bool {
+        self.manifest.container.rootfs_form == RootfsForm::Diff
+    }
+
+    fn check_base(&mut self, marks: u64) -> Result<()> {
+        self.seen.base = true;
+        let Some(base) = &self.manifest.container.base else {
+            return Err(invalid(format!("member {BASE}: migrate.json names no base")));
+        };
+        rootfs::check_facts(base, marks)
+    }
+
     /// Writes a member of the private directory.
     fn file(&mut self, name: String, place: Place, entry: &Entry) -> Result<()> {
-        let path = match place {
-            Place::Spec => UNPACKED_SPEC,
-            Place::Stats => {
-                self.seen.stats = true;
-                STATS
-            }
-            Place::DumpLog => {
-                self.seen.dump_log = true;
-                DUMP_LOG
-            }
-            _ => name.as_str(),
-        };
+        let path = place.unpacked_name(self.manifest.schema).unwrap_or(&name);
+        self.seen.stats |= place == Place::Stats;
+        self.seen.dump_log |= place == Place::DumpLog;
+        if place == Place::Rootfs {
+            self.seen.rootfs = Some(name.clone());
+        }
+        if place == Place::Volume {
+            self.seen.volumes.push(name.clone());
+        }
+        if place == Place::Base {
+            self.check_base(entry.size)?;
+        }
+        let Some(directory) = self.directory else { return self.only_hash(name) };
         let attempt = || format!("unpack member {name}");
-        self.check_space(entry).context(attempt)?;
+        check_space(directory, entry).context(attempt)?;
         let (parent, file_name) = path.rsplit_once('/').unwrap_or((".", path));
-        let parent = open_parent(self.directory, parent, &name)?;
+        let parent = open_parent(directory, parent, &name)?;
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let file = openat(&parent, file_name, flags, Mode::from_bits_truncate(0o600));
         let file = File::from(file.map_err(|errno| not_made(errno, &name))?);
+        if let Some(listed) = self.absent.iter().find(|absent| absent.name == name) {
+            file.set_len(entry.size).context(attempt)?;
+            let (size, offset) = (entry.size, self.tar.offset());
+            self.found.push(IndexEntry { size, offset, ..listed.clone() });
+            self.tar.pass_over();
+            return Ok(());
+        }
         let mut data = Hashed::new(&mut self.tar);
         rootfs::write_sparse(&mut data, &file, entry, self.progress).context(attempt)?;
         let entry = data.into_entry(name);
@@ -210,33 +282,35 @@ impl Unpack<'_> {
     }
 
     fn make_directory(&mut self, name: String) -> Result<()> {
+        let Some(root) = self.directory else { return self.only_hash(name) };
         let path = name.trim_end_matches('/');
         let (parent, directory) = path.rsplit_once('/').unwrap_or((".", path));
-        let parent = open_parent(self.directory, parent, &name)?;
+        let parent = open_parent(root, parent, &name)?;
         mkdirat(&parent, directory, Mode::from_bits_truncate(0o700))
             .map_err(|errno| not_made(errno, &name))?;
         self.found.push(Hashed::new(&mut self.tar).into_entry(name));
         Ok(())
     }
 
+    /// Reads a member that is not wanted anywhere.
+    fn only_hash(&mut self, name: String) -> Result<()> {
+        let mut data = Hashed::new(&mut self.tar);
+        data.skip(self.progress).map_err(|error| unreadable(error, &name))?;
+        self.found.push(data.into_entry(name));
+        Ok(())
+    }
+
     /// Unpacks the root filesystem, or only hashes it if it is not wanted.
     fn rootfs(&mut self, name: String) -> Result<Option<UnpackedRootfs>> {
-        self.seen.rootfs = true;
+        self.seen.rootfs = Some(name.clone());
+        let Some(root) = self.rootfs else { return self.only_hash(name).map(|()| None) };
         let mut data = Hashed::new(&mut self.tar);
-        let unpacked = match self.rootfs {
-            Some(root) => {
-                let mut nested = TarReader::new(&mut data, rootfs::STREAM);
-                let (devices, limits) = (self.options.devices, &self.options.limits);
-                Some(rootfs::unpack(&mut nested, root, devices, limits, self.progress)?)
-            }
-            None => {
-                data.skip(self.progress).map_err(|error| unreadable(error, &name))?;
-                None
-            }
-        };
+        let mut nested = TarReader::new(&mut data, rootfs::STREAM);
+        let (devices, limits) = (self.options.devices, &self.options.limits);
+        let unpacked = rootfs::unpack(&mut nested, root, devices, limits, self.progress)?;
         let entry = data.into_entry(name);
         self.found.push(entry);
-        Ok(unpacked)
+        Ok(Some(unpacked))
     }
 
     fn index(&mut self, entry: &Entry) -> Result<Index> {
@@ -256,17 +330,17 @@ impl Unpack<'_> {
         }
         self.tar.expect_end()
     }
+}
 
-    /// What is unpacked as images must fit into the free space: better to know before than after writing it.
-    fn check_space(&self, entry: &Entry) -> Result<()> {
-        let found = fstatvfs(self.directory).context(|| "look at the free space")?;
-        let free = found.blocks_available().saturating_mul(found.fragment_size());
-        if entry.size <= free {
-            return Ok(());
-        }
-        let message = format!("{} bytes are needed, {free} are free", entry.size);
-        Err(Error::new(ErrorKind::Storage, message).with_source(Errno::ENOSPC))
+/// What is unpacked as images must fit into the free space: better to know before than after writing it.
+pub(super) fn check_space(directory: BorrowedFd<'_>, entry: &Entry) -> Result<()> {
+    let found = fstatvfs(directory).context(|| "look at the free space")?;
+    let free = found.blocks_available().saturating_mul(found.fragment_size());
+    if entry.size <= free {
+        return Ok(());
     }
+    let message = format!("{} bytes are needed, {free} are free", entry.size);
+    Err(Error::new(ErrorKind::Storage, message).with_source(Errno::ENOSPC))
 }
 
 /// The data of the current member, hashed on its way.
@@ -327,7 +401,7 @@ impl Read for Hashed<'_> {
     }
 }
 
-fn open_parent(root: BorrowedFd<'_>, path: &str, member: &str) -> Result<std::os::fd::OwnedFd> {
+pub(super) fn open_parent(root: BorrowedFd<'_>, path: &str, member: &str) -> Result<std::os::fd::OwnedFd> {
     open_beneath(root.as_fd(), path, OFlag::O_PATH | OFlag::O_DIRECTORY, Mode::empty()).map_err(|errno| {
         match errno {
             Errno::ENOENT | Errno::ELOOP | Errno::ENOTDIR | Errno::EXDEV => {

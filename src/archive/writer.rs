@@ -2,8 +2,8 @@
 //! Owns the writing of an archive, member by member, in the order of [`super::member`].
 //!
 //! ```text
-//! new ─▶ spec ─▶ images ─▶ [rootfs]        while the container is held frozen
-//!        ─▶ [bytes(Stats)] ─▶ [bytes(DumpLog)] ─▶ finish
+//! new ─▶ spec ─▶ images ─▶ [rootfs | rootfs_difference]        while the container is held frozen
+//!        ─▶ [volume…] ─▶ [bytes(Network)] ─▶ [bytes(Stats)] ─▶ [bytes(DumpLog)] ─▶ finish
 //! ```
 //! Must not know CRIU: it takes directories and bytes.
 
@@ -20,15 +20,22 @@ use nix::sys::stat::Mode;
 use sha2::Sha256;
 
 use super::entry::{BLOCK, Entry, Kind};
-use super::file::ArchiveFile;
 use super::index::{Digest, Index, IndexEntry};
-use super::manifest::Manifest;
-use super::member::{IMAGES, INDEX, MANIFEST, Place, ROOTFS, SMALL_MAX, SPEC, SmallMember, WORK_FILES};
+use super::late::LateMembers;
+use super::manifest::{Manifest, RootfsForm, SCHEMA};
+use super::member::{
+    BASE, DELETED, ENGINE_CONFIG, IMAGES, INDEX, MANIFEST, Place, SMALL_MAX, SPEC, STARTED, SmallMember,
+    VOLUMES, WORK_FILES, rootfs_name, volume_member,
+};
+use super::rootfs::BaseTree;
 use super::sink::Sink;
-use super::{Progress, printable, rootfs};
+use super::{Progress, engine_config, printable, rootfs};
 use crate::sys::beneath::open_beneath;
 use crate::sys::metadata::metadata_at;
 use crate::{Context, Error, ErrorKind, Result};
+
+/// What errors call the longest part of it.
+const ARCHIVE_ROOTFS: &str = "archive the root filesystem";
 
 /// How an archive is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,14 +109,17 @@ pub struct RootfsSummary {
 
 /// An archive in the making. After an error it can only be dropped: no method makes it whole again.
 pub struct ArchiveWriter<W: Write> {
-    sink: Sink<W>,
-    index: Vec<IndexEntry>,
-    mtime: (i64, u32),
+    pub(super) sink: Sink<W>,
+    pub(super) index: Vec<IndexEntry>,
+    pub(super) mtime: (i64, u32),
     /// The last member that is complete; `None` after an error.
-    place: Option<Place>,
-    rootfs_promised: bool,
+    pub(super) place: Option<Place>,
+    manifest: Manifest,
     rootfs: Option<RootfsSummary>,
+    /// Volumes that are complete.
+    volumes: usize,
     total: u64,
+    pub(super) late: LateMembers,
 }
 
 impl<W: Write> std::fmt::Debug for ArchiveWriter<W> {
@@ -143,38 +153,42 @@ impl<W: Write> ArchiveWriter<W> {
             index: Vec::new(),
             mtime: (i64::try_from(seconds).unwrap_or(0), 0),
             place: None,
-            rootfs_promised: manifest.container.rootfs,
+            manifest,
             rootfs: None,
+            volumes: 0,
             total: 0,
+            late: LateMembers::default(),
         };
-        writer.small(MANIFEST, &manifest.to_bytes()?)?;
+        writer.small(MANIFEST, &writer.manifest.to_bytes()?)?;
         writer.place = Some(Place::Manifest);
         Ok(writer)
     }
 
-    /// Writes the container's configuration: the bytes of its `config.json`.
+    /// Writes the container's configuration, the bytes of its `config.json`: as other engines want it, and as it is.
     ///
     /// # Errors
-    /// `InvalidInput` out of order or above 64 MiB; else as writing.
+    /// `InvalidInput` out of order, above 64 MiB, or if it is no JSON object; else as writing.
     pub fn spec(&mut self, config: &[u8]) -> Result<()> {
-        self.begin(Place::Spec, SPEC)?;
-        self.small(SPEC, config)?;
-        self.place = Some(Place::Spec);
+        self.begin(Place::EngineConfig, ENGINE_CONFIG)?;
+        self.small(ENGINE_CONFIG, &engine_config::config_dump(&self.manifest, config)?)?;
+        self.small(SPEC, &engine_config::spec_dump(config)?)?;
+        self.small(STARTED, config)?;
+        self.place = Some(Place::Started);
         Ok(())
     }
 
     /// Writes CRIU's images: every regular file in `directory` and its subdirectories, except the logs and
-    /// statistics that CRIU leaves there when it has no work directory.
+    /// statistics that CRIU leaves there when it has no work directory. Those that were written before with
+    /// [`ArchiveWriter::begin_image`] must not be there.
     ///
     /// # Errors
     /// `Unsupported` for anything else in it (a link to a parent image directory), `System` if a file changes
     /// meanwhile; else as reading and writing.
     pub fn images(&mut self, directory: BorrowedFd<'_>, progress: &mut dyn Progress) -> Result<()> {
-        self.begin(Place::ImagesDirectory, IMAGES)?;
+        self.begin_images()?;
         let mut files = Vec::new();
         list_images(directory, "", &mut files)?;
         self.expect(files.iter().filter_map(|file| file.size).sum(), progress);
-        self.directory(IMAGES)?;
         for image in files {
             let name = format!("{IMAGES}{}", image.path);
             let Some(size) = image.size else {
@@ -199,17 +213,63 @@ impl<W: Write> ArchiveWriter<W> {
     /// `System`, naming the path, if a file changes meanwhile; `InvalidInput` if the manifest promised none; else
     /// as reading and writing.
     pub fn rootfs(&mut self, root: BorrowedFd<'_>, progress: &mut dyn Progress) -> Result<RootfsSummary> {
-        if !self.rootfs_promised {
+        if !self.manifest.container.rootfs {
             return Err(Error::new(
                 ErrorKind::InvalidInput,
                 "the manifest says that there is no root filesystem",
             ));
         }
-        self.begin(Place::Rootfs, ROOTFS)?;
-        let attempt = || "archive the root filesystem";
-        let plan = rootfs::plan(root).context(attempt)?;
+        if self.manifest.container.rootfs_form == RootfsForm::Diff {
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                "the manifest says that there is only a difference",
+            ));
+        }
+        let plan = rootfs::plan(root).context(|| ARCHIVE_ROOTFS)?;
+        self.planned(&plan, root, progress)
+    }
+
+    /// Writes how the root filesystem beneath `root` differs from the base, what is gone, and what tells the base from
+    /// others. For the rest as [`ArchiveWriter::rootfs`].
+    ///
+    /// # Errors
+    /// As there; `InvalidInput` unless the manifest has the facts of this base; `Unsupported` for the name of something
+    /// gone that is not UTF-8.
+    pub fn rootfs_difference(
+        &mut self,
+        root: BorrowedFd<'_>,
+        base: &BaseTree,
+        progress: &mut dyn Progress,
+    ) -> Result<RootfsSummary> {
+        let container = &self.manifest.container;
+        let is_this = container.base.as_ref().is_some_and(|facts| facts.digest == base.digest());
+        if !container.rootfs || container.rootfs_form != RootfsForm::Diff || !is_this {
+            return Err(Error::new(ErrorKind::InvalidInput, "the manifest names another base, or none"));
+        }
+        let difference =
+            rootfs::difference(root, base).context(|| "compare the root filesystem with its base")?;
+        let summary = self.planned(&difference.plan, root, progress)?;
+        self.begin(Place::Deleted, DELETED)?;
+        let deleted = serde_json::to_vec(&difference.deleted).context(|| format!("write {DELETED}"))?;
+        self.small(DELETED, &deleted)?;
+        self.small(BASE, base.marks())?;
+        self.place = Some(Place::Base);
+        Ok(summary)
+    }
+
+    /// Writes the planned part of the root filesystem.
+    fn planned(
+        &mut self,
+        plan: &rootfs::Plan,
+        root: BorrowedFd<'_>,
+        progress: &mut dyn Progress,
+    ) -> Result<RootfsSummary> {
+        let name = rootfs_name(self.manifest.container.rootfs_form);
+        self.begin(Place::Rootfs, name)?;
         self.expect(plan.file_bytes, progress);
-        self.member(ROOTFS, plan.size, |sink| rootfs::emit(&plan, root, sink, progress).context(attempt))?;
+        self.member(name, plan.size, |sink| {
+            rootfs::emit(plan, root, sink, progress).context(|| ARCHIVE_ROOTFS)
+        })?;
         let summary = RootfsSummary {
             entries: plan.entries(),
             skipped_sockets: plan.sockets(),
@@ -220,15 +280,36 @@ impl<W: Write> ArchiveWriter<W> {
         Ok(summary)
     }
 
+    /// Writes the next of the volumes that the manifest names: the tree beneath `root`. Nobody may write to it meanwhile.
+    ///
+    /// # Errors
+    /// As [`ArchiveWriter::rootfs`]; `InvalidInput` if the manifest names another one, or none.
+    pub fn volume(&mut self, name: &str, root: BorrowedFd<'_>, progress: &mut dyn Progress) -> Result<()> {
+        if self.manifest.container.volumes.get(self.volumes).is_none_or(|next| next.name != name) {
+            return Err(Error::new(ErrorKind::InvalidInput, "the manifest names another volume, or none"));
+        }
+        if self.volumes == 0 {
+            self.begin(Place::VolumesDirectory, VOLUMES)?;
+            self.directory(VOLUMES)?;
+            self.place = Some(Place::VolumesDirectory);
+        }
+        let member = volume_member(name);
+        self.begin(Place::Volume, &member)?;
+        let attempt = || format!("archive volume {name}");
+        let plan = rootfs::plan(root).context(attempt)?;
+        self.expect(plan.file_bytes, progress);
+        self.member(&member, plan.size, |sink| rootfs::emit(&plan, root, sink, progress).context(attempt))?;
+        self.volumes += 1;
+        self.place = Some(Place::Volume);
+        Ok(())
+    }
+
     /// Writes a member from memory.
     ///
     /// # Errors
     /// `InvalidInput` out of order or above 64 MiB; else as writing.
     pub fn bytes(&mut self, member: SmallMember, bytes: &[u8]) -> Result<()> {
-        let place = match member {
-            SmallMember::Stats => Place::Stats,
-            SmallMember::DumpLog => Place::DumpLog,
-        };
+        let place = member.place();
         self.begin(place, member.name())?;
         self.small(member.name(), bytes)?;
         self.place = Some(place);
@@ -240,12 +321,18 @@ impl<W: Write> ArchiveWriter<W> {
     /// # Errors
     /// `InvalidInput` if a member is missing; else as writing.
     pub fn finish(mut self) -> Result<(W, Summary)> {
-        if self.rootfs_promised && self.rootfs.is_none() {
+        if self.manifest.container.rootfs && self.rootfs.is_none() {
             return Err(Error::new(ErrorKind::InvalidInput, "the manifest promises a root filesystem"));
+        }
+        self.late.must_be_settled()?;
+        if self.manifest.container.volumes.len() != self.volumes {
+            return Err(Error::new(ErrorKind::InvalidInput, "the manifest promises more volumes"));
         }
         self.begin(Place::Index, INDEX)?;
         let members = self.index.len() as u64 + 1;
         let bytes = Index::of(std::mem::take(&mut self.index)).to_bytes()?;
+        // The first thing in a frame, so that it is found from the end.
+        self.sink.cut()?;
         self.small(INDEX, &bytes)?;
         self.sink.put(&[0; 2 * BLOCK as usize])?;
         let bytes_in = self.sink.offset();
@@ -254,9 +341,9 @@ impl<W: Write> ArchiveWriter<W> {
     }
 
     /// Checks that a member is next. Until it is complete the archive counts as broken.
-    fn begin(&mut self, place: Place, name: &str) -> Result<()> {
+    pub(super) fn begin(&mut self, place: Place, name: &str) -> Result<()> {
         match self.place.take() {
-            Some(last) if last.may_be_followed_by(place) => Ok(()),
+            Some(last) if last.may_be_followed_by(place, SCHEMA) => Ok(()),
             Some(last) => {
                 self.place = Some(last);
                 Err(Error::new(
@@ -268,13 +355,39 @@ impl<W: Write> ArchiveWriter<W> {
         }
     }
 
+    /// Makes sure that an image may come next: after the directory of the images, or another one.
+    pub(super) fn begin_images(&mut self) -> Result<()> {
+        if self.place != Some(Place::Image) {
+            self.begin(Place::ImagesDirectory, IMAGES)?;
+            self.directory(IMAGES)?;
+        }
+        self.place = None;
+        Ok(())
+    }
+
+    /// The end of the archive as it would be if no other member came, to be laid where it ends now.
+    pub(super) fn end_so_far(&self) -> Result<Vec<u8>> {
+        let end = ArchiveWriter {
+            sink: self.sink.continued(Vec::new())?,
+            index: self.index.clone(),
+            mtime: self.mtime,
+            place: self.place,
+            manifest: self.manifest.clone(),
+            rootfs: self.rootfs,
+            volumes: self.volumes,
+            total: self.total,
+            late: LateMembers::default(),
+        };
+        Ok(end.finish()?.0)
+    }
+
     /// So many bytes more are to come.
-    fn expect(&mut self, bytes: u64, progress: &mut dyn Progress) {
+    pub(super) fn expect(&mut self, bytes: u64, progress: &mut dyn Progress) {
         self.total += bytes;
         progress.total(self.total);
     }
 
-    fn small(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
+    pub(super) fn small(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
         if bytes.len() as u64 > SMALL_MAX {
             let message = format!("member {name} has {} bytes, at most {SMALL_MAX} are allowed", bytes.len());
             return Err(Error::new(ErrorKind::InvalidInput, message));
@@ -295,24 +408,11 @@ impl<W: Write> ArchiveWriter<W> {
         let entry = Entry { size, mtime: self.mtime, ..Entry::new(name, Kind::File) };
         self.sink.header(&entry)?;
         let offset = self.sink.offset();
-        self.sink.begin_data()?;
+        self.sink.begin_data(size)?;
         data(&mut self.sink)?;
         let sha256 = self.sink.end_data()?;
-        self.sink.pad()?;
         self.index.push(IndexEntry { name: name.to_owned(), size, offset, sha256 });
         Ok(())
-    }
-}
-
-impl ArchiveWriter<ArchiveFile> {
-    /// Writes out what is held back and makes room for `bytes` more in the file, so that the members that are still
-    /// to come cannot fail for want of space: to be called while the container can still go on at the source.
-    ///
-    /// # Errors
-    /// `Storage` if there is no room.
-    pub fn reserve(&mut self, bytes: u64) -> Result<()> {
-        self.sink.flush()?;
-        self.sink.target().reserve(bytes)
     }
 }
 

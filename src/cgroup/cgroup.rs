@@ -155,6 +155,28 @@ impl Cgroup {
         Ok(())
     }
 
+    /// Takes a process out of the cgroup, into those of the calling process, which must not be in it.
+    ///
+    /// # Errors
+    /// As [`Cgroup::apply`].
+    pub fn expel(&self, pid: i32) -> Result<()> {
+        let hierarchies = Hierarchies::detect()?;
+        for node in &self.nodes {
+            let Some(own) = hierarchies.iter().find(|found| found.mountpoint() == node.mountpoint) else {
+                continue;
+            };
+            let directory = Directory::top(own.mountpoint())?;
+            let directory = match own.own().as_os_str().is_empty() {
+                true => Some(directory),
+                false => directory.descend(own.own())?,
+            };
+            let attempted = || format!("take process {pid} out of cgroup {node}");
+            let directory = directory.ok_or_else(|| Error::new(ErrorKind::NotFound, attempted()))?;
+            directory.write_raw("cgroup.procs", &pid.to_string()).context(attempted)?;
+        }
+        Ok(())
+    }
+
     /// Files by which a *single-threaded* process puts itself into the v1 hierarchies: it writes `0` to each with one
     /// write(2), which takes 10 to 50 µs. The kernel skips the grace period that [`Cgroup::apply`] pays when a
     /// thread moves itself alone (Linux 5.6, cgroup_procs_write_start); for the unified hierarchy there is

@@ -3,6 +3,7 @@
 //!
 //! Must not know which process is a container's init. Source: kernel admin-guide/cgroup-v2.rst, `cgroup.kill`.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -10,6 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::cgroup::{Cgroup, name_pids, require_foreign};
+use super::hierarchy::{Hierarchies, Version, self_cgroups};
 use crate::{Context, Error, ErrorKind, Result};
 
 /// When killing is given up.
@@ -17,6 +19,17 @@ const DEADLINE: Duration = Duration::from_secs(10);
 
 /// How long the killed have to vanish before they are looked for and killed again.
 const ROUND: Duration = Duration::from_secs(1);
+
+/// The frozen cgroup that holds a process which was killed: a freezer of v1 does, also one that somebody else has put
+/// the process into since. In v2 a frozen process dies.
+pub fn kept_frozen(pid: i32) -> Option<PathBuf> {
+    let hierarchies = Hierarchies::detect().ok()?;
+    let hierarchy = hierarchies.with_controller("freezer").filter(|found| found.version() == Version::V1)?;
+    let now = self_cgroups(pid).ok()?.into_iter().find(|now| now.controllers == hierarchy.controllers())?;
+    let cgroup = hierarchy.mountpoint().join(now.path.strip_prefix("/").unwrap_or(&now.path));
+    let state = std::fs::read_to_string(cgroup.join("freezer.state")).ok()?;
+    (state.trim_end() != "THAWED").then_some(cgroup)
+}
 
 impl Cgroup {
     /// Kills every process in the cgroup and beneath it, in whichever hierarchy it is, and waits until none is left,
@@ -45,6 +58,22 @@ impl Cgroup {
             self.thaw_if_present(&mut trouble);
             self.wait_until_empty(deadline.min(Instant::now() + ROUND))?;
         }
+    }
+
+    /// Sends SIGKILL to every process and thaws the cgroup: a frozen process dies without having run. Waits for none, since one that
+    /// is traced is seen to end only when its tracer lets it.
+    ///
+    /// # Errors
+    /// The calling process is in the cgroup, or a process cannot be killed: nothing was thawed then.
+    pub fn doom(&self) -> Result<()> {
+        if !self.kill_by_kernel()? {
+            let mut trouble = Vec::new();
+            self.kill_by_hand(&mut trouble)?;
+            if !trouble.is_empty() {
+                return Err(trouble.remove(0));
+            }
+        }
+        self.thaw_all()
     }
 
     /// Every process of the container that some hierarchy still lists; fails if we are among them.

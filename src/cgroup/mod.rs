@@ -44,6 +44,7 @@ mod visible;
 pub use cgroup::{Cgroup, EntryFd};
 pub use freezer::FreezerState;
 pub use hierarchy::{Hierarchies, Hierarchy, Layout, ProcessCgroup, Version, self_cgroups};
+pub use kill::kept_frozen;
 pub use memory_watch::{MemoryNews, MemoryWatch, PressureLevel};
 pub use mounts::{CgroupMount, CgroupMounts};
 pub use state::CgroupState;

@@ -8,16 +8,18 @@
 //! ```
 //! A [`Finding`] is a [`Severity::Blocker`] only where CRIU is known to fail; what it may be able to do is a note. All
 //! findings are told, not the first. A remedy that `diagnose` has for the same, when CRIU refuses, is taken from there.
-//! Nothing here stops a process or changes one. Must not know how a dump is made.
+//! Nothing here stops a process or changes one, but [`dirty_rate`], for a moment and when it is asked to. Must not know how a dump is made.
 
 mod bundle;
 mod container;
+mod dirty_rate;
 mod finding;
 mod host;
 mod report;
 
 pub use bundle::{judge as judge_config, judge_namespaces};
 pub use container::{ContainerFacts, Limits, judge as judge_container};
+pub use dirty_rate::{DirtyRates, ProcessRate, dirty_rate};
 pub use finding::{Finding, Flag, Given, Severity};
 pub use host::{HostFacts, HostRow, Standing, judge as judge_host};
 pub use report::{Report, Verdict, refuse};

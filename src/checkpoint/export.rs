@@ -5,18 +5,23 @@
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 
-use super::Export;
+use super::hand_over::Decide;
+use super::volumes::Volume;
+use super::{ArchiveLayout, ArchiveOptions, ArchivedRootfs, Export, base, network_status, volumes};
 use crate::archive::{
-    ArchiveFile, ArchiveWriter, ContainerFacts, CriuVersion, Manifest, Progress, SmallMember, WriteOptions,
+    ArchiveFile, ArchiveWriter, BaseTree, Completes, Compression, ContainerFacts, CriuVersion, Ending,
+    EngineFacts, Layout, Manifest, PackedBase, Packer, Progress, Recipients, RootfsForm, SmallMember,
+    WriteOptions,
 };
 use crate::criu::Version;
 use crate::engine::Container;
+use crate::pages::receive::Keeper;
 use crate::spec::{Config, oci};
 use crate::{Context, Error, ErrorKind, Result, sys};
 
@@ -30,11 +35,23 @@ const LOG_LIMIT: u64 = 2 << 20;
 const STATS_LIMIT: u64 = 64 << 10;
 
 /// The archive in the making.
-pub(super) struct Exporter {
+pub(super) struct Exporter<'a> {
     target: Option<Target>,
+    recipients: Option<Recipients>,
+    layout: Layout,
+    base: Option<BaseTree>,
+    volumes: Vec<Volume>,
+    network: Vec<u8>,
     manifest: Manifest,
     config: Vec<u8>,
     writer: Option<Writer>,
+    progress: &'a mut (dyn Progress + Send),
+    /// Bytes of memory that are in the archive and not among the images; `None` if all images are.
+    pub(super) memory: Option<u64>,
+    /// Who takes the memory instead of the archive.
+    memory_to: Option<Box<dyn Keeper + Send>>,
+    /// Who says what becomes of the processes then.
+    decide: Option<Decide>,
 }
 
 /// Where it goes.
@@ -46,7 +63,7 @@ enum Target {
 /// The writer once the manifest is written.
 enum Writer {
     File(ArchiveWriter<ArchiveFile>),
-    Stream(ArchiveWriter<Box<dyn Write + Send>>),
+    Stream(ArchiveWriter<Box<dyn Completes>>),
 }
 
 /// The same call on either writer.
@@ -59,18 +76,36 @@ macro_rules! on_either {
     };
 }
 
-impl Exporter {
+impl<'a> Exporter<'a> {
     /// Opens the target, so that a bad one is known before anything is frozen. `before` learns where the half archive
     /// will be, before it is there.
     pub(super) fn begin(
         export: Export,
+        options: &ArchiveOptions,
         container: &Container,
         config: &Config,
+        progress: &'a mut (dyn Progress + Send),
         before: impl FnMut(&Path) -> Result<()>,
     ) -> Result<Self> {
+        // What cannot be gone on from is known before anything is frozen, too.
+        let layout = match &options.layout {
+            ArchiveLayout::Full => Layout::Full,
+            ArchiveLayout::Packed { base, around, identities } => {
+                let read = |path: &PathBuf| PackedBase::read(path, around, identities);
+                Layout::Packed(base.as_ref().map(read).transpose()?)
+            }
+        };
+        let base = base::read(&container.state().rootfs, options)?;
+        let volumes = volumes::of(config, options)?;
+        let network = network_status::of(container, config)?;
+        let (mut memory_to, mut decide) = (None, None);
         let target = match export {
             Export::File(path) => Target::File(ArchiveFile::create_after(&path, before)?),
             Export::Stream(stream) => Target::Stream(stream),
+            Export::Peer(peer) => {
+                (memory_to, decide) = (Some(peer.memory), Some(peer.decide));
+                Target::Stream(peer.stream)
+            }
         };
         let mut manifest = Manifest::new(container.id().as_str(), SystemTime::now());
         manifest.kernel = sys::proc::kernel_release().context(|| "uname()")?;
@@ -78,57 +113,177 @@ impl Exporter {
         manifest.cpu_features = sys::proc::cpu_features().context(|| "read /proc/cpuinfo")?;
         manifest.container = ContainerFacts {
             hostname: config.spec.hostname().clone(),
-            rootfs: true,
+            rootfs: options.rootfs != ArchivedRootfs::None,
+            rootfs_form: rootfs_form(options, base.as_ref()),
+            base: base.as_ref().map(BaseTree::facts),
+            volumes: volumes.iter().map(|volume| volume.facts.clone()).collect(),
             terminal: config.spec.process().as_ref().and_then(oci::Process::terminal).unwrap_or(false),
         };
-        Ok(Self { target: Some(target), manifest, config: config.bytes.clone(), writer: None })
+        manifest.engines = EngineFacts {
+            image: options.rootfs_image.clone(),
+            runtime: options.target_runtime.clone().or_else(own_path),
+            started: Some(container.state().created.clone()),
+        };
+        let recipients = options.recipients.clone();
+        let (target, config) = (Some(target), config.bytes.clone());
+        Ok(Self {
+            target,
+            recipients,
+            layout,
+            base,
+            volumes,
+            network,
+            manifest,
+            config,
+            writer: None,
+            progress,
+            memory: None,
+            memory_to,
+            decide,
+        })
     }
 
-    /// Writes everything that the processes' memory and files consist of, while they stand still.
-    pub(super) fn images_and_rootfs(
-        &mut self,
-        container: &Container,
-        images: BorrowedFd<'_>,
-        criu: Option<Version>,
-        progress: &mut (dyn Progress + Send),
-    ) -> Result<()> {
+    /// Begins a file of memory.
+    pub(super) fn begin_memory(&mut self, criu: Version, name: &str) -> Result<()> {
+        if let Some(peer) = &mut self.memory_to {
+            return peer.begin(name);
+        }
+        if self.writer.is_none() {
+            self.begin_archive(Some(criu))?;
+        }
+        self.file()?.0.begin_image(name)
+    }
+
+    /// Takes memory from a stream.
+    pub(super) fn memory(&mut self, mut from: &mut dyn Read, bytes: u64) -> Result<()> {
+        if let Some(peer) = &mut self.memory_to {
+            return peer.take(from, bytes);
+        }
+        let (writer, progress) = self.file()?;
+        writer.image_data(&mut from, bytes, progress)
+    }
+
+    /// Ends the file of memory.
+    pub(super) fn end_memory(&mut self) -> Result<()> {
+        if let Some(peer) = &mut self.memory_to {
+            return peer.end();
+        }
+        self.file()?.0.end_image()
+    }
+
+    /// Who decides what becomes of the processes, if that is to be asked.
+    pub(super) fn take_decide(&mut self) -> Option<Decide> {
+        self.decide.take()
+    }
+
+    /// Whether somebody takes it over while CRIU holds the processes.
+    pub(super) fn is_for_peer(&self) -> bool {
+        self.decide.is_some()
+    }
+
+    /// Lets the partial file stay from now on if memory is only there, and tells how to complete it.
+    pub(super) fn keep(&mut self) -> Result<Option<Ending>> {
+        if self.is_for_peer() {
+            return Ok(None);
+        }
+        self.memory.map(|_| self.file()?.0.keep()).transpose()
+    }
+
+    fn file(&mut self) -> Result<(&mut ArchiveWriter<ArchiveFile>, &mut dyn Progress)> {
+        match &mut self.writer {
+            Some(Writer::File(writer)) => Ok((writer, &mut *self.progress)),
+            _ => Err(Error::new(ErrorKind::System, "memory goes straight into files only")),
+        }
+    }
+
+    /// Begins the archive, with all that comes before the images.
+    fn begin_archive(&mut self, criu: Option<Version>) -> Result<()> {
         if let Some(version) = criu {
             self.manifest.criu = CriuVersion { number: version.as_number(), text: version.to_string() };
             self.manifest.set_frozen_at(SystemTime::now());
         }
         let target =
             self.target.take().ok_or_else(|| Error::new(ErrorKind::System, "the archive was begun twice"))?;
-        let options = WriteOptions::default();
-        let mut writer = match target {
-            Target::File(file) => Writer::File(ArchiveWriter::new(file, &options, &self.manifest)?),
-            Target::Stream(stream) => Writer::Stream(ArchiveWriter::new(stream, &options, &self.manifest)?),
+        let mut options = WriteOptions::default();
+        let layout = std::mem::take(&mut self.layout);
+        let manifest = &self.manifest;
+        let is_packed = matches!(layout, Layout::Packed(_));
+        let stream = |target: Box<dyn Completes>| -> Result<Writer> {
+            let target = match layout {
+                Layout::Packed(base) => {
+                    let packer = Packer::new(target, &options, manifest, base)?;
+                    // It compresses what is new.
+                    options.compression = Compression::None;
+                    Box::new(packer)
+                }
+                _ => target,
+            };
+            Ok(Writer::Stream(ArchiveWriter::new(target, &options, manifest)?))
         };
-        let rootfs = fs::File::open(&container.state().rootfs)
-            .context(|| format!("open {}", container.state().rootfs.display()))?;
-        on_either!(&mut writer, w => {
-            w.spec(&self.config)?;
-            w.images(images, progress)?;
-            let summary = w.rootfs(rootfs.as_fd(), progress)?;
-            if summary.skipped_sockets > 0 {
-                tracing::debug!(sockets = summary.skipped_sockets, "socket files are made by whoever listens, not archived");
+        let mut writer = match (target, &self.recipients) {
+            (Target::File(file), None) if is_packed => stream(Box::new(file))?,
+            (Target::File(file), None) => {
+                Writer::File(ArchiveWriter::new(file, &WriteOptions::default(), manifest)?)
             }
-        });
-        if let Writer::File(w) = &mut writer {
-            w.reserve(TAIL)?;
-        }
+            (Target::Stream(target), None) => stream(Box::new(target))?,
+            (Target::File(file), Some(recipients)) => stream(Box::new(recipients.seal(file)?))?,
+            (Target::Stream(target), Some(recipients)) => stream(Box::new(recipients.seal(target)?))?,
+        };
+        on_either!(&mut writer, w => w.spec(&self.config)?);
         self.writer = Some(writer);
         Ok(())
     }
 
-    /// Adds what is known only after the dump, and completes the archive; returns its size in bytes.
-    pub(super) fn finish(self, work_dir: BorrowedFd<'_>) -> Result<u64> {
+    /// Writes everything that the processes' memory and files consist of, while they stand still: all of it that is not there yet.
+    pub(super) fn images_and_rootfs(
+        &mut self,
+        container: &Container,
+        images: BorrowedFd<'_>,
+        criu: Option<Version>,
+    ) -> Result<()> {
+        if self.writer.is_none() {
+            self.begin_archive(criu)?;
+        }
+        let Self { writer: Some(writer), progress, .. } = self else { return Ok(()) };
+        let path = &container.state().rootfs;
+        let rootfs = self.manifest.container.rootfs.then(|| fs::File::open(path)).transpose();
+        let rootfs = rootfs.context(|| format!("open {}", path.display()))?;
+        on_either!(writer, w => {
+            w.images(images, *progress)?;
+            if let Some(rootfs) = rootfs {
+                let summary = match &self.base {
+                    Some(base) => w.rootfs_difference(rootfs.as_fd(), base, *progress)?,
+                    None => w.rootfs(rootfs.as_fd(), *progress)?,
+                };
+                if summary.skipped_sockets > 0 {
+                    tracing::debug!(sockets = summary.skipped_sockets, "socket files are made by whoever listens, not archived");
+                }
+            }
+            for volume in &self.volumes {
+                let path = &volume.source;
+                let root = fs::File::open(path).context(|| format!("open {}", path.display()))?;
+                w.volume(&volume.facts.name, root.as_fd(), *progress)?;
+            }
+            w.bytes(SmallMember::Network, &self.network)?;
+        });
+        if let Writer::File(w) = writer {
+            w.reserve(TAIL)?;
+        }
+        Ok(())
+    }
+
+    /// Adds what is known only after the dump, and completes the archive; returns its size in bytes. Without the directory
+    /// of CRIU's log there is nothing to add.
+    pub(super) fn finish(self, work_dir: Option<BorrowedFd<'_>>) -> Result<u64> {
         let mut writer = self.writer.ok_or_else(|| {
             Error::new(ErrorKind::System, "criu ended without announcing the end of the dump")
         })?;
         for (name, limit, member) in
             [("stats-dump", STATS_LIMIT, SmallMember::Stats), ("dump.log", LOG_LIMIT, SmallMember::DumpLog)]
         {
-            if let Some(bytes) = read_small(work_dir, Path::new(name), limit)? {
+            if let Some(work_dir) = work_dir
+                && let Some(bytes) = read_small(work_dir, Path::new(name), limit)?
+            {
                 on_either!(&mut writer, w => w.bytes(member, &bytes)?);
             }
         }
@@ -139,12 +294,26 @@ impl Exporter {
                 Ok(summary.bytes_out)
             }
             Writer::Stream(w) => {
-                let (mut stream, summary) = w.finish()?;
-                stream.flush().context(|| "write the archive")?;
-                Ok(summary.bytes_out)
+                let (stream, summary) = w.finish()?;
+                Ok(stream.complete()?.unwrap_or(summary.bytes_out))
             }
         }
     }
+}
+
+/// Under which name the root filesystem goes into the archive. Engines that make it of an image lay a difference over it:
+/// all of it is one, too.
+fn rootfs_form(options: &ArchiveOptions, base: Option<&BaseTree>) -> RootfsForm {
+    match (base, &options.rootfs_image) {
+        (Some(_), _) => RootfsForm::Diff,
+        (None, Some(_)) => RootfsForm::Over,
+        (None, None) => RootfsForm::Full,
+    }
+}
+
+/// This program's path, if that is text.
+fn own_path() -> Option<String> {
+    std::env::current_exe().ok()?.into_os_string().into_string().ok()
 }
 
 /// A small file that may be missing; one above the limit counts as missing.

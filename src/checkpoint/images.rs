@@ -32,7 +32,7 @@ impl ImagesDir {
         let (path, owned) = match (&options.image_path, export) {
             (Some(path), _) => (path.clone(), false),
             (None, Some(Export::File(file))) => (beside(file)?, true),
-            (None, Some(Export::Stream(_))) => (container.dir().join("checkpoint"), true),
+            (None, Some(Export::Stream(_) | Export::Peer(_))) => (container.dir().join("checkpoint"), true),
             (None, None) => (PathBuf::from("checkpoint"), false),
         };
         let path = std::path::absolute(&path).context(|| format!("resolve {}", path.display()))?;

@@ -16,7 +16,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::images::ImagesDir;
-use super::rescue;
+use super::{lazy, rescue};
 use crate::engine::{Container, InitProcess};
 use crate::{Context, Error, ErrorKind, Result, sys};
 
@@ -51,12 +51,38 @@ pub(super) struct Journal {
     /// Whether CRIU keeps packets away while it takes sockets apart.
     #[serde(default)]
     pub(super) locked: bool,
+    /// Whether it may do so with iptables.
+    #[serde(default)]
+    pub(super) iptables: bool,
+    /// Whether another CRIU has locked the same namespace with iptables: there is but one chain for all of them.
+    #[serde(default)]
+    pub(super) was_locked: bool,
+    /// Whether the container is frozen, if it is, by whoever mends it.
+    #[serde(default)]
+    pub(super) mending: bool,
     /// A network namespace that outlives the container.
     #[serde(default)]
     pub(super) network: Option<PathBuf>,
     /// CRIU's log.
     #[serde(default)]
     pub(super) log: Option<PathBuf>,
+    /// The port on which CRIU waits, without end, to be asked for memory.
+    #[serde(default)]
+    pub(super) lazy_port: Option<u16>,
+    /// Memory that is in the half archive and not among the images.
+    #[serde(default)]
+    pub(super) memory: Option<Memory>,
+}
+
+/// Where memory is that is not among the images.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Memory {
+    /// Where the members of the half archive end.
+    pub(super) end: u64,
+    /// The file, which has another name once the archive is complete.
+    pub(super) inode: u64,
+    /// That name.
+    pub(super) target: PathBuf,
 }
 
 impl Journal {
@@ -68,8 +94,13 @@ impl Journal {
             owns_images: images.owned,
             partial: None,
             locked: false,
+            iptables: false,
+            was_locked: false,
+            mending: false,
             network: None,
             log: None,
+            lazy_port: None,
+            memory: None,
         }
     }
 
@@ -109,13 +140,17 @@ impl Journal {
     /// What can be done with images that are all there is of a container's processes.
     pub(super) fn remedy(&self, container: &Container) -> String {
         let (images, id) = (self.images.display(), container.id());
+        let partial = match (&self.memory, &self.partial) {
+            (Some(_), Some(partial)) => format!(" and {}", partial.display()),
+            _ => String::new(),
+        };
         format!(
-            "its images are complete in {images}: export again with `migrate checkpoint --export FILE {id}`, or throw \
+            "its images are complete in {images}{partial}: export again with `migrate checkpoint --export FILE {id}`, or throw \
              them away with `migrate delete --force {id}`"
         )
     }
 
-    fn remove_partial(&self) -> Result<()> {
+    pub(super) fn remove_partial(&self) -> Result<()> {
         self.partial
             .as_deref()
             .map_or(Ok(()), |partial| remove_if_there(partial, |path| fs::remove_file(path)))
@@ -160,7 +195,9 @@ pub(super) fn clear_up(container: &Container) -> Result<Option<Journal>> {
     let Some(journal) = Journal::load(container)? else { return Ok(None) };
     if journal.phase == Phase::Dumped && has_ended(container)? {
         // The next archive will be another file. The network stays locked: connections are in the images.
-        journal.remove_partial()?;
+        if journal.memory.is_none() {
+            journal.remove_partial()?;
+        }
         return Ok(Some(journal));
     }
     if container.init().is_some() {
@@ -186,14 +223,15 @@ fn has_ended(container: &Container) -> Result<bool> {
     }
 }
 
-/// CRIU lives in a session of its own: when its caller dies it finishes or gives up by itself, and must be let.
+/// CRIU lives in a session of its own: when its caller dies it finishes or gives up by itself, and must be let. One that waits for a
+/// client is told that none will come, unless it has one.
 fn wait_for_criu(journal: &Journal) -> Result<()> {
     let Some(criu) = journal.criu.filter(InitProcess::is_alive) else { return Ok(()) };
-    let pidfd = match sys::pidfd::open(criu.pid()) {
-        Err(e) if e.raw_os_error() == Some(libc::ESRCH) => return Ok(()),
-        opened => opened.context(|| format!("pidfd_open({})", criu.pid))?,
-    };
-    if !criu.is_alive() || sys::pidfd::wait_ended(&pidfd, CRIU_DEADLINE).context(|| "wait for criu")? {
+    let waits = journal.lazy_port.filter(|_| journal.phase == Phase::Dumped);
+    if let Some(Err(error)) = waits.map(lazy::end) {
+        tracing::debug!(%error, "criu's port does not answer");
+    }
+    if criu.wait_ended(CRIU_DEADLINE).context(|| "wait for criu")? {
         return Ok(());
     }
     Err(Error::new(
@@ -213,6 +251,7 @@ pub fn settle(container: &mut Container, force: bool) -> Result<()> {
         return Ok(());
     }
     let _lock = container.lock()?;
+    container.require_owned()?;
     let Some(journal) = recover(container)? else { return Ok(()) };
     if journal.owns_images && !force {
         return Err(Error::new(

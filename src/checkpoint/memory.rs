@@ -22,6 +22,8 @@ pub struct MemoryOptions {
     pub lazy_pages: bool,
     /// Gets one NUL byte when memory can be asked for.
     pub status_fd: Option<OwnedFd>,
+    /// With `lazy_pages`: once it can be read, nobody is waited for any more, and the container runs on.
+    pub give_up: Option<OwnedFd>,
 }
 
 /// What a lazy dump needs of `fs.pipe-max-size`: CRIU moves memory through pipes of this size.
@@ -31,6 +33,11 @@ impl MemoryOptions {
     /// Whether the images alone hold all memory.
     pub(super) fn are_complete(&self) -> bool {
         self.parent_path.is_none() && self.page_server.is_none() && !self.lazy_pages
+    }
+
+    /// The port on which CRIU waits to be asked for memory.
+    pub(super) fn lazy_port(&self) -> Option<u16> {
+        self.page_server.as_ref().filter(|_| self.lazy_pages).map(|(_, port)| *port)
     }
 
     /// Judges what does not depend on CRIU.

@@ -3,57 +3,73 @@
 //!
 //! ```text
 //!  preflight ─▶ criu dump ─▶ [held in post-dump: archive written] ─▶ killed or running ─▶ statistics, index, rename
+//!                       └─ memory, straight into an archive that is a file
 //! ```
 //!
 //! CRIU holds the processes still until `post-dump` is answered. An export writes everything that can fail in that
 //! hold: a full disk or a reader that went away then lets the container run on. It does not know how a restore
 //! works, nor is it used by it.
 
+mod base;
 mod cgroups;
 mod export;
 mod externals;
 mod failure;
 mod freezer;
+mod hand_over;
+mod hold;
 mod images;
 mod journal;
+mod lazy;
 mod memory;
 mod namespaces;
+mod network_status;
 mod options;
 mod pre_dump;
 mod preflight;
 mod programs;
+mod reclaim;
 mod rescue;
 mod sessions;
 mod stdio;
+mod straight;
+mod volumes;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use hand_over::{Decide, HandOver, Verdict};
 pub use journal::settle;
+pub use lazy::signals_to_give_up;
 pub use memory::MemoryOptions;
-pub use options::{CheckpointOptions, ExecSessions, Export, LeaveRunning};
+pub use options::{
+    ArchiveLayout, ArchiveOptions, ArchivedRootfs, CheckpointOptions, ExecSessions, Export, LeaveRunning,
+};
 pub use pre_dump::pre_dump;
+pub use preflight::dumpable;
 
 use crate::archive::Progress;
 use crate::criu::{
-    Criu, CriuClient, DumpStats, Kernel, Notify, SpawnOptions, Version, check_inet_sockets, lock_table,
-    require_root,
+    Criu, CriuClient, DumpStats, Kernel, PageServer, SpawnOptions, StartingCriu, lock_table, require_root,
 };
 use crate::diagnose::explained;
-use crate::engine::{
-    Container, InitProcess, SavedNetwork, SavedThreads, Status, TakenDevices, descriptors, image_files,
-};
+use crate::engine::{Container, InitProcess, NetworkSurvey, Status, TakenDevices, descriptors, image_files};
 use crate::spec::Config;
-use crate::sys::namespace::in_private_mount_namespace;
+use crate::sys::namespace::{PrivateMounts, in_private_mount_namespace};
 use crate::{Context, Error, ErrorKind, Result, sys};
 use export::Exporter;
 use freezer::Freezer;
+use hand_over::{Custody, Fate};
+use hold::Hold;
 use images::{ImagesDir, open_dir, open_work_dir};
-use journal::{Journal, Phase};
+use journal::Journal;
+use lazy::LazyWait;
+use reclaim::reclaim;
 use sessions::Sessions;
 use stdio::Stdio;
+use straight::{Receiving, Socket};
 
 /// What a checkpoint came to.
 #[derive(Debug, Clone, Default)]
@@ -96,6 +112,7 @@ pub fn checkpoint(
     progress: &mut (dyn Progress + Send),
 ) -> Result<CheckpointReport> {
     let _lock = container.lock()?;
+    container.require_owned()?;
     let context = format!("checkpoint container {}", container.id());
     let finished = run(container, options, export, progress);
     finished.inspect(|report| report.tell(container)).context(|| context)
@@ -112,18 +129,34 @@ fn run(
         let Some(export) = export else {
             return Err(wrong_status(Status::Stopped).with_hint(journal.remedy(container)));
         };
-        return finish_export(container, &journal, export, progress);
+        return finish_export(container, journal, &options.archive, export, progress);
     }
     require_complete(options, export.as_ref())?;
-    let Ready { status, config, criu } = ready(container, options)?;
-    namespaces::require_restorable(&config)?;
-    if !options.no_check {
-        preflight::require_dumpable(container, &config, options)?;
+    let ready = ready(container, options)?;
+    let status = ready.status;
+    let handed_over = matches!(export, Some(Export::Peer(_)));
+    if handed_over && status == Status::Paused {
+        return Err(wrong_status(status).with_hint("let it go on first: `migrate resume`"));
     }
-    let images = ImagesDir::choose(container, options, export.as_ref())?;
-    options.memory.check(&images.path)?;
-    let devices = container.init().map(|init| container.taken_devices(&config, init)).transpose()?.flatten();
-    let dumped = attempt(container, options, &criu, &images, export, status, progress);
+    let custody = Custody::default();
+    namespaces::require_restorable(&ready.config)?;
+    let init = living_init(container)?;
+    // CRIU's own temporary mounts stay in a mount namespace that nobody else sees.
+    let attempted = in_private_mount_namespace(|mounts| {
+        // What is in the way of a checkpoint is looked for while CRIU starts.
+        let criu = start_criu(container, options, &ready, init, export.as_ref())?;
+        if !options.no_check {
+            preflight::require_dumpable(container, &ready.config, options)?;
+        }
+        let images = ImagesDir::choose(container, options, export.as_ref())?;
+        options.memory.check(&images.path)?;
+        let devices = container.taken_devices(&ready.config, init)?;
+        let from = (status, &custody);
+        let dumped = attempt(container, options, (criu, mounts), &images, export, from, progress);
+        Ok(Attempted { images, devices, dumped })
+    });
+    let Attempted { images, devices, dumped } =
+        attempted.context(|| "make a private mount namespace for criu").flatten()?;
     let paused = match (status, options.leave_running) {
         (Status::Paused, _) if dumped.is_err() => freezer::pause_again(container),
         (Status::Paused, LeaveRunning::Yes) | (_, LeaveRunning::Paused) if dumped.is_ok() => {
@@ -139,21 +172,66 @@ fn run(
             conclude(container, options, &images)?;
             paused.map(|()| report)
         }
+        Err(error) if custody.fate() == Fate::Stays => {
+            Err(error.with_cleanup(journal::clear_up(container).err()))
+        }
         Err(error) => Err(match journal::clear_up(container) {
+            Ok(None) if handed_over => {
+                explain_end(container, error).with_cleanup(hand_over::release(container).err())
+            }
             Ok(None) => explain_end(container, error).with_cleanup(paused.err()),
             // CRIU has killed the processes: the images are all there is of them.
-            Ok(Some(journal)) => {
+            Ok(Some(mut journal)) => {
                 give_back(devices);
-                error.with_hint(format!(
-                    "the processes were checkpointed and have ended; the images are complete in {}: export again, or \
-                     restore with --image-path",
-                    journal.images.display()
-                ))
+                let reclaimed = reclaim(container, &mut journal);
+                let hint = match &reclaimed {
+                    Ok(()) => format!(
+                        "the processes were checkpointed and have ended; the images are complete in {}: export again, or \
+                         restore with --image-path",
+                        journal.images.display()
+                    ),
+                    Err(_) => {
+                        format!(
+                            "the processes were checkpointed and have ended; {}",
+                            journal.remedy(container)
+                        )
+                    }
+                };
+                error.with_hint(hint).with_cleanup(reclaimed.err())
             }
             // Better too much is kept than too little.
             Err(failed) => error.with_cleanup([failed]),
         }),
     }
+}
+
+/// What a dump came to, and what is left to be done after it.
+struct Attempted {
+    images: ImagesDir,
+    devices: Option<TakenDevices>,
+    dumped: Result<CheckpointReport>,
+}
+
+/// A CRIU on its way, with a socket for memory that is to go straight into an archive.
+struct Started {
+    criu: StartingCriu,
+    socket: Option<Socket>,
+}
+
+/// Starts CRIU from this thread, which has the mounts that it is to see.
+fn start_criu(
+    container: &Container,
+    options: &CheckpointOptions,
+    ready: &Ready,
+    init: InitProcess,
+    export: Option<&Export>,
+) -> Result<Started> {
+    let programs = options.tar.as_deref().map(|tar| programs::with_tar(container, tar));
+    let around =
+        namespaces::around_criu(&ready.config, init).map_err(|error| explain_end(container, error))?;
+    let mut spawn = SpawnOptions::default().programs(programs.transpose()?).namespaces(around);
+    let socket = straight::suits(options, export).then(|| Socket::make(&mut spawn)).transpose()?;
+    Ok(Started { criu: CriuClient::start(&ready.criu, spawn)?, socket })
 }
 
 fn wrong_status(status: Status) -> Error {
@@ -175,6 +253,7 @@ fn ready(container: &Container, options: &CheckpointOptions) -> Result<Ready> {
     if !container.has_started()? {
         return Err(wrong_status(Status::Created));
     }
+    container.require_whole_memory()?;
     require_root()?;
     let config = container.config()?;
     Ok(Ready { status, config, criu: Criu::find(options.criu.as_deref())? })
@@ -213,10 +292,10 @@ fn explain_end(container: &Container, error: Error) -> Error {
 fn attempt(
     container: &Container,
     options: &CheckpointOptions,
-    criu: &Criu,
+    (started, mounts): (Started, &PrivateMounts),
     images: &ImagesDir,
     export: Option<Export>,
-    status: Status,
+    (status, custody): (Status, &Custody),
     progress: &mut (dyn Progress + Send),
 ) -> Result<CheckpointReport> {
     let config = &container.config()?;
@@ -224,7 +303,9 @@ fn attempt(
     journal.save(container)?;
     let exporter = export
         .map(|export| {
-            Exporter::begin(export, container, config, |partial| journal.set_partial(partial, container))
+            Exporter::begin(export, &options.archive, container, config, progress, |partial| {
+                journal.set_partial(partial, container)
+            })
         })
         .transpose()?;
     let images_fd = images.create()?;
@@ -239,10 +320,13 @@ fn attempt(
     if exporter.is_none() {
         image_files::write(images_fd.as_fd(), image_files::CONFIG, &config.bytes)?;
     }
-    let dump = Dump { container, config, options, images_fd, work_dir, status, init, sessions, stdio };
-    let (report, exporter) = dump.run(criu, exporter, &mut journal, progress)?;
-    let archive_bytes = exporter.map(|exporter| exporter.finish(dump.log_dir())).transpose()?;
-    Ok(CheckpointReport { images_bytes: images.size()?, archive_bytes, ..report })
+    let dump =
+        Dump { container, config, options, images_fd, work_dir, status, custody, init, sessions, stdio };
+    let (report, exporter) = dump.run((started, mounts), exporter, &mut journal)?;
+    let memory = exporter.as_ref().and_then(|exporter| exporter.memory).unwrap_or(0);
+    let finished = exporter.map(|exporter| exporter.finish(Some(dump.log_dir()))).transpose()?;
+    let archive_bytes = finished.or(report.archive_bytes);
+    Ok(CheckpointReport { images_bytes: images.size()?.saturating_add(memory), archive_bytes, ..report })
 }
 
 /// Its first process, which must not be on its way out.
@@ -265,46 +349,93 @@ struct Dump<'a> {
     images_fd: OwnedFd,
     work_dir: Option<OwnedFd>,
     status: Status,
+    custody: &'a Custody,
     init: InitProcess,
     sessions: Sessions,
     stdio: Stdio,
 }
 
 impl Dump<'_> {
-    /// Runs CRIU, and writes the archive while it holds the processes.
-    fn run(
+    /// Runs CRIU, and writes the archive while it holds the processes; the memory while it dumps it, if there is a socket for it.
+    fn run<'p>(
         &self,
-        criu: &Criu,
-        exporter: Option<Exporter>,
+        (started, mounts): (Started, &PrivateMounts),
+        exporter: Option<Exporter<'p>>,
         journal: &mut Journal,
-        progress: &mut (dyn Progress + Send),
-    ) -> Result<(CheckpointReport, Option<Exporter>)> {
-        // CRIU's own temporary mounts stay in a mount namespace that nobody else sees.
-        in_private_mount_namespace(move |mounts| {
-            let (mut client, mut network) = self.begin(criu)?;
-            journal.criu = Some(InitProcess::of(nix::unistd::Pid::from_raw(client.pid()))?);
-            journal.save(self.container)?;
-            client.reuse_kernel_facts(mounts);
-            if sys::proc::has_inet_sockets(self.init.pid()).context(|| "read the container's sockets")? {
-                check_inet_sockets(client.version(), Kernel::running())?;
-            }
-            let memory = &self.options.memory;
-            memory.check_kernel(&mut client, memory.parent_path.is_some())?;
-            let freezer = Freezer::prepare(self.container, self.status)?;
-            let request = options::dump_request(self, network.as_ref(), &freezer, client.version())?;
-            rescue::note_lock(self, journal, request.options.network_lock)?;
+    ) -> Result<(CheckpointReport, Option<Exporter<'p>>)> {
+        let Started { criu, socket } = started;
+        // Both while CRIU starts.
+        let network = self.container.survey_network(self.config, self.init, lock_table::PREFIX)?;
+        let external_mounts = externals::mounts(
+            self.container,
+            self.config,
+            self.init,
+            &self.options.external,
+            self.images_fd.as_fd(),
+        )?;
+        let mut client = criu.ready()?;
+        journal.criu = Some(InitProcess::of(nix::unistd::Pid::from_raw(client.pid()))?);
+        journal.lazy_port = self.options.memory.lazy_port();
+        journal.save(self.container)?;
+        client.reuse_kernel_facts(mounts);
+        preflight::require_sockets_dumpable(client.version(), Kernel::running(), || {
+            sys::proc::has_inet_sockets(self.init.pid())
+        })?;
+        let memory = &self.options.memory;
+        memory.check_kernel(&mut client, memory.parent_path.is_some())?;
+        let freezer = Freezer::prepare(self.container, self.status)?;
+        let version = client.version();
+        let saved = network.as_ref().map(NetworkSurvey::saved);
+        let mut request = options::dump_request(self, external_mounts, saved, &freezer, version)?;
+        rescue::note_lock(self, journal, request.options.network_lock)?;
+        let socket = socket.and_then(|socket| socket.suits(version));
+        if let Some(socket) = &socket {
+            request.page_server = Some(PageServer::Socket(socket.criu));
+        }
+        std::thread::scope(|scope| {
+            let (receiving, exporter) = match (socket, exporter) {
+                (Some(socket), Some(exporter)) => {
+                    let images = self.images_fd.as_fd();
+                    (Some(Receiving::begin(scope, socket, exporter, images, version)?), None)
+                }
+                (_, exporter) => (None, exporter),
+            };
             let mut hold = Hold {
                 dump: self,
-                network: network.as_mut(),
+                network,
                 freezer: &freezer,
                 seizing: false,
+                killing: false,
+                receiving,
                 exporter,
                 journal,
-                progress,
-                version: client.version(),
+                version,
+                lazy: LazyWait::new(memory, self.options.timeout),
+                handed_over: None,
             };
             let dumped = client.dump(&request, &mut hold);
+            let gave_up = hold.lazy.gave_up();
+            let Hold { receiving, exporter, handed_over, .. } = hold;
+            if self.custody.fate() == Fate::Ended {
+                // Whatever CRIU makes of it.
+                let stats =
+                    dumped.inspect_err(|e| tracing::debug!(error = e.chain(), "after the hand-over")).ok();
+                let report = CheckpointReport {
+                    stats: stats.as_ref().and_then(|dumped| dumped.stats),
+                    stood_still: stats.map(|dumped| dumped.stood_still),
+                    archive_bytes: handed_over,
+                    ..CheckpointReport::default()
+                };
+                return Ok((report, None));
+            }
             let dumped = dumped.map_err(|error| {
+                if let Some(reason) = gave_up {
+                    return reason;
+                }
+                let error = match receiving {
+                    Some(receiving) => receiving.reason(error),
+                    None => error,
+                };
                 explained(error, || {
                     failure::context(self.container, self.config, self.options, self.images_fd.as_fd())
                 })
@@ -314,24 +445,7 @@ impl Dump<'_> {
                 stood_still: Some(dumped.stood_still),
                 ..CheckpointReport::default()
             };
-            Ok((report, hold.exporter))
-        })
-        .context(|| "make a private mount namespace for criu")?
-    }
-
-    /// Starts CRIU, and looks at the container's network in the time that this takes.
-    fn begin(&self, criu: &Criu) -> Result<(CriuClient, Option<SavedNetwork>)> {
-        let programs = self.options.tar.as_deref().map(|tar| programs::with_tar(self.container, tar));
-        let spawn = SpawnOptions::default()
-            .programs(programs.transpose()?)
-            .namespaces(namespaces::around_criu(self.config, self.init)?);
-        std::thread::scope(|scope| {
-            let survey =
-                scope.spawn(|| self.container.survey_network(self.config, self.init, lock_table::PREFIX));
-            // From this thread, which has the mounts that CRIU is to see.
-            let client = CriuClient::spawn(criu, spawn);
-            let network = survey.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            Ok((client?, network?))
+            Ok((report, exporter))
         })
     }
 
@@ -369,99 +483,25 @@ fn destroy(container: &Container) -> Result<()> {
 /// Completes the archive of a checkpoint whose images are complete.
 fn finish_export(
     container: &Container,
-    journal: &Journal,
+    mut journal: Journal,
+    options: &ArchiveOptions,
     export: Export,
     progress: &mut (dyn Progress + Send),
 ) -> Result<CheckpointReport> {
-    let images = ImagesDir::of(journal);
+    reclaim(container, &mut journal)?;
+    let images = ImagesDir::of(&journal);
     let images_fd = open_dir(&images.path)?;
     let logs = open_work_dir(&log_dir(container))?;
-    let mut journal = journal.clone();
-    let mut exporter = Exporter::begin(export, container, container.config()?.as_ref(), |partial| {
+    let config = container.config()?;
+    let mut exporter = Exporter::begin(export, options, container, &config, progress, |partial| {
         journal.set_partial(partial, container)
     })?;
-    exporter.images_and_rootfs(container, images_fd.as_fd(), None, progress)?;
-    let archive_bytes = Some(exporter.finish(logs.as_fd())?);
+    exporter.images_and_rootfs(container, images_fd.as_fd(), None)?;
+    let archive_bytes = Some(exporter.finish(Some(logs.as_fd()))?);
     let stats = DumpStats::read(logs.as_fd()).ok();
     let stood_still = stats.map(|stats| stats.stood_still());
     let report = CheckpointReport { images_bytes: images.size()?, archive_bytes, stats, stood_still };
     images.discard()?;
     destroy(container)?;
     Ok(report)
-}
-
-/// What happens while CRIU holds the processes.
-struct Hold<'a> {
-    dump: &'a Dump<'a>,
-    network: Option<&'a mut SavedNetwork>,
-    freezer: &'a Freezer,
-    /// Whether CRIU is stopping the processes.
-    seizing: bool,
-    exporter: Option<Exporter>,
-    journal: &'a mut Journal,
-    progress: &'a mut (dyn Progress + Send),
-    version: Version,
-}
-
-impl Notify for Hold<'_> {
-    fn pre_dump(&mut self) -> Result<()> {
-        self.seizing = true;
-        Ok(())
-    }
-
-    fn network_lock(&mut self) -> Result<()> {
-        self.seizing = false;
-        Ok(())
-    }
-
-    fn query_external(&mut self) -> Result<Vec<String>> {
-        self.seizing = false;
-        Ok(Vec::new())
-    }
-
-    fn patience(&self) -> Option<Duration> {
-        (self.seizing && self.freezer.is_given()).then_some(freezer::PATIENCE)
-    }
-
-    fn silence(&mut self, _how_long: Duration) {
-        self.freezer.rouse();
-    }
-
-    fn post_dump(&mut self) -> Result<()> {
-        let Dump { container, config, images_fd, options, init, sessions, .. } = self.dump;
-        if let Some(network) = &mut self.network {
-            container.survey_network_again(network, config, *init, lock_table::PREFIX)?;
-            network.write(images_fd.as_fd())?;
-        }
-        let late = Sessions::of(container, *init)?.since(sessions);
-        late.announce(options.exec_sessions, options.leave_running)?;
-        cgroups::write(container, config, options, images_fd.as_fd())?;
-        SavedThreads::of(&container.cgroup()?)?.write(images_fd.as_fd())?;
-        if let Some(exporter) = &mut self.exporter {
-            let (version, progress) = (Some(self.version), &mut *self.progress);
-            let written = rescue::watching(container, self.journal, || {
-                exporter.images_and_rootfs(container, images_fd.as_fd(), version, progress)
-            });
-            written.unwrap_or_else(|| {
-                let message =
-                    "criu ended while it held the processes: the archive would not be of one moment";
-                Err(Error::new(ErrorKind::CriuFailed, message))
-            })?;
-        }
-        if options.leave_running == LeaveRunning::No {
-            // From the answer on CRIU kills the processes: whoever comes after us must know what the images are.
-            self.journal.phase = Phase::Dumped;
-            self.journal.save(container)?;
-        }
-        if options.leave_running == LeaveRunning::Paused {
-            // They are held by ptrace now, and by the freezer when CRIU lets go.
-            container.cgroup()?.freeze()?;
-        }
-        Ok(())
-    }
-
-    fn status_ready(&mut self) -> Result<()> {
-        let Some(fd) = &self.dump.options.memory.status_fd else { return Ok(()) };
-        nix::unistd::write(fd, &[0]).map(drop).context(|| "write to the descriptor of --status-fd")
-    }
 }

@@ -8,10 +8,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::freezer::Freezer;
-use super::{Dump, MemoryOptions, externals};
+use super::{Dump, HandOver, MemoryOptions};
+use crate::archive::{Identities, Recipients};
 use crate::criu::{
-    AfterDump, CONFIG_ANNOTATION, DumpRequest, ManageCgroups, NetworkLock, TcpConnections, Version,
-    config_file,
+    AfterDump, CONFIG_ANNOTATION, DumpRequest, ExternalMount, ManageCgroups, NetworkLock, TcpConnections,
+    Version, config_file,
 };
 use crate::engine::{InitProcess, Namespaces, NetworkContent, SavedNetwork};
 use crate::spec::Config;
@@ -36,6 +37,8 @@ pub enum Export {
     File(PathBuf),
     /// To a stream.
     Stream(Box<dyn Write + Send>),
+    /// To somebody who takes it over while CRIU holds the processes.
+    Peer(HandOver),
 }
 
 impl fmt::Debug for Export {
@@ -43,6 +46,7 @@ impl fmt::Debug for Export {
         match self {
             Self::File(path) => f.debug_tuple("File").field(path).finish(),
             Self::Stream(_) => f.write_str("Stream(..)"),
+            Self::Peer(_) => f.write_str("Peer(..)"),
         }
     }
 }
@@ -55,6 +59,59 @@ pub enum ExecSessions {
     End,
     /// As long as there are any, there is no checkpoint.
     Refuse,
+}
+
+/// What of the root filesystem goes into an archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum ArchivedRootfs {
+    /// How it differs from the base that was named, or all of it.
+    #[default]
+    Auto,
+    /// All of it.
+    Full,
+    /// How it differs from a base: the named one, or the lower layers of the overlay that it is.
+    Diff,
+    /// Nothing: the restore is given a bundle.
+    None,
+}
+
+/// How an archive is laid out.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub enum ArchiveLayout {
+    /// So that other engines read it.
+    #[default]
+    Full,
+    /// Equal pages once.
+    Packed {
+        /// The archive that this one goes on from: what that has is left out.
+        base: Option<PathBuf>,
+        /// Files and directories of archives that the base needs itself; none: the directory that it is in.
+        around: Vec<PathBuf>,
+        /// Secret keys that open it.
+        identities: Identities,
+    },
+}
+
+/// What the caller wants of an archive.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct ArchiveOptions {
+    /// What of the root filesystem goes into it.
+    pub rootfs: ArchivedRootfs,
+    /// The files that it is compared with: the restore needs the very same.
+    pub rootfs_base: Option<PathBuf>,
+    /// The bind mounts whose directories go into it, by their destinations.
+    pub volumes: Vec<String>,
+    /// The image of which another engine is to make the root filesystem; `None`: as annotations say, if any.
+    pub rootfs_image: Option<String>,
+    /// The runtime that is to restore it, as another engine spells it; `None`: this program's path.
+    pub target_runtime: Option<String>,
+    /// Those who can read it; `None`: everybody who has the file.
+    pub recipients: Option<Recipients>,
+    /// How it is laid out.
+    pub layout: ArchiveLayout,
 }
 
 /// What the caller wants of a checkpoint.
@@ -91,12 +148,15 @@ pub struct CheckpointOptions {
     pub network_lock: Option<NetworkLock>,
     /// The largest unlinked file to take along, in bytes; `None`: CRIU's default of 1 MiB.
     pub ghost_limit: Option<u32>,
-    /// How long it may take to stop the processes; `None`: CRIU's default of 10 s.
+    /// How long it may take to stop the processes; `None`: CRIU's default of 10 s. Also how long memory that is on demand waits until it
+    /// is asked for; `None`: without end.
     pub timeout: Option<Duration>,
     /// Further objects that are outside, in CRIU's spelling: `file[MNT:INO]`, `mnt[PATH]:KEY`, ….
     pub external: Vec<String>,
     /// What becomes of the memory.
     pub memory: MemoryOptions,
+    /// What is in an archive, and for whom.
+    pub archive: ArchiveOptions,
     /// A program that is a `tar` for CRIU when it is started under that name; `None`: the system's.
     pub tar: Option<PathBuf>,
 }
@@ -104,6 +164,7 @@ pub struct CheckpointOptions {
 /// The request for CRIU of this version.
 pub(super) fn dump_request<'a>(
     dump: &'a Dump<'_>,
+    external_mounts: Vec<ExternalMount>,
     network: Option<&SavedNetwork>,
     freezer: &Freezer,
     version: Version,
@@ -123,8 +184,7 @@ pub(super) fn dump_request<'a>(
     let common = &mut request.options;
     common.work_dir = work_dir.as_ref().map(AsFd::as_fd);
     common.root = Some(container.state().rootfs.clone());
-    common.external_mounts =
-        externals::mounts(container, config, init, &options.external, images_fd.as_fd())?;
+    common.external_mounts = external_mounts;
     common.external = external_namespaces(config, init)?;
     common.external.extend(options.external.iter().cloned());
     common.timeout = options.timeout;

@@ -18,6 +18,7 @@ use crate::{Context, Error, ErrorKind, Result};
 /// As [`checkpoint`](super::checkpoint), and [`ErrorKind::Unsupported`] where the kernel does not track changes of memory.
 pub fn pre_dump(container: &mut Container, options: &CheckpointOptions) -> Result<CheckpointReport> {
     let _lock = container.lock()?;
+    container.require_owned()?;
     let context = format!("pre-dump container {}", container.id());
     run(container, options).inspect(|report| report.tell(container)).context(|| context)
 }

@@ -8,16 +8,26 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::CheckpointOptions;
-use crate::Result;
 use crate::check::{ContainerFacts, Finding, Given, Limits, judge_container, refuse};
-use crate::criu::{CONFIG_ANNOTATION, TcpConnections, config_file};
+use crate::criu::{CONFIG_ANNOTATION, Kernel, TcpConnections, Version, check_inet_sockets, config_file};
 use crate::engine::Container;
 use crate::spec::Config;
+use crate::{Context, Result};
 
 /// What CRIU reads besides the file that it is given (criu(8)).
 const CRIU_DEFAULT: &str = "/etc/criu/default.conf";
 /// More than this is no file of options, in bytes.
 const LARGEST: u64 = 64 << 10;
+
+/// Looks whether a checkpoint with these options is possible, without one.
+///
+/// # Errors
+/// As [`super::checkpoint`] has before anything is stopped, as far as that can be told.
+pub fn dumpable(container: &Container, options: &CheckpointOptions) -> Result<()> {
+    let config = container.config()?;
+    super::namespaces::require_restorable(&config)?;
+    if options.no_check { Ok(()) } else { require_dumpable(container, &config, options) }
+}
 
 /// Looks at the container.
 ///
@@ -59,6 +69,22 @@ pub(super) fn require_dumpable(
     let second = look(container, config, &given).unwrap_or_default();
     let is_there = |finding: &Finding| first.contains(finding);
     refuse(second.into_iter().filter(is_there).collect(), &given)
+}
+
+/// Asks whether there are network sockets only where this CRIU could not dump them: to list them takes the kernel some ten
+/// milliseconds, even if there is none.
+///
+/// # Errors
+/// [`crate::ErrorKind::CriuUnusable`]; they cannot be looked at.
+pub(super) fn require_sockets_dumpable(
+    version: Version,
+    kernel: Option<Kernel>,
+    has_sockets: impl FnOnce() -> std::io::Result<bool>,
+) -> Result<()> {
+    match check_inet_sockets(version, kernel) {
+        Err(too_old) if has_sockets().context(|| "read the container's sockets")? => Err(too_old),
+        _ => Ok(()),
+    }
 }
 
 /// What is in the way now; nothing where it cannot be told: what fails there is for those to say who go on, a container that
@@ -138,6 +164,20 @@ fn size(text: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sockets_are_looked_for_only_where_they_would_be_in_the_way() {
+        let kernel = Kernel::parse("6.18.1");
+        let unasked = || -> std::io::Result<bool> { panic!("this takes long") };
+        require_sockets_dumpable(Version::new(4, 2, 1), kernel, unasked).expect("it dumps them");
+        let old = Version::new(4, 1, 1);
+        require_sockets_dumpable(old, kernel, || Ok(false)).expect("there is none");
+        let error = require_sockets_dumpable(old, kernel, || Ok(true)).expect_err("it cannot");
+        assert_eq!(error.kind(), crate::ErrorKind::CriuUnusable);
+        let gone = || Err(std::io::Error::from_raw_os_error(libc::ESRCH));
+        let error = require_sockets_dumpable(old, kernel, gone).expect_err("they cannot be seen");
+        assert!(error.to_string().contains("the container's sockets"), "{error}");
+    }
 
     #[test]
     fn criu_s_own_files_count_as_flags() {

@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a CRIU that was killed leaves behind in a container that runs on: sockets in repair mode, which nobody can read or
-//! write, and a table of nftables that keeps all packets away. Both are found by looking, so that it does not matter at
+//! write, and a table of nftables or rules of iptables that keep packets away. All are found by looking, so that it does not matter at
 //! which moment CRIU died. Must not know why it did.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
-use std::io::Read;
 use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use nix::sched::CloneFlags;
@@ -15,13 +13,9 @@ use nix::unistd::Pid;
 
 use super::Dump;
 use super::journal::Journal;
-use crate::criu::{NetworkLock, lock_table};
+use crate::criu::{NetworkLock, lock_rules, lock_table, log_beginning};
 use crate::engine::{Container, Namespaces, Status};
-use crate::sys::netlink::Netfilter;
 use crate::{Context, Result, sys};
-
-/// The line that names CRIU's run is one of the first of its log.
-const BEGINNING: u64 = 16 << 10;
 
 /// Writes down where CRIU's lock is, for whoever has to remove it.
 pub(super) fn note_lock(dump: &Dump<'_>, journal: &mut Journal, lock: NetworkLock) -> Result<()> {
@@ -37,6 +31,13 @@ pub(super) fn note_lock(dump: &Dump<'_>, journal: &mut Journal, lock: NetworkLoc
         let path = namespaces.path(CloneFlags::CLONE_NEWNET);
         journal.network = Some(path.unwrap_or(Path::new("/proc/thread-self/ns/net")).to_owned());
     }
+    if matches!(lock, NetworkLock::Iptables | NetworkLock::Default) {
+        journal.iptables = true;
+        // What cannot be seen is no reason to refuse: CRIU will say why it cannot lock.
+        let namespace = File::open(format!("/proc/{}/ns/net", dump.init.pid));
+        journal.was_locked =
+            namespace.is_ok_and(|namespace| lock_rules::has_chain(&namespace).unwrap_or(false));
+    }
     journal.save(dump.container)
 }
 
@@ -48,8 +49,12 @@ pub(super) fn rescue(container: &Container, journal: &Journal) -> Result<()> {
     if !journal.locked {
         return Ok(());
     }
-    let running = container.status()? == Status::Running;
+    // Who was killed while it mended has left it frozen, which is nobody's wish.
+    let running = journal.mending || container.status()? == Status::Running;
     let cgroup = container.cgroup()?;
+    if running && !journal.mending {
+        Journal { mending: true, ..journal.clone() }.save(container)?;
+    }
     // What runs meets a socket that fails; without a freezer that cannot be helped.
     let frozen = running
         && cgroup
@@ -121,7 +126,7 @@ fn has_parasite(pid: i32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/maps")).is_ok_and(|maps| maps.contains("/memfd:CRIUMFD"))
 }
 
-/// Removes CRIU's table from the network namespace of the container. Tells whether there was one.
+/// Removes CRIU's lock from the network namespace of the container. Tells whether there was one.
 ///
 /// # Errors
 /// When it cannot be removed.
@@ -136,33 +141,19 @@ pub(super) fn unlock(container: &Container, journal: &Journal) -> Result<bool> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
         opened => opened.context(|| format!("open {}", path.display()))?,
     };
-    let log = journal.log.as_deref().map_or(Ok(Vec::new()), beginning)?;
+    let log = journal.log.as_deref().map_or(Ok(Vec::new()), log_beginning)?;
     let context = || format!("remove criu's lock from the network namespace {}", path.display());
-    let netfilter = match Netfilter::in_namespace(&namespace) {
-        Err(e) if e.raw_os_error() == Some(libc::EPROTONOSUPPORT) => return Ok(false),
-        opened => opened.context(context)?,
-    };
     let init = container.state().init.map(|init| init.pid);
-    let mut removed = false;
-    for table in netfilter.tables().context(context)? {
-        if lock_table::is_of_run(&table.name, &log, init) {
-            removed |= netfilter.delete_table(&table).context(context)?;
-        }
-    }
-    Ok(removed)
+    let by_table =
+        lock_table::remove(&namespace, |table| lock_table::is_of_run(table, &log, init)).context(context);
+    let by_rules = remove_rules(journal, &namespace, &log).context(context);
+    Ok(by_table? | by_rules?)
 }
 
-/// The beginning of a log; of a missing one, nothing.
-fn beginning(log: &Path) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    match File::open(log) {
-        Ok(file) if file.metadata().is_ok_and(|m| m.mode() & libc::S_IFMT == libc::S_IFREG) => {
-            file.take(BEGINNING).read_to_end(&mut bytes).context(|| format!("read {}", log.display()))?;
-        }
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            return Err(e).context(|| format!("open {}", log.display()));
-        }
-        _ => {}
+fn remove_rules(journal: &Journal, namespace: &File, log: &[u8]) -> Result<bool> {
+    if !journal.iptables {
+        return Ok(false);
     }
-    Ok(bytes)
+    let of_connections = lock_rules::remove_rules(namespace, log)?;
+    Ok(of_connections | (!journal.was_locked && lock_rules::remove_chain(namespace)?))
 }

@@ -10,12 +10,16 @@ pub(super) const SUCCESS: u8 = 0;
 pub(super) const FAILURE: u8 = 1;
 /// The archive is empty, truncated, damaged, foreign, or of another version.
 pub(super) const ARCHIVE: u8 = 3;
+/// The archive wants of the host what was not allowed, or is not signed as was demanded.
+pub(super) const NOT_ALLOWED: u8 = 7;
 /// There is no CRIU, or it is too old for the kernel or the request.
 pub(super) const CRIU_UNUSABLE: u8 = 4;
 /// CRIU ran and could not dump or restore, or it is known beforehand that it could not dump.
 pub(super) const CRIU_FAILED: u8 = 5;
 /// The disk is full or read-only.
 pub(super) const STORAGE: u8 = 6;
+/// A registry could not be reached, or refused.
+pub(super) const REGISTRY: u8 = 8;
 /// `check`: a checkpoint needs the flags that it names.
 pub(super) const READY_WITH_FLAGS: u8 = 10;
 /// `check`: a checkpoint is not possible.
@@ -29,9 +33,11 @@ pub(super) fn code_of(error: &Error, command: &Command) -> u8 {
     }
     match error.kind() {
         ErrorKind::InvalidArchive => ARCHIVE,
+        ErrorKind::NotAllowed => NOT_ALLOWED,
         ErrorKind::CriuUnusable => CRIU_UNUSABLE,
         ErrorKind::CriuFailed | ErrorKind::Undumpable => CRIU_FAILED,
         ErrorKind::Storage => STORAGE,
+        ErrorKind::Registry => REGISTRY,
         _ => FAILURE,
     }
 }

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Log lines: to the file that engines give (`--log`, one JSON object or one text line an event), else to stderr.
+//! Log lines: to the file that engines give (`--log`, one JSON object or one text line an event), else to stderr. What is only good
+//! to know goes to people there, not to programs, which may take it for an answer: to a terminal, or with `--debug`.
 
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt;
 use std::str::FromStr;
 use std::sync::Mutex;
@@ -45,8 +46,13 @@ impl FromStr for LogFormat {
 /// # Errors
 /// When the log file cannot be opened.
 pub(super) fn init(global: &Global) -> Result<()> {
-    let level = if global.debug { LevelFilter::DEBUG } else { LevelFilter::INFO };
-    let lines = Lines { format: global.log_format, file: open(global)?.map(Mutex::new) };
+    let file = open(global)?.map(Mutex::new);
+    let level = match global.debug {
+        true => LevelFilter::DEBUG,
+        false if file.is_some() || std::io::stderr().is_terminal() => LevelFilter::INFO,
+        false => LevelFilter::WARN,
+    };
+    let lines = Lines { format: global.log_format, file };
     let subscriber = tracing_subscriber::registry().with(lines.with_filter(level));
     // A second call in one process (a test) keeps the first subscriber.
     drop(tracing::subscriber::set_global_default(subscriber));

@@ -4,6 +4,7 @@
 //! Only here are things printed, progress bars drawn and exit codes chosen.
 
 mod as_tar;
+mod base;
 mod commands;
 mod criu_values;
 mod durations;
@@ -14,6 +15,7 @@ mod inherited;
 mod logging;
 mod output;
 mod progress;
+mod registry;
 mod sizes;
 mod usage;
 mod version;
@@ -35,8 +37,8 @@ use logging::LogFormat;
 #[command(name = "migrate", args_override_self = true, infer_subcommands = false)]
 #[command(
     after_help = "Exit codes: 0 success; 1 failure; 3 unusable archive; 4 no usable CRIU; 5 CRIU refused; \
-6 disk full or read-only; 10 (check) a checkpoint needs flags; 11 (check) a checkpoint is not possible; \
-255 failure of exec itself. `run` and `exec` in the foreground end with the container's code."
+6 disk full or read-only; 7 not allowed to the archive; 8 a registry cannot be reached or refuses; \
+10 (check) a checkpoint needs flags; 11 (check) a checkpoint is not possible; 255 failure of exec itself. `run` and `exec` in the foreground end with the container's code."
 )]
 struct Cli {
     #[command(flatten)]
@@ -192,8 +194,12 @@ mod tests {
             let (least, most) = match command.name.as_str() {
                 "exec" | "ps" => (1, None),
                 "kill" => (1, Some(2)),
-                "list" | "spec" | "features" => (0, Some(0)),
-                "check" => (0, Some(1)),
+                "archives" => (1, Some(3)),
+                "diff" => (2, Some(2)),
+                "list" | "spec" | "features" | "receive" => (0, Some(0)),
+                "to" => (0, Some(2)),
+                "check" | "migrations" => (0, Some(1)),
+                "push" => (2, Some(2)),
                 _ => (1, Some(1)),
             };
             assert_eq!(command.arguments, Arguments { least, most }, "{}", command.name);

@@ -170,29 +170,51 @@ pub struct CriuClient {
     complaints: Option<File>,
 }
 
+/// A CRIU that was started and need not be up yet: what its caller does meanwhile takes no time of its own. Nothing was asked of
+/// it, so that it ends by itself when its caller dies. Dropping it ends it and waits for that.
+#[derive(Debug)]
+pub struct StartingCriu(CriuClient);
+
+impl StartingCriu {
+    /// Waits for it and asks its version.
+    ///
+    /// # Errors
+    /// `CriuUnusable`: it does not speak the protocol, or is too old for us or for the running kernel.
+    pub fn ready(self) -> Result<CriuClient> {
+        let Self(mut client) = self;
+        client.version = client.ask_version()?;
+        version::check(client.version, Kernel::running())?;
+        Ok(client)
+    }
+}
+
 impl CriuClient {
     /// Starts CRIU and asks its version; no other process is needed for the operation that follows.
     ///
     /// # Errors
-    /// `CriuUnusable`: it cannot be started, does not speak the protocol, or is too old for us or for the running kernel.
+    /// As [`CriuClient::start`] and [`StartingCriu::ready`].
     pub fn spawn(criu: &Criu, options: SpawnOptions) -> Result<Self> {
+        Self::start(criu, options)?.ready()
+    }
+
+    /// Starts CRIU, which takes it some time to be up.
+    ///
+    /// # Errors
+    /// `CriuUnusable`: it cannot be started.
+    pub fn start(criu: &Criu, options: SpawnOptions) -> Result<StartingCriu> {
         let (ours, theirs) = seqpacket::pair().context(|| "make a socket pair for criu")?;
         let (worker, complaints) = launch(criu, &options, theirs.as_fd())
             .context_kind(ErrorKind::CriuUnusable, || format!("start {}", criu.path().display()))?;
         // From here on only CRIU has its end, and the processes that it makes.
         drop((theirs, options));
         let pidfd = pidfd::open(worker.pid()).context(|| format!("pidfd_open({})", worker.pid()))?;
-        let version = Version::new(0, 0, 0);
-        let mut client = Self {
+        Ok(StartingCriu(Self {
             connection: Some(Connection::new(ours, pidfd)),
             worker,
             criu: criu.clone(),
-            version,
+            version: Version::new(0, 0, 0),
             complaints,
-        };
-        client.version = client.ask_version(criu)?;
-        version::check(client.version, Kernel::running())?;
-        Ok(client)
+        }))
     }
 
     /// CRIU's process id, by which it can be put into a cgroup.
@@ -268,7 +290,8 @@ impl CriuClient {
         Ok(Dumped::of(DumpStats::read(request.options.log_dir()).ok(), began.elapsed()))
     }
 
-    /// Restores a process tree. On `Err` nothing of it is left running.
+    /// Restores a process tree. A CRIU that dies once the processes run has done all of it. On `Err` nothing of it is left running
+    /// but what CRIU had made when it was killed, all of which is in its cgroup.
     ///
     /// # Errors
     /// As [`CriuClient::dump`].
@@ -305,19 +328,25 @@ impl CriuClient {
         }
         let mut reply = self.call(message, notify);
         let init = reply.init.take();
+        if reply.is_of_the_dead() {
+            let error = self.died("criu ended after its last word".to_owned(), None);
+            tracing::warn!(error = error.chain(), "the restored processes run all the same");
+            return Ok(init);
+        }
         self.successful(reply, Some((options, job)), what)?;
         self.finish();
         Ok(init)
     }
 
-    fn ask_version(&mut self, criu: &Criu) -> Result<Version> {
+    fn ask_version(&mut self) -> Result<Version> {
+        let criu = self.criu.clone();
         let mut request = Criu_req::new();
         request.set_type(Criu_req_type::VERSION);
         request.set_keep_open(true);
         let reply = self.call(&request, &mut Silent);
         let response = self
             .successful(reply, None, || format!("ask {} for its version", criu.path().display()))
-            .map_err(|e| unusable(criu, e))?;
+            .map_err(|e| unusable(&criu, e))?;
         let found = response.version;
         Ok(Version::from_answer(
             found.major_number(),
@@ -330,7 +359,7 @@ impl CriuClient {
     fn call(&mut self, request: &Criu_req, notify: &mut dyn Notify) -> Reply {
         match &mut self.connection {
             Some(connection) => connection.call(request, notify),
-            None => Reply { outcome: Outcome::Closed, objection: None, init: None },
+            None => Reply { outcome: Outcome::Closed, objection: None, init: None, resumed: false },
         }
     }
 

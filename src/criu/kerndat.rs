@@ -7,6 +7,9 @@
 //! that only it sees, keep the file under a name that stands for this boot, this kernel and this CRIU, and bind it
 //! where CRIU reads it. All mounts are in a private namespace. Only root can write what is kept.
 //!
+//! Where CRIU keeps it, another CRIU probes first, too, if there is nothing yet: one that restores is in the container's cgroup, which may
+//! not let it open the devices that it asks the kernel about, and would keep for all others that the kernel cannot do what it can.
+//!
 //! Must not know what the facts are.
 
 use std::fs::{self, File, Permissions};
@@ -46,7 +49,7 @@ pub(super) fn reuse(
     probe: impl FnOnce() -> Result<()> + Send,
 ) -> Result<()> {
     if statfs(RUN).context(|| format!("statfs({RUN})"))?.filesystem_type() == TMPFS_MAGIC {
-        return Ok(());
+        return if Path::new(FILE).exists() { Ok(()) } else { probe() };
     }
     let directory = Kept::open(Path::new(KEPT))?;
     let boot = boot_id()?;

@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! How CRIU names the table of nftables with which it keeps packets away: after its run since 4.1, which its log tells, and
-//! before after the first dumped process. A name is cut to what fits in its buffer. Pure.
+//! before after the first dumped process. A name is cut to what fits in its buffer. Finds it by that, and removes it.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use crate::sys::netlink::Netfilter;
 
 /// What each of them begins with.
 pub const PREFIX: &str = "CRIU-";
@@ -14,7 +19,32 @@ pub fn is_of_run(table: &str, log: &[u8], init: Option<i32>) -> bool {
     if init.is_some_and(|pid| name == pid.to_string()) {
         return true;
     }
-    name.len() >= SHORTEST && run_ids(log).any(|run| run.starts_with(name))
+    run_ids(log).any(|run| is_named_after(name, run))
+}
+
+/// Whether a table is the one of the run with this id.
+pub fn is_of(table: &str, run: &str) -> bool {
+    table.strip_prefix(PREFIX).is_some_and(|name| is_named_after(name, run))
+}
+
+fn is_named_after(name: &str, run: &str) -> bool {
+    name.len() >= SHORTEST && run.starts_with(name)
+}
+
+/// Removes the tables of these names from a network namespace. Tells whether there was one.
+///
+/// # Errors
+/// Those of netlink; a kernel without nftables has no tables.
+pub fn remove(namespace: &(impl AsFd + Sync), is_its: impl Fn(&str) -> bool) -> io::Result<bool> {
+    let netfilter = match Netfilter::in_namespace(namespace) {
+        Err(e) if e.raw_os_error() == Some(libc::EPROTONOSUPPORT) => return Ok(false),
+        opened => opened?,
+    };
+    let mut removed = false;
+    for table in netfilter.tables()?.iter().filter(|table| is_its(&table.name)) {
+        removed |= netfilter.delete_table(table)?;
+    }
+    Ok(removed)
 }
 
 /// The ids of the run: lines at the beginning of the log say `CRIU run id = 59a31c04-…`, one for each process that CRIU
@@ -49,5 +79,9 @@ mod tests {
         for (name, log, init, expected) in table {
             assert_eq!(is_of_run(name, log, init), expected, "{name}");
         }
+        let run = "59a31c04-350b-49b9-9812-000000000001";
+        let of_run = |name: &str| is_of(name, run);
+        assert!(of_run("CRIU-59a31c04-350b-49b9-98") && of_run(&format!("CRIU-{run}")));
+        assert!(!of_run("CRIU-") && !of_run("CRIU-59a31c04-350b-49b9-99") && !of_run(run));
     }
 }

@@ -6,9 +6,12 @@ use std::fmt;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::BorrowedFd;
+use std::path::Path;
 
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
+
+use crate::{Context, Result};
 
 /// Which of the two jobs wrote the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +20,26 @@ pub enum Job {
     Dump,
     /// A restore: CRIU's own errors there mostly echo what one of the restored processes met.
     Restore,
+}
+
+/// The line that names CRIU's run is one of the first of its log; the rules of iptables are told before the first page of memory is
+/// written.
+const BEGINNING: u64 = 16 << 20;
+
+/// The beginning of the log at this path; of a missing one, nothing.
+///
+/// # Errors
+/// When it is there and cannot be read.
+pub fn beginning(log: &Path) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let read = match File::open(log) {
+        Ok(file) if file.metadata().is_ok_and(|metadata| metadata.is_file()) => {
+            file.take(BEGINNING).read_to_end(&mut bytes).map(drop)
+        }
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    };
+    read.context(|| format!("read {}", log.display())).map(|()| bytes)
 }
 
 /// How much of the beginning and of the end of a log is looked at.
@@ -28,6 +51,8 @@ const MAX_LINE: usize = 400;
 /// Errors that are in the logs of successful runs too, or that only repeat that something failed.
 const NOISE: &[&str] = &[
     "rlimit: Can't setup RLIMIT_NOFILE for self",
+    // Of the probing of the kernel, which goes on.
+    "tun: Unable to create tun",
     "cgroupd: recv req error",
     "Dumping FAILED",
     "Restoring FAILED",

@@ -13,8 +13,9 @@ mod client;
 mod config_file;
 mod failure;
 mod find;
-mod image;
+pub mod image;
 mod kerndat;
+pub mod lock_rules;
 pub mod lock_table;
 mod log;
 mod notify;
@@ -22,12 +23,19 @@ mod request;
 mod rpc;
 mod version;
 
-pub use client::{CriuClient, Dumped, Features, PROGRAMS, Restored, Session, SpawnOptions, Stdio};
+pub use client::{
+    CriuClient, Dumped, Features, PROGRAMS, Restored, Session, SpawnOptions, StartingCriu, Stdio,
+};
 pub use config_file::{CONFIG_ANNOTATION, config_file};
 pub use failure::{End, Failure, Quoted};
 pub use find::{Criu, require_root, search_path};
-pub use image::{DumpStats, RestoreStats, check_pages, has_image, mounts_from_outside, process_names};
-pub use log::{Job, Level, LogError, LogLine, first_error, is_noise, log_lines, printable};
+pub use image::{
+    DumpStats, LeftLock, RestoreStats, has_image, left_lock, mounts_from_outside, process_names,
+    require_complete,
+};
+pub use log::{
+    Job, Level, LogError, LogLine, beginning as log_beginning, first_error, is_noise, log_lines, printable,
+};
 pub use notify::{Notify, Silent};
 pub use request::{
     AfterDump, CgroupRoot, DumpRequest, ExternalMount, InheritFd, InheritedFd, JoinNamespace, ManageCgroups,

@@ -9,7 +9,7 @@
 //! ```
 //! `*` only if the tree has a network namespace of its own, `°` only if it has any namespace of its own.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use crate::{Error, ErrorKind, Result};
@@ -106,6 +106,15 @@ pub trait Notify {
     /// # Errors
     /// Any: the restore ends and CRIU kills what it made.
     fn post_restore(&mut self, _pid: i32) -> Result<()> {
+        Ok(())
+    }
+
+    /// After [`Notify::post_restore`], before CRIU hears the answer over this connection. Whoever has a copy of it keeps CRIU waiting
+    /// for the answer to the next notification, also when this process has died.
+    ///
+    /// # Errors
+    /// Any: the restore ends and CRIU kills what it made.
+    fn before_release(&mut self, _connection: BorrowedFd<'_>) -> Result<()> {
         Ok(())
     }
 

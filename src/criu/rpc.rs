@@ -44,6 +44,16 @@ pub(super) struct Reply {
     pub(super) objection: Option<Error>,
     /// The first restored process, opened while CRIU still held it.
     pub(super) init: Option<Init>,
+    /// Whether CRIU has told that the restored processes run, which is the last thing that it does. Until then its death lets go of
+    /// those that it has not yet let go itself, and not all of them survive that.
+    pub(super) resumed: bool,
+}
+
+impl Reply {
+    /// Whether CRIU went away when nothing was left for it to do.
+    pub(super) fn is_of_the_dead(&self) -> bool {
+        self.resumed && self.objection.is_none() && matches!(self.outcome, Outcome::Closed)
+    }
 }
 
 /// The response, or what took its place.
@@ -70,7 +80,7 @@ impl Connection {
 
     /// Sends a request and serves notifications until its response.
     pub(super) fn call(&mut self, request: &Criu_req, notify: &mut dyn Notify) -> Reply {
-        let mut reply = Reply { outcome: Outcome::Closed, objection: None, init: None };
+        let mut reply = Reply { outcome: Outcome::Closed, objection: None, init: None, resumed: false };
         reply.outcome = self.exchange(request, notify, &mut reply).unwrap_or_else(Outcome::Broken);
         reply
     }
@@ -101,7 +111,12 @@ impl Connection {
             if response.type_() != Criu_req_type::NOTIFY {
                 return Ok(Outcome::Answered(Box::new(response)));
             }
-            let answer = match notified(&response, packet.fds, notify, reply) {
+            let released = |notify: &mut dyn Notify| match response.notify.script() {
+                "post-restore" => notify.before_release(self.socket.as_fd()),
+                _ => Ok(()),
+            };
+            let notified = notified(&response, packet.fds, notify, reply);
+            let answer = match notified.and_then(|external| released(notify).map(|()| external)) {
                 Ok(external) => acknowledgement(external),
                 Err(error) => {
                     reply.objection.get_or_insert(error);
@@ -161,6 +176,7 @@ fn notified(
 ) -> Result<Vec<String>> {
     let (script, pid) = (response.notify.script(), response.notify.pid);
     tracing::debug!(script, pid, "criu notifies");
+    reply.resumed |= script == "post-resume";
     if let ("post-restore", Some(pid)) = (script, pid) {
         let pidfd = pidfd::open(Pid::from_raw(pid)).context(|| format!("pidfd_open({pid})"))?;
         reply.init = Some(Init { pid, pidfd });
@@ -260,6 +276,21 @@ mod tests {
         let reply = connection.call(&request, notify);
         thread.join().expect("the server's own checks");
         (reply, connection)
+    }
+
+    #[test]
+    fn a_criu_that_goes_away_has_done_its_work_only_after_the_processes_run() {
+        for (script, done) in [("pre-resume", false), ("post-resume", true)] {
+            let (reply, _) = against(&mut Silent, move |server, _| {
+                server.notify(script, None, &[]);
+            });
+            assert_eq!(reply.is_of_the_dead(), done, "{script}: {reply:?}");
+        }
+        let (reply, _) = against(&mut Silent, |server, _| {
+            server.notify("post-resume", None, &[]);
+            server.send(&answer(Criu_req_type::RESTORE, false), &[]);
+        });
+        assert!(!reply.is_of_the_dead(), "{reply:?}");
     }
 
     #[test]

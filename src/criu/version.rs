@@ -56,8 +56,12 @@ impl Version {
 
     /// Reads what `criu --version` prints ("Version: 3.17.1"); `None` if it says no version.
     pub(super) fn from_text(text: &str) -> Option<Self> {
-        let number = text.lines().find_map(|line| line.strip_prefix("Version:"))?.trim();
-        let mut parts = number.split('.').map(|part| {
+        Self::parse(text.lines().find_map(|line| line.strip_prefix("Version:"))?)
+    }
+
+    /// Reads a version as it prints itself ("4.2.1"); `None` if it has no two numbers.
+    pub fn parse(number: &str) -> Option<Self> {
+        let mut parts = number.trim().split('.').map(|part| {
             let digits = part.find(|c: char| !c.is_ascii_digit()).map_or(part, |end| &part[..end]);
             digits.parse::<u32>().ok()
         });

@@ -21,15 +21,26 @@ pub(super) struct CapabilitySets {
 }
 
 impl CapabilitySets {
+    /// What is to be ambient and is not both permitted and inheritable is left out with a warning: the kernel raises no such
+    /// capability, and init has nobody to warn.
     pub(super) fn from_spec(sets: Option<&LinuxCapabilities>) -> Self {
         let Some(sets) = sets else { return Self::default() };
-        Self {
+        let mut sets = Self {
             bounding: names(sets.bounding().as_ref()),
             effective: names(sets.effective().as_ref()),
             permitted: names(sets.permitted().as_ref()),
             inheritable: names(sets.inheritable().as_ref()),
             ambient: names(sets.ambient().as_ref()),
+        };
+        let (permitted, inheritable) = (&sets.permitted, &sets.inheritable);
+        let (ambient, refused) = std::mem::take(&mut sets.ambient)
+            .into_iter()
+            .partition(|name| permitted.contains(name) && inheritable.contains(name));
+        sets.ambient = ambient;
+        for name in refused {
+            tracing::warn!("can't raise ambient capability {name}: operation not permitted");
         }
+        sets
     }
 
     /// Adds capabilities as `exec --cap` does: to bounding, effective and permitted, and to ambient where the
@@ -86,7 +97,7 @@ impl CapabilitySets {
         }
         for capability in parse(&self.ambient) {
             if let Err(error) = caps::raise(None, CapSet::Ambient, capability) {
-                tracing::warn!(%capability, %error, "ambient capability not raised");
+                tracing::warn!("can't raise ambient capability {capability}: {error}");
             }
         }
         Ok(())
@@ -139,12 +150,21 @@ mod tests {
             "CAP_CHECKPOINT_RESTORE",
             "CAP_SYS_ADMIN",
         ];
-        let json = serde_json::json!({"bounding": all, "ambient": ["CAP_KILL"]});
+        let json = serde_json::json!({"bounding": all});
         let sets: LinuxCapabilities = serde_json::from_value(json).expect("valid sets");
         let sets = CapabilitySets::from_spec(Some(&sets));
         assert_eq!(parse(&sets.bounding).len(), all.len());
-        assert_eq!(sets.ambient, ["CAP_KILL"]);
         assert!(sets.permitted.is_empty());
+    }
+
+    #[test]
+    fn what_the_kernel_would_not_raise_is_not_to_be_ambient() {
+        let (kill, chown, setuid) = ("CAP_KILL", "CAP_CHOWN", "CAP_SETUID");
+        let json = serde_json::json!({
+            "permitted": [kill, chown], "inheritable": [kill, setuid], "ambient": [setuid, kill, chown],
+        });
+        let sets: LinuxCapabilities = serde_json::from_value(json).expect("valid sets");
+        assert_eq!(CapabilitySets::from_spec(Some(&sets)).ambient, [kill]);
     }
 
     #[test]

@@ -47,6 +47,8 @@ pub struct Container {
     config: SavedConfig,
     /// The host's, as seen from this process: looked at once.
     hierarchies: OnceLock<Hierarchies>,
+    /// Whom this value acts for, if not for the host's commands.
+    holder: Option<String>,
 }
 
 /// The right to change a container. Other commands wait; it ends with the value, or with the process.
@@ -72,7 +74,7 @@ impl Container {
         hierarchies: OnceLock<Hierarchies>,
     ) -> Self {
         let dir = root.dir(&id);
-        Self { root, id, dir, state, config: SavedConfig::default(), hierarchies }
+        Self { root, id, dir, state, config: SavedConfig::default(), hierarchies, holder: None }
     }
 
     /// Its id.
@@ -107,6 +109,14 @@ impl Container {
 
     pub(super) fn state_mut(&mut self) -> &mut State {
         &mut self.state
+    }
+
+    pub(super) fn holder(&self) -> Option<&str> {
+        self.holder.as_deref()
+    }
+
+    pub(super) fn set_holder(&mut self, holder: String) {
+        self.holder = Some(holder);
     }
 
     /// The configuration as it was at create.
@@ -211,14 +221,15 @@ impl Container {
     /// [`ErrorKind::WrongStatus`] when another command keeps it for long; [`ErrorKind::NotFound`] when it went away,
     /// also if another one has its id by now.
     pub fn lock(&mut self) -> Result<ContainerLock> {
-        let file = lock(&self.dir).context(|| format!("lock container {}", self.id))?;
-        let state = State::load(&self.dir).map_err(|e| match e.kind() {
+        let missing = |attempt: &str, error: Error| match error.kind() {
             ErrorKind::NotFound => {
                 Error::new(ErrorKind::NotFound, format!("container does not exist: {}", self.id))
-                    .with_source(e)
+                    .with_source(error)
             }
-            kind => Error::new(kind, format!("load container {}", self.id)).with_source(e),
-        })?;
+            kind => Error::new(kind, format!("{attempt} container {}", self.id)).with_source(error),
+        };
+        let file = lock(&self.dir).map_err(|error| missing("lock", error))?;
+        let state = State::load(&self.dir).map_err(|error| missing("load", error))?;
         if !state.is_of_the_same(&self.state) {
             return Err(Error::new(
                 ErrorKind::NotFound,
@@ -240,6 +251,7 @@ impl Container {
 
     fn start_created(&mut self) -> Result<()> {
         let lock = self.lock()?;
+        self.require_owned()?;
         match self.status()? {
             Status::Created => {}
             Status::Stopped => return Err(self.wrong_status("cannot start a container that has stopped")),
@@ -292,11 +304,15 @@ impl Container {
     }
 
     /// Sends a signal, by the kernel's number, to the container's first process. SIGKILL goes to all its processes: in
-    /// a pid namespace of its own they end with the first, and in a shared one they must not stay behind.
+    /// a pid namespace of its own they end with the first, and in a shared one they must not stay behind. One that is
+    /// handed over is not signalled: the tree that goes on may be another.
     ///
     /// # Errors
-    /// [`ErrorKind::WrongStatus`] when it does not run.
+    /// [`ErrorKind::WrongStatus`] when it does not run, or is handed over.
     pub fn signal(&self, signal: i32) -> Result<()> {
+        if signal != 0 {
+            self.require_owned()?;
+        }
         let not_running =
             || self.wrong_status(&format!("signal container {}: container not running", self.id));
         if signal == libc::SIGKILL && !self.has_own_pids() {
@@ -321,8 +337,12 @@ impl Container {
     /// some when it shares another's pid namespace.
     ///
     /// # Errors
-    /// The first process that could not be signalled; one that has just ended is no error.
+    /// The first process that could not be signalled; one that has just ended is no error. As [`Container::signal`] for
+    /// one that is handed over.
     pub fn signal_all(&self, signal: i32) -> Result<()> {
+        if signal != 0 {
+            self.require_owned()?;
+        }
         if self.cgroup()?.is_nowhere() {
             // Its processes are known to its pid namespace alone, whose first one they end with.
             return match self.signal(signal) {
@@ -363,9 +383,11 @@ impl Container {
     /// Ends its processes and removes every trace of it. With `force` a running container is killed first.
     ///
     /// # Errors
-    /// [`ErrorKind::WrongStatus`] when it runs and `force` is not given; else as [`Container::destroy`].
+    /// [`ErrorKind::WrongStatus`] when it runs and `force` is not given, or it is handed over; else as
+    /// [`Container::destroy`].
     pub fn delete(mut self, force: bool) -> Result<()> {
         let _lock = self.lock()?;
+        self.require_owned()?;
         match self.status()? {
             Status::Stopped | Status::Created => {}
             other if !force => {

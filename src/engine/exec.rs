@@ -126,6 +126,7 @@ impl Container {
 
     fn start_process(&self, process: Process, options: &ExecOptions) -> Result<Spawned> {
         let preserved = preserved(options.preserve_fds)?;
+        self.require_owned()?;
         let status = self.status()?;
         match status {
             Status::Running | Status::Created => self.require_moving(options)?,

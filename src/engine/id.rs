@@ -30,7 +30,7 @@ impl FromStr for ContainerId {
         }
         let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'+' | b'-' | b'.');
         if text.len() > LONGEST
-            || matches!(text, "." | ".." | super::state_root::OTHER_ROOTS)
+            || matches!(text, "." | ".." | super::state_root::OTHER_ROOTS | super::state_root::MIGRATIONS)
             || !text.bytes().all(allowed)
         {
             return Err(Error::new(
@@ -58,7 +58,7 @@ mod tests {
         for good in ["web", "a.b_c+d-1", "0"] {
             assert_eq!(good.parse::<ContainerId>().expect(good).as_str(), good);
         }
-        for bad in ["", ".", "..", ".roots", "a/b", "a b", "ä", "a\0", &"x".repeat(256)] {
+        for bad in ["", ".", "..", ".roots", ".migrations", "a/b", "a b", "ä", "a\0", &"x".repeat(256)] {
             assert_eq!(bad.parse::<ContainerId>().expect_err(bad).kind(), ErrorKind::InvalidInput);
         }
     }

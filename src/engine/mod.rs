@@ -33,6 +33,8 @@ mod memory_notices;
 mod namespaces;
 mod network;
 mod new_container;
+mod outstanding_memory;
+mod ownership;
 mod pause;
 mod pidfd_socket;
 mod process;
@@ -60,7 +62,7 @@ mod user_namespace;
 pub use builder::ContainerBuilder;
 pub use cgroup_driver::CgroupDriver;
 pub use console::Console;
-pub use container::Container;
+pub use container::{Container, ContainerLock};
 pub use exec::ExecOptions;
 pub use features::{Features, features};
 pub use foreground::{ExitCode, Foreground};
@@ -72,10 +74,12 @@ pub use intel_rdt::{
 pub use memory_notices::{MemoryNotices, Notice};
 pub use namespaces::Namespaces;
 pub use network::{
-    Cidr, HostEnd, Network, NetworkContent, NetworkInterface, NetworkRoute, NetworkState, SavedNetwork,
-    TakenDevices, VethNetwork,
+    AddressedInterface, Cidr, HostEnd, Network, NetworkContent, NetworkInterface, NetworkRoute, NetworkState,
+    NetworkSurvey, SavedNetwork, TakenDevices, VethNetwork,
 };
 pub use new_container::NewContainer;
+pub use outstanding_memory::OutstandingMemory;
+pub use ownership::Ownership;
 pub use pidfd_socket::{PidfdSocket, ProcessKind};
 pub(crate) use process::ResolvedIo;
 pub use process::{Process, ProcessIo};
@@ -84,9 +88,11 @@ pub use rootless::Rootless;
 pub use running_process::RunningProcess;
 pub use saved_threads::SavedThreads;
 pub use sd_notify::NotifyProxy;
+pub use sd_notify::service_manager_mount;
 pub use seccomp::{SeccompFeatures, seccomp_features};
 pub use signal::parse_signal;
 pub use state::{InitProcess, State};
+pub(crate) use state_root::MIGRATIONS;
 pub use state_root::{StateRoot, StateRootBuilder};
 pub use status::Status;
 pub use user::UserId;

@@ -21,8 +21,8 @@ use super::network::{self, NetworkState, SavedNetwork};
 use super::remains::{kill_process, remove_host_mounts, remove_unfinished};
 use super::rootfs::{CgroupBind, CgroupLayout, PlanContext, RootfsPlan};
 use super::sd_notify;
-use super::state::{Creator, InitProcess, STATE, State, save_config};
-use super::{Container, ContainerId, Rootless, StateRoot, UserNamespace, rootless};
+use super::state::{Creator, InitProcess, STATE, State, replace_file, save_config};
+use super::{Container, ContainerId, Ownership, Rootless, StateRoot, UserNamespace, rootless};
 use crate::cgroup::{Cgroup, CgroupMounts, CgroupState, Hierarchies, NewUnit, UnitHolder};
 use crate::spec::oci::LinuxDeviceCgroup;
 use crate::spec::{self, Config};
@@ -75,7 +75,7 @@ impl NewContainer {
         // make it again: then it is not ours to remove.
         let lock = lock(&dir)?;
         if dir.join(STATE).exists() {
-            return Err(StateRoot::already_exists(&id));
+            return Err(root.already_exists(&id));
         }
         let prepare = || {
             let state = State {
@@ -97,6 +97,7 @@ impl NewContainer {
                 external_descriptors: Default::default(),
                 poststop_due: false,
                 no_new_keyring: false,
+                ownership: Ownership::Here,
                 annotations: BTreeMap::new(),
             };
             state.save(&dir)?;
@@ -134,9 +135,27 @@ impl NewContainer {
         &self.id
     }
 
+    /// The path of the state root.
+    pub fn root_path(&self) -> &Path {
+        self.root.path()
+    }
+
+    /// What is started for it, if that is not this program.
+    pub fn own_program(&self) -> Option<&Path> {
+        self.root.init_program()
+    }
+
     /// Its directory under the state root.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Writes a small file into its directory: a reader sees the old one or the new one.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write_file(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        replace_file(&self.dir.join(name), bytes)
     }
 
     /// Declares that the bundle lives in the container's directory and goes with it; returns where it must be made.

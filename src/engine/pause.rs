@@ -11,6 +11,7 @@ impl Container {
     /// [`ErrorKind::WrongStatus`](crate::ErrorKind::WrongStatus) unless it runs or waits for its start.
     pub fn pause(&mut self) -> Result<()> {
         let _lock = self.lock()?;
+        self.require_owned()?;
         match self.status()? {
             Status::Running | Status::Created => self.cgroup()?.freeze(),
             other => {
@@ -27,6 +28,7 @@ impl Container {
     /// [`ErrorKind::WrongStatus`](crate::ErrorKind::WrongStatus) unless it is paused.
     pub fn resume(&mut self) -> Result<()> {
         let _lock = self.lock()?;
+        self.require_owned()?;
         match self.status()? {
             Status::Paused => self.cgroup()?.thaw(),
             other => {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::lock::lock;
 use super::state::load_config;
 use super::{Container, ContainerId, InitProcess, State, StateRoot};
-use crate::cgroup::{Cgroup, Hierarchies};
+use crate::cgroup::{Cgroup, Hierarchies, kept_frozen};
 use crate::{Context, Error, ErrorKind, Result, sys};
 
 /// How long a killed process may take to go.
@@ -51,7 +51,28 @@ pub(super) fn kill_process(process: InitProcess, rouse: impl FnMut()) -> Result<
         ErrorKind::System,
         format!("process {} did not end within {} s of SIGKILL", process.pid, END_DEADLINE.as_secs()),
     )
-    .with_hint("it hangs in the kernel (state D): look at /proc/PID/stack and at its storage"))
+    .with_hint(format!("{}; then try again", process.why_it_stays())))
+}
+
+impl InitProcess {
+    /// What keeps it, although it was killed, and what to do about that.
+    pub fn why_it_stays(&self) -> String {
+        why_it_stays(self.pid().as_raw())
+    }
+}
+
+fn why_it_stays(pid: i32) -> String {
+    if let Some(cgroup) = kept_frozen(pid) {
+        return format!("it is in {}, which somebody else has frozen: thaw that", cgroup.display());
+    }
+    match fs::read_to_string(format!("/proc/{pid}/wchan")) {
+        Ok(waits) if waits == "zap_pid_ns_processes" => {
+            "a process of its pid namespace has ended, and its parent outside of the container does not collect it: \
+             end or continue that one (`ps -eo pid,ppid,stat,args` shows the process with state Z)"
+                .to_owned()
+        }
+        _ => format!("it hangs in the kernel (state D): look at /proc/{pid}/stack and at its storage"),
+    }
 }
 
 /// Whether it ends in time.
@@ -219,6 +240,7 @@ mod tests {
     use nix::mount::{MsFlags, mount};
 
     use super::*;
+    use crate::cgroup::Version;
 
     #[test]
     fn what_is_mounted_inside_is_found_through_a_link_and_under_any_name() {
@@ -240,6 +262,78 @@ mod tests {
         assert_eq!(before, None);
         assert!(error.contains("is mounted inside"), "{error}");
         assert!(inside.is_dir());
+    }
+
+    #[test]
+    fn what_keeps_a_killed_process_is_told() {
+        let hierarchies = Hierarchies::detect().expect("this host has cgroups");
+        let id = format!("migrate-test-stays-{}", std::process::id());
+        let place = format!("/{id}");
+        let cgroup = Cgroup::plan(&hierarchies, Some(Path::new(&place)), &id).expect("a valid id");
+        cgroup.create().expect("this test needs root: it makes a cgroup");
+        let mut child = std::process::Command::new("sleep").arg("600").spawn().expect("sleep runs");
+        let pid = i32::try_from(child.id()).expect("a pid");
+        let told = cgroup.apply(pid).and_then(|()| cgroup.freeze()).map(|()| why_it_stays(pid));
+        cgroup.kill_all().and_then(|()| cgroup.destroy()).expect("the test's cgroup can be removed");
+        child.wait().expect("it is a child");
+        let told = told.expect("it enters the cgroup and freezes");
+        // Only the freezer of v1 holds what was killed; in v2's it dies.
+        let v1 = hierarchies.with_controller("freezer").is_some_and(|found| found.version() == Version::V1);
+        assert_eq!(told.contains(&format!("freezer/{id}, which somebody")), v1, "{told}");
+        assert!(why_it_stays(pid).contains("hangs in the kernel"), "it is gone");
+    }
+
+    /// A child of this process that runs a child of its own, and that one's pid.
+    fn parent_of_one(program: &str, arguments: &[&str]) -> (std::process::Child, i32) {
+        let mut command = std::process::Command::new(program);
+        let child = command.args(arguments).args(["sleep", "600"]).spawn().expect(program);
+        let pid = only_child(child.id());
+        (child, pid)
+    }
+
+    fn only_child(parent: u32) -> i32 {
+        let children = format!("/proc/{parent}/task/{parent}/children");
+        let deadline = Instant::now() + END_DEADLINE;
+        loop {
+            let found = fs::read_to_string(&children).expect("it lives");
+            if let Some(pid) = found.split_whitespace().next() {
+                return pid.parse().expect("a pid");
+            }
+            assert!(Instant::now() < deadline, "{parent} has no child");
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn an_init_whose_namespace_holds_one_that_nobody_collects_is_told_of() {
+        use nix::sys::signal::{Signal, kill};
+        use nix::unistd::Pid;
+        let (mut outer, init) = parent_of_one("unshare", &["--pid", "--fork"]);
+        let namespace = format!("--pid=/proc/{init}/ns/pid");
+        let (mut entering, entered) = parent_of_one("nsenter", &[&namespace]);
+        let parent = Pid::from_raw(i32::try_from(entering.id()).expect("a pid"));
+        kill(parent, Signal::SIGSTOP).expect("stop the parent");
+        // Until it stands still it may collect its child after all.
+        let stands_still =
+            || fs::read_to_string(format!("/proc/{parent}/stat")).expect("it lives").contains(") T ");
+        let deadline = Instant::now() + END_DEADLINE;
+        while !stands_still() {
+            assert!(Instant::now() < deadline, "the parent does not stop");
+            std::thread::yield_now();
+        }
+        for pid in [entered, init] {
+            kill(Pid::from_raw(pid), Signal::SIGKILL).expect("kill");
+        }
+        let deadline = Instant::now() + END_DEADLINE;
+        let mut told = why_it_stays(init);
+        while !told.contains("does not collect it") && Instant::now() < deadline {
+            std::thread::yield_now();
+            told = why_it_stays(init);
+        }
+        kill(parent, Signal::SIGCONT).expect("continue the parent");
+        entering.wait().expect("it collects its child");
+        outer.wait().expect("it collects init");
+        assert!(told.contains("does not collect it"), "{told}");
     }
 
     #[test]

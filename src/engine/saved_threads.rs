@@ -118,12 +118,11 @@ impl SavedThreads {
     }
 
     fn parse(bytes: &[u8]) -> Result<Self> {
-        let saved: Self = serde_json::from_slice(bytes).context_kind(
-            ErrorKind::InvalidArchive,
-            || "understand the settings of the checkpoint's threads",
-        )?;
+        let saved: Self = serde_json::from_slice(bytes).context_kind(ErrorKind::InvalidArchive, || {
+            format!("understand the settings of the checkpoint's threads, {FILE}")
+        })?;
         let refused = |why: String| {
-            let message = format!("the settings of the checkpoint's threads {why}");
+            let message = format!("{FILE}: the settings of the checkpoint's threads {why}");
             Err(Error::new(ErrorKind::InvalidArchive, message))
         };
         if saved.schema != SCHEMA {

@@ -45,11 +45,16 @@ const LONGEST: usize = 4096;
 
 /// Whether a configuration comes from a container that was prepared for this.
 pub(super) fn is_prepared(config: &Spec) -> bool {
+    service_manager_mount(config).is_some()
+}
+
+/// Which of the mounts of a configuration leads to the service manager: it gets another source with each container.
+pub fn service_manager_mount(config: &Spec) -> Option<usize> {
     let ours = |mount: &Mount| {
         let source = mount.source().as_deref();
         mount.destination() == Path::new(INSIDE) && source.is_some_and(|source| source.ends_with(DIRECTORY))
     };
-    config.mounts().iter().flatten().any(ours)
+    config.mounts().iter().flatten().position(ours)
 }
 
 /// Makes the directory in the container's, and changes the configuration so that the program finds it.

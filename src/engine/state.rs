@@ -19,19 +19,24 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use super::intel_rdt::RdtGroups;
 use super::network::NetworkState;
+use super::ownership::Ownership;
 use super::rootfs::host::HostMount;
 use crate::cgroup::{CgroupState, Unit};
 use crate::sys::proc::Stat;
-use crate::{Context, Error, ErrorKind, Result};
+use crate::{Context, Error, ErrorKind, Result, sys};
 
-/// The version of `state.json` that this program writes.
+/// The version of `state.json` that this program writes for a container of this host's.
 const SCHEMA: u32 = 1;
+
+/// The version for one that is handed over: what programs do that know nothing of it must not be done.
+const SCHEMA_OF_OTHERS: u32 = 2;
 
 /// The file of the record.
 pub(super) const STATE: &str = "state.json";
@@ -66,6 +71,23 @@ impl InitProcess {
     /// Whether this very process still runs (a zombie does not).
     pub fn is_alive(&self) -> bool {
         Stat::of(self.pid()).is_ok_and(|stat| stat.start_time == self.start_time && !stat.ended())
+    }
+}
+
+impl InitProcess {
+    /// Waits for its end; whether it came in time.
+    ///
+    /// # Errors
+    /// When it cannot be waited for.
+    pub fn wait_ended(&self, time: Duration) -> Result<bool> {
+        let pidfd = match sys::pidfd::open(self.pid()) {
+            Err(e) if e.raw_os_error() == Some(libc::ESRCH) => return Ok(true),
+            opened => opened.context(|| format!("pidfd_open({})", self.pid))?,
+        };
+        if !self.is_alive() {
+            return Ok(true);
+        }
+        sys::pidfd::wait_ended(&pidfd, time).context(|| format!("wait for process {}", self.pid))
     }
 }
 
@@ -116,6 +138,9 @@ pub struct State {
     /// Whether its processes keep the session keyring of whoever starts them.
     #[serde(default)]
     pub no_new_keyring: bool,
+    /// Who has the right to it.
+    #[serde(default, skip_serializing_if = "Ownership::is_here")]
+    pub ownership: Ownership,
     /// Annotations of the configuration.
     pub annotations: BTreeMap<String, String>,
 }
@@ -168,11 +193,13 @@ impl State {
             let message = format!("{} is damaged at `{}`", path.display(), e.path());
             Error::new(ErrorKind::System, message).with_source(e.into_inner())
         })?;
-        if state.schema != SCHEMA {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                format!("{} has schema {}, this program knows {SCHEMA}", path.display(), state.schema),
-            ));
+        if !(SCHEMA..=SCHEMA_OF_OTHERS).contains(&state.schema) {
+            let message = format!(
+                "{} has schema {}, this program knows {SCHEMA} to {SCHEMA_OF_OTHERS}",
+                path.display(),
+                state.schema
+            );
+            return Err(Error::new(ErrorKind::Unsupported, message));
         }
         Ok(state)
     }
@@ -184,7 +211,9 @@ impl State {
 
     /// Writes the record: a reader sees the old one or the new one, never half of one.
     pub(crate) fn save(&self, dir: &Path) -> Result<()> {
-        let bytes = serde_json::to_vec(self).context(|| "serialise the container's state")?;
+        let schema = if self.ownership.is_here() { SCHEMA } else { SCHEMA_OF_OTHERS };
+        let bytes = serde_json::to_vec(&Self { schema, ..self.clone() })
+            .context(|| "serialise the container's state")?;
         replace_file(&dir.join(STATE), &bytes)
     }
 }
@@ -236,6 +265,7 @@ mod tests {
             external_descriptors: Default::default(),
             poststop_due: false,
             no_new_keyring: false,
+            ownership: Ownership::Here,
             annotations: BTreeMap::new(),
         }
     }

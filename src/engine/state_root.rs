@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use super::remains::{remove_container_dir, remove_remnants};
 use super::rootless::has_own_runtime_directory;
+use super::state::State;
 use super::{CgroupDriver, Container, ContainerId, Rootless};
 use crate::{Context, Error, ErrorKind, Result};
 
@@ -21,6 +22,9 @@ const DEFAULT: &str = "/run/migrate";
 
 /// The directory of links to other roots, beneath the default root.
 pub(super) const OTHER_ROOTS: &str = ".roots";
+
+/// Beneath a root: what a layer above keeps of containers that come and go. No container can have that id.
+pub(crate) const MIGRATIONS: &str = ".migrations";
 
 /// A state root.
 #[derive(Debug, Clone)]
@@ -222,7 +226,7 @@ impl StateRoot {
         match fs::DirBuilder::new().mode(0o711).create(&dir) {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                return Err(Self::already_exists(id));
+                return Err(self.already_exists(id));
             }
             Err(e) => return Err(e).context(|| format!("make {}", dir.display())),
         }
@@ -232,7 +236,12 @@ impl StateRoot {
         Ok(dir)
     }
 
-    pub(super) fn already_exists(id: &ContainerId) -> Error {
+    pub(super) fn already_exists(&self, id: &ContainerId) -> Error {
+        let held = State::load(&self.dir(id)).ok().and_then(|state| state.ownership.refusal(id.as_str()));
+        if let Some(held) = held {
+            let message = format!("container with given ID already exists: {id}");
+            return Error::new(ErrorKind::AlreadyExists, message).with_source(held);
+        }
         Error::new(ErrorKind::AlreadyExists, format!("container with given ID already exists: {id}"))
             .with_hint(format!("take another id, or remove that one with `migrate delete {id}`"))
     }

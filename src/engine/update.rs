@@ -27,6 +27,7 @@ impl Container {
     pub fn update_with(&mut self, change: &ResourceChange, shares: &RdtChange) -> Result<()> {
         shares.require_machine()?;
         let _lock = self.lock()?;
+        self.require_owned()?;
         let context = format!("update container {}", self.id());
         match self.status()? {
             Status::Created | Status::Running | Status::Paused => {}

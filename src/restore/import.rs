@@ -3,19 +3,26 @@
 //! verified.
 
 use std::fs::{self, File};
-use std::io::Read;
-use std::os::fd::AsFd;
-use std::os::unix::fs::DirBuilderExt;
+use std::io::{self, Read, Seek as _};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use crate::archive::{Archive, Manifest, Progress, UnpackOptions};
+use super::base::Difference;
+use super::{RestoreOptions, allowed, foreign, on_demand, volumes};
+use crate::archive::signature::Watched;
+use crate::archive::{
+    Archive, Bases, DeviceNodes, Manifest, Opened, Progress, UnpackOptions, manifest_of, opened,
+    packed_stream, unpack_without_memory,
+};
 use crate::engine::NewContainer;
+use crate::spec::HostAccess;
 use crate::{Context, Error, ErrorKind, Result, sys};
 
 /// An unpacked archive.
 pub(super) struct Imported {
-    bundle: Bundle,
-    unpacked: PathBuf,
+    pub(super) bundle: Bundle,
+    pub(super) unpacked: PathBuf,
 }
 
 impl Imported {
@@ -44,39 +51,197 @@ impl Imported {
 pub(super) fn unpack(
     new: &mut NewContainer,
     archive: Box<dyn Read + Send>,
-    bundle: Option<&Path>,
+    options: &RestoreOptions,
     progress: &mut (dyn Progress + Send),
 ) -> Result<Imported> {
-    let archive = Archive::open(archive)?;
-    check_machine(archive.manifest())?;
+    let unpack = unpack_options(options);
+    let (archive, watched) = match &options.verification {
+        Some(verification) => {
+            let (archive, watched) = verification.watch(archive);
+            (archive, Some(watched))
+        }
+        None => (archive, None),
+    };
+    let archive = match Opened::open(opened(archive, &options.identities)?)? {
+        Opened::Ours(archive) => archive,
+        Opened::Foreign(archive) => {
+            let imported = foreign::unpack(new, *archive, options, &unpack, progress)?;
+            watched.map_or(Ok(()), Watched::check)?;
+            return Ok(imported);
+        }
+    };
+    let manifest = archive.manifest().clone();
+    place(new, &manifest, options, progress, |directory, rootfs, progress| {
+        archive.unpack_into(directory, rootfs, &unpack, progress)?;
+        watched.map_or(Ok(()), Watched::check)
+    })
+}
+
+/// [`unpack`] of a file, of which a packed one is read where it is needed.
+pub(super) fn unpack_file(
+    new: &mut NewContainer,
+    mut file: File,
+    directory: Option<PathBuf>,
+    options: &RestoreOptions,
+    progress: &mut (dyn Progress + Send),
+) -> Result<Imported> {
+    let bases = match &options.base_archives[..] {
+        [] => Bases::new(Vec::from_iter(directory), options.identities.clone()),
+        places => Bases::new(places.to_vec(), options.identities.clone()),
+    };
+    let duplicate = |file: &File| file.try_clone().context(|| "duplicate a descriptor");
+    let packed = packed_stream(duplicate(&file)?, &options.identities, bases.clone())?;
+    file.rewind().context(|| "go back to the beginning of the archive")?;
+    let Some(packed) = packed else { return unpack(new, Box::new(file), options, progress) };
+    let mut packed = match &options.verification {
+        None => packed,
+        // What was signed is what is read from here on: nobody else has this copy.
+        Some(verification) => {
+            let (mut bytes, watched) = verification.watch(Box::new(file));
+            let mut copy = nameless_file(new.dir())?;
+            io::copy(&mut bytes, &mut copy).context(|| "copy the archive, of which the signature is")?;
+            watched.check()?;
+            let packed = packed_stream(copy, &options.identities, bases)?;
+            packed
+                .ok_or_else(|| Error::new(ErrorKind::InvalidArchive, "the archive has changed meanwhile"))?
+        }
+    };
+    packed.require_bases()?;
+    let archive = Archive::open(packed)?;
+    let unpack = unpack_options(options);
+    let manifest = archive.manifest().clone();
+    place(new, &manifest, options, progress, |directory, rootfs, progress| {
+        archive.unpack_into(directory, rootfs, &unpack, progress).map(drop)
+    })
+}
+
+/// A file without a name in this directory.
+fn nameless_file(directory: &Path) -> Result<File> {
+    let mut options = File::options();
+    options.read(true).write(true).mode(0o600).custom_flags(libc::O_TMPFILE);
+    options.open(directory).context(|| format!("make a temporary file in {}", directory.display()))
+}
+
+/// [`unpack`] of what another host sends, whose memory came before, as files in the directory `memory`.
+pub(super) fn unpack_of_peer(
+    new: &mut NewContainer,
+    archive: Box<dyn Read + Send>,
+    memory: &Path,
+    options: &RestoreOptions,
+    progress: &mut (dyn Progress + Send),
+) -> Result<Imported> {
+    let archive = Archive::open(opened(archive, &options.identities)?)?;
+    let manifest = archive.manifest().clone();
+    let unpack = unpack_options(options);
+    let imported = place(new, &manifest, options, progress, |directory, rootfs, progress| {
+        archive.unpack_into(directory, rootfs, &unpack, progress).map(drop)
+    })?;
+    link_memory(memory, &imported.images())?;
+    Ok(imported)
+}
+
+/// Puts files of memory among the images, none of which they may replace. They stay where they are, too.
+fn link_memory(memory: &Path, images: &Path) -> Result<()> {
+    let list = || format!("list {}", memory.display());
+    for entry in fs::read_dir(memory).context(list)? {
+        let from = entry.context(list)?.path();
+        let to = images.join(from.file_name().unwrap_or_default());
+        fs::hard_link(&from, &to).context(|| format!("link {} to {}", from.display(), to.display()))?;
+    }
+    Ok(())
+}
+
+/// [`unpack`] of an archive of this program's whose memory stays in it, but for what CRIU reads itself.
+pub(super) fn unpack_without(
+    new: &mut NewContainer,
+    archive: &File,
+    options: &RestoreOptions,
+    progress: &mut (dyn Progress + Send),
+) -> Result<Imported> {
+    if options.verification.is_some() {
+        // Before it is read, its bytes could be others than those that were signed.
+        let message =
+            "a signature is of the whole archive, and --lazy-pages does not read all of it beforehand";
+        return Err(Error::new(ErrorKind::InvalidInput, message)
+            .with_hint("restore without --lazy-pages, or without --verify"));
+    }
+    let manifest = manifest_of(archive)?;
+    let unpack = unpack_options(options);
+    let imported = place(new, &manifest, options, progress, |directory, rootfs, progress| {
+        unpack_without_memory(archive, directory, rootfs, &unpack, progress).map(drop)
+    })?;
+    let archive = archive.try_clone().context(|| "duplicate a descriptor")?;
+    on_demand::copy_direct(archive, &imported.images())?;
+    Ok(imported)
+}
+
+fn unpack_options(options: &RestoreOptions) -> UnpackOptions {
+    let mut unpack = UnpackOptions::default();
+    if options.allow.contains(&HostAccess::Devices) {
+        unpack.devices = DeviceNodes::Any;
+    }
+    unpack
+}
+
+/// Makes the places of an archive of this program's, has it unpacked there, and judges what came.
+fn place(
+    new: &mut NewContainer,
+    manifest: &Manifest,
+    options: &RestoreOptions,
+    progress: &mut (dyn Progress + Send),
+    unpack: impl FnOnce(BorrowedFd<'_>, Option<BorrowedFd<'_>>, &mut (dyn Progress + Send)) -> Result<()>,
+) -> Result<Imported> {
+    check_machine(manifest)?;
+    if !manifest.container.rootfs && !options.bundle.as_deref().is_some_and(is_complete) {
+        return Err(Error::new(ErrorKind::InvalidInput, "the archive holds no root filesystem")
+            .with_hint("name a bundle that has one with --bundle"));
+    }
+    let difference = Difference::of(manifest, options)?;
+    let limits = unpack_options(options);
+    let facts = manifest.container.volumes.clone();
     let unpacked = new.dir().join("import");
     make_private(&unpacked)?;
-    let bundle = Bundle::choose(new, bundle)?;
+    let bundle = Bundle::choose(new, options.bundle.as_deref())?;
     let directory = open_dir(&unpacked)?;
     let rootfs = bundle.rootfs.as_deref().map(open_dir).transpose()?;
-    archive.unpack_into(
-        directory.as_fd(),
-        rootfs.as_ref().map(AsFd::as_fd),
-        &UnpackOptions::default(),
-        progress,
-    )?;
-    if rootfs.is_some() {
-        write_config(&unpacked.join("config.json"), &bundle.path.join("config.json"))?;
+    unpack(directory.as_fd(), rootfs.as_ref().map(AsFd::as_fd), progress)?;
+    let imported = Imported { bundle, unpacked };
+    if let Some(rootfs) = &rootfs {
+        let then = imported.unpacked.join("config.json");
+        let mut config = foreign::read_config(&then)?;
+        let answered = volumes::answer(&mut config, &facts, options, &imported.bundle.path)?;
+        let wishes = serde_json::to_vec(&answered.rest(&config)).context(|| "serialise the configuration")?;
+        allowed::check(&wishes, open_dir(&imported.images())?.as_fd(), &options.allow)?;
+        answered.fill(&imported.unpacked, options.overwrite_volumes, &limits, progress)?;
+        if let Some(difference) = difference {
+            difference.lay_over_base(
+                &imported.unpacked,
+                rootfs.as_fd(),
+                &unpack_options(options),
+                progress,
+            )?;
+        }
+        write_config(config, &then, &imported.bundle.path.join("config.json"))?;
     }
-    Ok(Imported { bundle, unpacked })
+    Ok(imported)
+}
+
+/// Whether a bundle is to be used as it is.
+pub(super) fn is_complete(bundle: &Path) -> bool {
+    bundle.join("config.json").exists()
 }
 
 /// The bundle that the container gets.
-struct Bundle {
-    path: PathBuf,
+pub(super) struct Bundle {
+    pub(super) path: PathBuf,
     /// Where the archive's root file system goes; `None` when the caller has one.
-    rootfs: Option<PathBuf>,
+    pub(super) rootfs: Option<PathBuf>,
 }
 
 impl Bundle {
-    fn choose(new: &mut NewContainer, given: Option<&Path>) -> Result<Self> {
+    pub(super) fn choose(new: &mut NewContainer, given: Option<&Path>) -> Result<Self> {
         let path = match given {
-            Some(path) if path.join("config.json").exists() => {
+            Some(path) if is_complete(path) => {
                 return Ok(Self { path: path.to_owned(), rootfs: None });
             }
             Some(path) => std::path::absolute(path).context(|| format!("resolve {}", path.display()))?,
@@ -94,7 +259,12 @@ impl Bundle {
         new.set_unfinished(match (given, existed) {
             // The container's own directory goes as a whole.
             (None, _) => Vec::new(),
-            (Some(_), true) => vec![rootfs.clone(), path.join("config.json")],
+            (Some(_), true) => vec![
+                rootfs.clone(),
+                path.join("config.json"),
+                path.join(foreign::STAND_INS),
+                path.join(volumes::VOLUMES),
+            ],
             (Some(_), false) => vec![path.clone()],
         })?;
         fs::DirBuilder::new()
@@ -106,17 +276,19 @@ impl Bundle {
     }
 }
 
-/// The archive's configuration becomes the bundle's, with the root file system where it has been unpacked.
-fn write_config(from: &Path, to: &Path) -> Result<()> {
-    let bytes = fs::read(from).context(|| format!("read {}", from.display()))?;
-    let mut config: serde_json::Value = serde_json::from_slice(&bytes)
-        .context_kind(ErrorKind::InvalidArchive, || "understand the archive's configuration")?;
+/// The archive's configuration becomes the bundle's, with the root file system where it has been unpacked. What is mounted
+/// from elsewhere is no difference from the configuration at the checkpoint.
+fn write_config(mut config: serde_json::Value, then: &Path, to: &Path) -> Result<()> {
+    let write = |config: &serde_json::Value, to: &Path| {
+        let bytes = serde_json::to_vec_pretty(config).context(|| "serialise the configuration")?;
+        fs::write(to, bytes).context(|| format!("write {}", to.display()))
+    };
+    write(&config, then)?;
     let root = config.get_mut("root").and_then(serde_json::Value::as_object_mut).ok_or_else(|| {
         Error::new(ErrorKind::InvalidArchive, "the archive's configuration has no field `root`")
     })?;
     root.insert("path".to_owned(), "rootfs".into());
-    let bytes = serde_json::to_vec_pretty(&config).context(|| "serialise the configuration")?;
-    fs::write(to, bytes).context(|| format!("write {}", to.display()))
+    write(&config, to)
 }
 
 /// What would only be found out by a process that dies after the restore.
@@ -139,10 +311,10 @@ fn check_machine(manifest: &Manifest) -> Result<()> {
     Ok(())
 }
 
-fn make_private(path: &Path) -> Result<()> {
+pub(super) fn make_private(path: &Path) -> Result<()> {
     fs::DirBuilder::new().mode(0o700).create(path).context(|| format!("make {}", path.display()))
 }
 
-fn open_dir(path: &Path) -> Result<File> {
+pub(super) fn open_dir(path: &Path) -> Result<File> {
     File::open(path).context(|| format!("open {}", path.display()))
 }

@@ -6,13 +6,21 @@
 //!                    (archive only)                                          └ loopback up, init written down
 //! ```
 //!
-//! Until the processes run, a failure undoes everything but the images, which the caller keeps.
+//! Until the processes run, a failure undoes everything but the images, which the caller keeps. With
+//! [`RestoreOptions::held`] they do not run even then.
 
+mod allowed;
+mod base;
 mod failure;
 mod fixups;
+mod foreign;
+mod guard;
+mod hold;
 mod import;
 mod lock;
+mod on_demand;
 mod options;
+mod volumes;
 
 use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -24,13 +32,17 @@ use nix::fcntl::AtFlags;
 use nix::mount::{MsFlags, mount};
 use nix::unistd::Pid;
 
-pub use options::{RestoreOptions, Source};
+pub use allowed::allows;
+pub use guard::guard_if_requested;
+pub use lock::settle;
+pub use on_demand::provide_memory_if_requested;
+pub use options::{MappedMount, RestoreOptions, Source};
 
 use crate::archive::Progress;
 use crate::cgroup::CgroupTree;
 use crate::criu::{
-    CONFIG_ANNOTATION, Criu, CriuClient, InheritFd, Notify, SpawnOptions, Stdio, check_pages, config_file,
-    require_root,
+    CONFIG_ANNOTATION, Criu, CriuClient, InheritFd, Notify, SpawnOptions, Stdio, config_file,
+    require_complete, require_root,
 };
 use crate::diagnose::explained;
 use crate::engine::rootfs::prepare_mountpoints;
@@ -42,6 +54,8 @@ use crate::spec::kept_fields;
 use crate::sys::namespace::{PrivateMounts, in_private_mount_namespace};
 use crate::sys::proc::{anonymous_memory, namespace_inode};
 use crate::{Context, Error, ErrorKind, Result};
+use hold::Hold;
+use lock::TakenLock;
 
 /// Where logs of restores that failed are kept.
 const LOGS: &str = "/var/log/migrate";
@@ -66,7 +80,12 @@ pub fn restore(
     progress: &mut (dyn Progress + Send),
 ) -> Result<Container> {
     let context = match &source {
-        Source::Archive { name, .. } => format!("restore container {id} from {name}"),
+        Source::Archive { name, .. }
+        | Source::File { name, .. }
+        | Source::OnDemand { name, .. }
+        | Source::Peer { name, .. } => {
+            format!("restore container {id} from {name}")
+        }
         Source::Images(_) => format!("restore container {id}"),
     };
     require_root().context(|| context.clone())?;
@@ -91,10 +110,37 @@ fn run(
     io: ProcessIo,
     progress: &mut (dyn Progress + Send),
 ) -> Result<()> {
+    if let Some((by, attempt)) = &options.held {
+        new.hold(by, *attempt)?;
+    }
     let bundle = options.bundle.as_deref();
+    // Its output is ours to make.
+    let from_peer = matches!(source, Source::Peer { .. });
+    let mut memory = None;
     let (bundle, images, imported) = match source {
         Source::Archive { bytes, .. } => {
-            let imported = import::unpack(new, bytes, bundle, progress)?;
+            if options.lazy_pages {
+                return Err(Error::new(
+                    ErrorKind::InvalidInput,
+                    "memory cannot be read on demand from a stream",
+                )
+                .with_hint("save the archive to a file first, or restore without --lazy-pages"));
+            }
+            let imported = import::unpack(new, bytes, options, progress)?;
+            (imported.bundle(), imported.images(), Some(imported))
+        }
+        Source::File { file, directory, .. } => {
+            let imported = import::unpack_file(new, file, directory, options, progress)?;
+            (imported.bundle(), imported.images(), Some(imported))
+        }
+        Source::OnDemand { name, file } => {
+            on_demand::require_kernel()?;
+            let imported = import::unpack_without(new, &file, options, progress)?;
+            memory = Some((name, file));
+            (imported.bundle(), imported.images(), Some(imported))
+        }
+        Source::Peer { bytes, memory, .. } => {
+            let imported = import::unpack_of_peer(new, bytes, &memory, options, progress)?;
             (imported.bundle(), imported.images(), Some(imported))
         }
         Source::Images(path) => (
@@ -103,9 +149,14 @@ fn run(
             None,
         ),
     };
-    let images = open_images(&images)?;
+    let images = open_images(&images).map_err(|error| match imported {
+        // It was unpacked.
+        Some(_) => Error::new(ErrorKind::InvalidArchive, "the archive has no inventory.img among its images")
+            .with_source(error),
+        None => error,
+    })?;
     // The index of an archive vouches for its images as they were written, whoever did.
-    check_pages(images.as_fd())?;
+    require_complete(images.as_fd())?;
     let recorded = fixups::RecordedMounts::read(images.as_fd())?;
     let network = fixups::RestoredNetwork::read(images.as_fd())?;
     let threads = SavedThreads::read(images.as_fd())?;
@@ -115,13 +166,22 @@ fn run(
     report_edits(new, images.as_fd(), imported.as_ref());
     fixups::share_images(new, images.as_fd())?;
     let io = io.resolve(new.has_terminal())?;
+    if from_peer {
+        fixups::fit_output(images.as_fd(), io.stdio())?;
+    }
     new.create_cgroup_for_restore()?;
     let cgroups = fixups::make_cgroups(new, images.as_fd(), options.manage_cgroups)?;
     new.create_intel_rdt()?;
     // The mounts that CRIU needs on the way stay in a mount namespace that ends with it, however this ends.
     let logs = Logs::choose(new, options, imported.is_some() || !is_writable(&images));
+    // In the host's mount namespace, where it stays.
+    let memory = match (&memory, logs.path()) {
+        (Some((name, file)), Some(work_dir)) => Some(on_demand::Provider::start(new, file, name, work_dir)?),
+        _ => None,
+    };
     let files = Files {
         images: &images,
+        memory: memory.as_ref(),
         work_path: logs.path(),
         config: criu_config(new, imported.is_some()),
         network,
@@ -170,6 +230,7 @@ fn report_edits(new: &NewContainer, images: BorrowedFd<'_>, imported: Option<&im
 /// Files that CRIU works with.
 struct Files<'a> {
     images: &'a OwnedFd,
+    memory: Option<&'a on_demand::Provider>,
     work_path: Option<&'a Path>,
     config: Option<PathBuf>,
     network: fixups::RestoredNetwork,
@@ -235,9 +296,10 @@ fn restore_processes(
         inherited.push(InheritFd { key: key.clone(), fd: spawn.inherit(fd.as_fd())? });
     }
     let work_dir = files.work_path.map(open_work_dir).transpose()?;
-    if options.lazy_pages {
+    if options.lazy_pages && files.memory.is_none() {
         options::require_lazy_pages(work_dir.as_ref().unwrap_or(images).as_fd())?;
     }
+    let hold = options.held.as_ref().map(|_| Hold::prepare(new)).transpose()?;
     let client = CriuClient::spawn(criu, spawn)?;
     client.reuse_kernel_facts(mounts);
     let mut request = options::restore_request(
@@ -252,6 +314,7 @@ fn restore_processes(
     )?;
     request.options.external_mounts = external_mounts;
     request.inherit_fds.extend(inherited);
+    request.lazy_pages |= files.memory.is_some();
     request.options.config_file.clone_from(&files.config);
     files.network.ask(new, &namespaces, &mut request.options);
     let names = stdio_names(&names, new_names);
@@ -263,12 +326,19 @@ fn restore_processes(
         names,
         terminal: fixups::Terminal::new(console),
         criu: client.pid(),
+        memory: files.memory,
         cgroups: files.cgroups.as_ref(),
         threads: files.threads.as_ref(),
         due: LimitsDue::None,
+        hold,
     };
-    let restored = client.restore(&request, &mut steps).inspect_err(|_| lock::tell(&namespaces));
+    let taken = TakenLock::take(steps.new, &namespaces, images.as_fd(), client.pid())?;
+    let restored = client.restore(&request, &mut steps).inspect_err(|_| {
+        taken.iter().for_each(TakenLock::give_up);
+    });
     restored.map_err(|error| explained(error, || failure::context(steps.new, options, images)))?;
+    steps.hold.take().map_or(Ok(()), Hold::end)?;
+    TakenLock::is_gone(steps.new)?;
     let due = steps.due;
     new.set_due_limits(due)
 }
@@ -318,9 +388,11 @@ struct Steps<'a> {
     names: [String; 3],
     terminal: fixups::Terminal,
     criu: i32,
+    memory: Option<&'a on_demand::Provider>,
     cgroups: Option<&'a CgroupTree>,
     threads: Option<&'a SavedThreads>,
     due: LimitsDue,
+    hold: Option<Hold>,
 }
 
 impl Notify for Steps<'_> {
@@ -357,10 +429,22 @@ impl Notify for Steps<'_> {
         if let Some(threads) = self.threads {
             threads.set(self.new.cgroup(), self.criu)?;
         }
+        // Without it the processes would wait for ever, or find zeros.
+        self.memory.map_or(Ok(()), on_demand::Provider::check)?;
         let criu = anonymous_memory(Pid::from_raw(self.criu)).context(|| "look at criu's memory")?;
         self.due = self.new.set_spared_limits(criu)?;
         // Written before any process runs: if we die now, CRIU undoes everything; later, the container is known.
         self.new.record(pid, self.names.clone(), &types)
+    }
+
+    fn before_release(&mut self, connection: BorrowedFd<'_>) -> Result<()> {
+        self.hold.as_ref().map_or(Ok(()), |hold| hold.guard(connection))
+    }
+
+    fn pre_resume(&mut self) {
+        if let Some(hold) = &mut self.hold {
+            hold.begin(self.new.cgroup(), self.criu);
+        }
     }
 }
 

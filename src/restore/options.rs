@@ -2,20 +2,26 @@
 //! What the caller wants of a restore, and what follows from it and from the container for CRIU's request.
 
 use std::fmt;
+use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::fcntl::AtFlags;
 use nix::sys::stat::fstatat;
 
+use super::on_demand;
+use crate::archive::Identities;
+use crate::archive::signature::Verification;
 use crate::cgroup::self_cgroups;
 use crate::criu::{
     CgroupRoot, ExternalMount, InheritFd, InheritedFd, JoinNamespace, ManageCgroups, RestoreRequest,
     TcpConnections, has_image,
 };
 use crate::engine::Namespaces;
+use crate::spec::HostAccess;
 use crate::{Error, ErrorKind, Result};
 
 /// Where the checkpoint is.
@@ -28,6 +34,31 @@ pub enum Source {
         name: String,
         /// Its bytes.
         bytes: Box<dyn Read + Send>,
+    },
+    /// In one file that may be read in any order.
+    File {
+        /// What errors call it.
+        name: String,
+        /// A regular file. It must not change.
+        file: File,
+        /// The directory where archives are that it needs, unless others are named.
+        directory: Option<PathBuf>,
+    },
+    /// In one file that memory is read from when it is needed: the container runs before all of it is there.
+    OnDemand {
+        /// What errors call it.
+        name: String,
+        /// A regular file. It may lose its name, but must not change.
+        file: File,
+    },
+    /// In a stream of an archive's bytes from another host, which has sent the memory before.
+    Peer {
+        /// What errors call it.
+        name: String,
+        /// Its bytes.
+        bytes: Box<dyn Read + Send>,
+        /// The directory with the files of memory, on the state root's file system.
+        memory: PathBuf,
     },
 }
 
@@ -44,8 +75,22 @@ impl fmt::Debug for Source {
             Self::Archive { name, .. } => {
                 f.debug_struct("Archive").field("name", name).finish_non_exhaustive()
             }
+            Self::File { name, .. } => f.debug_struct("File").field("name", name).finish_non_exhaustive(),
+            Self::OnDemand { name, .. } => {
+                f.debug_struct("OnDemand").field("name", name).finish_non_exhaustive()
+            }
+            Self::Peer { name, .. } => f.debug_struct("Peer").field("name", name).finish_non_exhaustive(),
         }
     }
+}
+
+/// What is mounted in the container from this host, instead of what was mounted there from another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MappedMount {
+    /// Where it is in the container.
+    pub destination: String,
+    /// What that is on this host.
+    pub source: PathBuf,
 }
 
 /// What the caller wants of a restore.
@@ -59,6 +104,14 @@ pub struct RestoreOptions {
     /// The bundle. For images, `None` is the working directory. For an archive, a directory with a `config.json` is
     /// used as it is, and an empty or missing one is filled from the archive; `None`: the container gets its own.
     pub bundle: Option<PathBuf>,
+    /// The files that the root filesystem in an archive differs from: they are copied.
+    pub base_rootfs: Option<PathBuf>,
+    /// Files and directories of archives that the archive needs; none: the directory that it is in.
+    pub base_archives: Vec<PathBuf>,
+    /// What the bind mounts of an archive are here.
+    pub map_mounts: Vec<MappedMount>,
+    /// Whether volumes in an archive may be laid over files that are there.
+    pub overwrite_volumes: bool,
     /// What becomes of established TCP connections.
     pub tcp: TcpConnections,
     /// The other end of a unix socket is outside of the container.
@@ -69,7 +122,8 @@ pub struct RestoreOptions {
     pub file_locks: bool,
     /// What CRIU does with cgroups; `None`: nothing, the processes are put into the container's own.
     pub manage_cgroups: Option<ManageCgroups>,
-    /// Start before all memory is there: `criu lazy-pages` works in the work directory and provides it.
+    /// Start before all memory of a directory of images is there: `criu lazy-pages` works in the work directory and provides
+    /// it. From an archive that is [`Source::OnDemand`].
     pub lazy_pages: bool,
     /// Remove from the images what has been restored.
     pub auto_dedup: bool,
@@ -79,6 +133,15 @@ pub struct RestoreOptions {
     pub lsm_mount_context: Option<String>,
     /// How long CRIU may take; `None`: CRIU's default of 10 s.
     pub timeout: Option<Duration>,
+    /// End with the processes frozen, and the container held under this name and attempt (see
+    /// [`Ownership`](crate::engine::Ownership)): none has run, and none does until the container's cgroup is thawed.
+    pub held: Option<(String, u64)>,
+    /// Secret keys that open an encrypted archive.
+    pub identities: Identities,
+    /// Who must have signed the archive; `None`: anybody or nobody. No process is restored of one that they have not.
+    pub verification: Option<Verification>,
+    /// What the configuration in an archive may have of this host. One of the caller's, in `bundle`, may have everything.
+    pub allow: Vec<HostAccess>,
     /// Objects that were outside at the checkpoint, in CRIU's spelling: `mnt[KEY]:PATH`, `veth[IN]:OUT`, ….
     pub external: Vec<String>,
     /// Descriptors for objects that were outside, by their key.
@@ -102,20 +165,30 @@ pub(super) fn is_given_anew(name: &str) -> bool {
     name.contains("pipe:") || ["file[", "tty[", "socket:["].iter().any(|kind| name.starts_with(kind))
 }
 
-/// Makes sure that somebody provides the memory: CRIU's daemon has made its socket in this directory.
+/// Makes sure that somebody provides the memory: CRIU's daemon has made its socket in this directory. A daemon that was
+/// started together with the restore has some time for that.
 ///
 /// # Errors
 /// [`ErrorKind::NotFound`].
 pub(super) fn require_lazy_pages(work_dir: BorrowedFd<'_>) -> Result<()> {
-    const SOCKET: &str = "lazy-pages.socket";
-    match fstatat(work_dir, SOCKET, AtFlags::AT_SYMLINK_NOFOLLOW) {
-        Ok(_) => Ok(()),
-        Err(error) => Err(Error::new(ErrorKind::NotFound, format!("nobody provides memory: no {SOCKET} in the work directory"))
-            .with_source(error)
-            .with_hint(
-                "before the restore start `criu lazy-pages --images-dir IMAGES --work-dir WORK`, with --page-server --address \
-                 and --port for memory that is still on another host, and name that work directory with --work-path",
-            )),
+    const PATIENCE: Duration = Duration::from_secs(5);
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match fstatat(work_dir, on_demand::SOCKET, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(_) => return Ok(()),
+            Err(Errno::ENOENT) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(10)),
+            Err(error) => {
+                return Err(Error::new(
+                    ErrorKind::NotFound,
+                    format!("nobody provides memory: no {} in the work directory", on_demand::SOCKET),
+                )
+                .with_source(error)
+                .with_hint(
+                    "before the restore start `criu lazy-pages --images-dir IMAGES --work-dir WORK`, with --page-server --address \
+                     and --port for memory that is still on another host, and name that work directory with --work-path",
+                ));
+            }
+        }
     }
 }
 

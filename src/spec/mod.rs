@@ -6,6 +6,7 @@
 //! find out.
 
 mod differences;
+mod host_access;
 mod load;
 mod namespaces;
 mod network;
@@ -16,6 +17,7 @@ mod template;
 mod validate;
 
 pub use differences::kept_fields;
+pub use host_access::{HostAccess, Wish, host_access, is_bind};
 pub use load::{Config, parse_process};
 pub use network::is_interface_name;
 pub use oci_spec::runtime as oci;

@@ -6,36 +6,8 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-/// `UFFD_API` and `UFFDIO_API` of linux/userfaultfd.h.
-const API: u64 = 0xaa;
-const UFFDIO_API: libc::Ioctl = 0xc018_aa3f_u32 as libc::Ioctl;
-/// `UFFD_FEATURE_WP_ASYNC` (Linux 6.7).
-const WRITE_PROTECT_ASYNC: u64 = 1 << 15;
-/// `PAGEMAP_SCAN` of linux/fs.h (Linux 6.7).
-const PAGEMAP_SCAN: libc::Ioctl = 0xc060_6610_u32 as libc::Ioctl;
-
-#[repr(C)]
-struct UffdApi {
-    api: u64,
-    features: u64,
-    ioctls: u64,
-}
-
-#[repr(C)]
-struct ScanArgument {
-    size: u64,
-    flags: u64,
-    start: u64,
-    end: u64,
-    walk_end: u64,
-    vector: u64,
-    vector_length: u64,
-    most_pages: u64,
-    category_inverted: u64,
-    category_mask: u64,
-    category_any: u64,
-    return_mask: u64,
-}
+use super::pagemap::{PAGEMAP_SCAN, ScanArgument};
+use super::write_tracking::{API, UFFDIO_API, UffdApi, WRITE_PROTECT_ASYNC};
 
 /// What userfaultfd can do here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,20 +43,7 @@ pub fn userfaultfd() -> io::Result<Userfaultfd> {
 /// That of opening `/proc/self/pagemap`.
 pub fn can_scan_pages() -> io::Result<bool> {
     let pagemap = File::open("/proc/self/pagemap")?;
-    let mut argument = ScanArgument {
-        size: size_of::<ScanArgument>() as u64,
-        flags: 0,
-        start: 0,
-        end: 0,
-        walk_end: 0,
-        vector: 0,
-        vector_length: 0,
-        most_pages: 0,
-        category_inverted: 0,
-        category_mask: 0,
-        category_any: 0,
-        return_mask: 0,
-    };
+    let mut argument = ScanArgument::default();
     // SAFETY: PAGEMAP_SCAN reads and writes one such structure, which lives through the call; it has no vector.
     let done = unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN, &raw mut argument) };
     Ok(done >= 0 || io::Error::last_os_error().raw_os_error() != Some(libc::ENOTTY))

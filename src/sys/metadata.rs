@@ -33,6 +33,8 @@ pub struct Metadata {
     pub node: (u32, u32),
     /// Last modification: seconds since 1970 (negative before) and nanoseconds.
     pub modified: (i64, u32),
+    /// Last change of the file or of what is known about it, in the same form. Nobody can set it.
+    pub changed: (i64, u32),
     /// Whether the file is the root of a mount (Linux 5.8).
     pub mount_root: bool,
 }
@@ -69,6 +71,7 @@ pub fn metadata_at(dir: BorrowedFd<'_>, name: &CStr) -> nix::Result<Metadata> {
         device: (found.stx_dev_major, found.stx_dev_minor),
         node: (found.stx_rdev_major, found.stx_rdev_minor),
         modified: (found.stx_mtime.tv_sec, found.stx_mtime.tv_nsec),
+        changed: (found.stx_ctime.tv_sec, found.stx_ctime.tv_nsec),
         mount_root: found.stx_attributes & mount_root != 0,
     })
 }

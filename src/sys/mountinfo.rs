@@ -98,6 +98,11 @@ fn text(field: &[u8]) -> String {
     String::from_utf8_lossy(field).into_owned()
 }
 
+/// A part of a filesystem's options as it is, without the kernel's escapes.
+pub fn unescaped(part: &str) -> PathBuf {
+    path(part.as_bytes())
+}
+
 /// The kernel writes space, tab, newline and backslash in paths as three octal digits after a backslash.
 fn path(field: &[u8]) -> PathBuf {
     let mut bytes = Vec::with_capacity(field.len());

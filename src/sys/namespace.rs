@@ -2,10 +2,12 @@
 //! Threads in namespaces of their own. The kernel keeps mount and network namespaces per thread, so a program with
 //! many threads can enter one without disturbing the others; the thread ends with the work.
 
+use std::fs::File;
 use std::io;
 use std::marker::PhantomData;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::thread::{self, JoinHandle};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -54,6 +56,47 @@ pub fn in_new_network_namespace<T: Send>(work: impl FnOnce() -> T + Send) -> io:
     })
 }
 
+/// The network namespaces between which a thread of [`beside_with_new_network_namespace`] goes.
+#[derive(Debug)]
+pub struct TwoNetworks {
+    given: OwnedFd,
+    new: OwnedFd,
+}
+
+impl TwoNetworks {
+    /// The calling thread is in the given one from now on.
+    ///
+    /// # Errors
+    /// Those of setns(2).
+    pub fn enter_given(&self) -> io::Result<()> {
+        Ok(setns(&self.given, CloneFlags::CLONE_NEWNET)?)
+    }
+
+    /// The calling thread is in the new one from now on.
+    ///
+    /// # Errors
+    /// Those of setns(2).
+    pub fn enter_new(&self) -> io::Result<()> {
+        Ok(setns(&self.new, CloneFlags::CLONE_NEWNET)?)
+    }
+}
+
+/// Runs `work` beside the caller, on a thread with a new network namespace that it leaves for the given one and comes back to. The
+/// new one ends with the thread.
+///
+/// # Errors
+/// There is no thread for it. Those of making the namespace are the thread's, as the work's own.
+pub fn beside_with_new_network_namespace<T: Send + 'static>(
+    given: OwnedFd,
+    work: impl FnOnce(&TwoNetworks) -> io::Result<T> + Send + 'static,
+) -> io::Result<JoinHandle<io::Result<T>>> {
+    thread::Builder::new().spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET)?;
+        let new = File::open("/proc/thread-self/ns/net")?.into();
+        work(&TwoNetworks { given, new })
+    })
+}
+
 /// Which kind of namespace the file is, as one bit of clone(2)'s flags (`NS_GET_NSTYPE`, ioctl_nsfs(2)).
 ///
 /// # Errors
@@ -70,7 +113,7 @@ pub fn kind(file: BorrowedFd<'_>) -> io::Result<CloneFlags> {
 }
 
 fn on_thread<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
-    std::thread::scope(|scope| match scope.spawn(work).join() {
+    thread::scope(|scope| match scope.spawn(work).join() {
         Ok(result) => result,
         Err(panic) => std::panic::resume_unwind(panic),
     })

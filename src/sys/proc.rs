@@ -269,6 +269,40 @@ pub fn threads(pid: i32) -> io::Result<Vec<i32>> {
     Ok(found)
 }
 
+/// Whether a thread has filters for its system calls (seccomp(2)).
+///
+/// # Errors
+/// When it is gone.
+pub fn is_filtered(thread: i32) -> io::Result<bool> {
+    let text = read_short(Path::new(&format!("/proc/{thread}/status")))?;
+    let text = String::from_utf8_lossy(&text);
+    let mode = text.lines().find_map(|line| line.strip_prefix("Seccomp:"));
+    Ok(mode.is_some_and(|mode| mode.trim() != "0"))
+}
+
+/// The number of the system call that a thread waits in: below zero when it waits in none, nothing while it runs.
+///
+/// # Errors
+/// When it is gone, or is not the caller's to trace.
+pub fn waits_in(thread: i32) -> io::Result<Option<i64>> {
+    let text = read_short(Path::new(&format!("/proc/{thread}/syscall")))?;
+    let text = String::from_utf8_lossy(&text);
+    Ok(text.split_ascii_whitespace().next().and_then(|number| number.parse().ok()))
+}
+
+/// Who traces a process (ptrace(2)); 0 when nobody does.
+///
+/// # Errors
+/// When it is gone.
+pub fn tracer(pid: i32) -> io::Result<i32> {
+    let text = read_short(Path::new(&format!("/proc/{pid}/status")))?;
+    let text = String::from_utf8_lossy(&text);
+    let tracer = text.lines().find_map(|line| line.strip_prefix("TracerPid:"));
+    tracer
+        .and_then(|tracer| tracer.trim().parse().ok())
+        .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+}
+
 /// The timer slack of a thread, in nanoseconds.
 ///
 /// # Errors

@@ -5,7 +5,9 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::ptr;
 
-use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, pthread_sigmask};
+use nix::sys::signal::{
+    SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, pthread_sigmask, sigaction,
+};
 use nix::unistd::Pid;
 
 /// Sets one resource limit of another process (prlimit(2)).
@@ -143,6 +145,30 @@ pub fn exit_now(code: i32) -> ! {
 pub fn keep_ended_children() -> io::Result<()> {
     // SAFETY: no handler is installed.
     unsafe { nix::sys::signal::signal(Signal::SIGCHLD, SigHandler::SigDfl)? };
+    Ok(())
+}
+
+/// Lets SIGHUP, SIGINT and SIGTERM end this process, unless they are ignored, even if it is the first of its pid namespace,
+/// to which the kernel passes no signal that has only its default action (pid_namespaces(7)). A program that it executes
+/// has the default actions again.
+///
+/// # Errors
+/// The error of sigaction(2).
+pub fn end_on_signals() -> io::Result<()> {
+    extern "C" fn end(signal: i32) {
+        exit_now(128 + signal);
+    }
+    let signals = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM];
+    for signal in signals {
+        let action = SigAction::new(SigHandler::Handler(end), SaFlags::empty(), SigSet::empty());
+        // SAFETY: the handler only calls _exit(2), which is safe in a handler (signal-safety(7)).
+        let before = unsafe { sigaction(signal, &action)? };
+        if matches!(before.handler(), SigHandler::SigIgn) {
+            // SAFETY: no handler is installed.
+            unsafe { sigaction(signal, &before)? };
+        }
+    }
+    pthread_sigmask(SigmaskHow::SIG_UNBLOCK, Some(&SigSet::from_iter(signals)), None)?;
     Ok(())
 }
 

@@ -100,7 +100,12 @@ fn next_size(socket: BorrowedFd<'_>) -> nix::Result<Option<usize>> {
     }
 }
 
-fn receive_into(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>, bool)> {
+/// Waits for bytes of a unix socket of any kind, at most as many as there is room for, and for what came with them. The last value
+/// tells of more descriptors than are taken.
+///
+/// # Errors
+/// That of recvmsg(2).
+pub fn receive_into(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>, bool)> {
     let mut control = nix::cmsg_space!([RawFd; MAX_FDS]);
     loop {
         let mut slices = [IoSliceMut::new(bytes)];

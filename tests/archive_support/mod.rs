@@ -2,6 +2,8 @@
 //! A checkpoint to archive, a place to unpack to, and what a tree of files looks like.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod trees;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -63,12 +65,18 @@ impl Source {
         manifest
     }
 
-    /// An archive as far as its images.
-    pub fn begin<W: Write>(&self, output: W, compression: Compression) -> ArchiveWriter<W> {
+    /// An archive that has no images yet.
+    pub fn begin_without_images<W: Write>(&self, output: W, compression: Compression) -> ArchiveWriter<W> {
         let mut options = WriteOptions::default();
         options.compression = compression;
         let mut writer = ArchiveWriter::new(output, &options, &self.manifest()).expect("begin");
         writer.spec(self.spec()).expect("write");
+        writer
+    }
+
+    /// An archive as far as its images.
+    pub fn begin<W: Write>(&self, output: W, compression: Compression) -> ArchiveWriter<W> {
+        let mut writer = self.begin_without_images(output, compression);
         let images = File::open(self.images()).expect("open");
         writer.images(images.as_fd(), &mut ()).expect("write");
         writer

@@ -22,4 +22,5 @@ exhibits![
     asynchronous_reads_that_are_done,
     zero_device,
     what_the_kernel_told_at_the_start,
+    mapping_that_changes_all_the_time,
 ];

@@ -196,7 +196,7 @@ pub(crate) fn carried(exhibit: &str, row: &Row, table: &[&str]) {
     container.checkpoint(&[&row.checkpoint, &row.flags, ["--export", &archive].as_slice()].concat());
     a.assert_no_trace();
     a.remove_bundles();
-    restore(&b, row, &["--import", &archive], &stage.id("second"));
+    restore(&b, row, &["--allow", "all", "--import", &archive], &stage.id("second"));
     let container = b.imported(&stage.id("second"));
     container.goes_on(&before);
     container.end();

@@ -237,6 +237,24 @@ fn seen(inotify: &Inotify) -> Result<Vec<(AddWatchFlags, Option<String>)>, Strin
     }
 }
 
+/// Does something that the watch tells with these events at last. CRIU loses what nobody has read yet (docs/criu-limits.md):
+/// after a checkpoint in between it is done again, and another one does not come so soon.
+fn told(
+    inotify: &Inotify,
+    expected: &[(AddWatchFlags, Option<String>)],
+    act: impl Fn() -> Checked,
+) -> Checked {
+    let mut events = Vec::new();
+    for _ in 0..2 {
+        act()?;
+        events = seen(inotify)?;
+        if events.ends_with(expected) {
+            return Ok(());
+        }
+    }
+    expect_eq("events", events, expected.to_vec())
+}
+
 fn inotify() -> Result<Inotify, String> {
     Inotify::init(InotifyFlags::IN_NONBLOCK | InotifyFlags::IN_CLOEXEC).during("inotify_init1")
 }
@@ -250,10 +268,11 @@ fn inotify_directory() -> Made {
     let watch = inotify.add_watch(&at, mask).during("inotify_add_watch")?;
     made(move || {
         expect_eq("events before", seen(&inotify)?, Vec::new())?;
-        fs::write(at.join("new"), "").and_then(|()| fs::remove_file(at.join("new"))).during("touch")?;
         let name = Some("new".to_owned());
-        let expected = vec![(AddWatchFlags::IN_CREATE, name.clone()), (AddWatchFlags::IN_DELETE, name)];
-        expect_eq("events", seen(&inotify)?, expected)?;
+        let expected = [(AddWatchFlags::IN_CREATE, name.clone()), (AddWatchFlags::IN_DELETE, name)];
+        told(&inotify, &expected, || {
+            fs::write(at.join("new"), "").and_then(|()| fs::remove_file(at.join("new"))).during("touch")
+        })?;
         // Asked for again, the same watch has the same number.
         expect_eq("watch", inotify.add_watch(&at, mask).during("inotify_add_watch")?, watch)
     })
@@ -268,11 +287,9 @@ fn inotify_file() -> Made {
         .add_watch(&at, AddWatchFlags::IN_OPEN | AddWatchFlags::IN_CLOSE_NOWRITE)
         .during("inotify_add_watch")?;
     made(move || {
-        drop(fs::File::open(&at).during("open")?);
-        let expected = vec![(AddWatchFlags::IN_OPEN, None), (AddWatchFlags::IN_CLOSE_NOWRITE, None)];
         // What CRIU itself opened when it dumped may be told, too; the last two are ours.
-        let events = seen(&inotify)?;
-        expect_eq("events", events[events.len().saturating_sub(2)..].to_vec(), expected)
+        let expected = [(AddWatchFlags::IN_OPEN, None), (AddWatchFlags::IN_CLOSE_NOWRITE, None)];
+        told(&inotify, &expected, || fs::File::open(&at).map(drop).during("open"))
     })
 }
 

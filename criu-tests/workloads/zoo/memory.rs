@@ -35,6 +35,7 @@ super::exhibits![
     asynchronous_reads_that_are_done,
     zero_device,
     what_the_kernel_told_at_the_start,
+    mapping_that_changes_all_the_time,
 ];
 
 pub(super) const PAGE: usize = 4096;
@@ -138,6 +139,34 @@ fn mapping_that_was_moved() -> Made {
     made(move || {
         expect_eq("address", map.at(), place.at())?;
         same(&map)
+    })
+}
+
+/// In each step a child looks at all of it, it moves, a page loses its content. In some of it a child finds zeros.
+fn mapping_that_changes_all_the_time() -> Made {
+    const PAGES: usize = 512;
+    let mut map = private(PAGES)?;
+    let wiped = private(8)?;
+    wiped.advise(0, wiped.length(), libc::MADV_WIPEONFORK).during("madvise")?;
+    let mut step = 0;
+    made(move || {
+        step += 1;
+        let child = sys::fork(|| {
+            let zeros = wiped.read(0, wiped.length()).during("read");
+            let is_good = same(&map).and(zeros).is_ok_and(|bytes| bytes.iter().all(|byte| *byte == 0));
+            i32::from(!is_good)
+        })
+        .during("fork")?;
+        let place = Map::anonymous(map.length(), libc::PROT_NONE, libc::MAP_PRIVATE).during("mmap")?;
+        map = map.moved_over(&place).during("mremap")?;
+        let (page, expected) = (step * 7 % PAGES * PAGE, content(map.length()));
+        map.advise(page, PAGE, libc::MADV_DONTNEED).during("madvise")?;
+        same_bytes(&map.read(page, PAGE).during("read")?, &[0; PAGE])?;
+        map.write(page, &expected[page..page + PAGE]).during("write")?;
+        same(&map)?;
+        same(&wiped)?;
+        let ended = nix::sys::wait::waitpid(child, None).during("waitpid")?;
+        expect_eq("the child", ended, nix::sys::wait::WaitStatus::Exited(child, 0))
     })
 }
 

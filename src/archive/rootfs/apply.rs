@@ -129,19 +129,37 @@ fn write_runs(file: &File, bytes: &[u8], position: u64) -> io::Result<Option<u64
 /// The attributes that an archive may set: those that belong to the file. Labels and hashes of the security modules
 /// belong to the host.
 fn accepted<'e>(entry: &'e Entry, ignored: &mut Ignored) -> Vec<&'e Xattr> {
-    let (accepted, others): (Vec<_>, Vec<_>) = entry.xattrs.iter().partition(|xattr| {
-        xattr.name.starts_with(b"user.")
-            || xattr.name.starts_with(b"trusted.overlay.")
-            || xattr.name == b"security.capability"
-            || xattr.name == b"system.posix_acl_access"
-            || xattr.name == b"system.posix_acl_default"
-    });
+    let (accepted, others): (Vec<_>, Vec<_>) =
+        entry.xattrs.iter().partition(|xattr| belongs_to_file(&xattr.name));
     for other in others {
         if ignored.len() < NAMES_MAX {
             ignored.insert(printable(&other.name));
         }
     }
     accepted
+}
+
+/// Whether an attribute of this name belongs to the file.
+pub(super) fn belongs_to_file(name: &[u8]) -> bool {
+    name.starts_with(b"user.")
+        || name.starts_with(b"trusted.overlay.")
+        || matches!(name, b"security.capability" | b"system.posix_acl_access" | b"system.posix_acl_default")
+}
+
+/// Removes the attributes of a directory that was there which its entry has not.
+pub(super) fn remove_stale(directory: &File, entry: &Entry) -> Result<()> {
+    let attempt = || format!("remove extended attributes of {}", printable(&entry.path));
+    let names = match xattr::FileExt::list_xattr(directory) {
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => return Ok(()),
+        names => names.context(attempt)?,
+    };
+    for name in names {
+        let bytes = name.as_bytes();
+        if belongs_to_file(bytes) && !entry.xattrs.iter().any(|xattr| xattr.name == bytes) {
+            xattr::FileExt::remove_xattr(directory, &name).context(attempt)?;
+        }
+    }
+    Ok(())
 }
 
 fn modified(entry: &Entry) -> TimeSpec {

@@ -4,11 +4,15 @@
 //! ```text
 //! walk ──▶ Plan (exact size, one fingerprint per entry)          the outer header needs the size first
 //! walk ──▶ emit (compared with the plan, streamed)
-//! TarReader ──▶ unpack (beneath the root, directories finished last)
+//! walk ──▶ BaseTree; walk, compared with that ──▶ Difference: a Plan of some entries, and a list of what is gone
+//! TarReader ──▶ unpack (beneath the root, directories finished last), or unpack_over what is there
 //! ```
 //! Must not know the archive around it.
 
 mod apply;
+mod base;
+mod difference;
+mod over;
 mod pack;
 mod unpack;
 mod walk;
@@ -17,9 +21,13 @@ use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::path::PathBuf;
 
 pub(super) use apply::write_sparse;
-pub(super) use pack::{emit, emit_small, plan};
-pub(super) use unpack::unpack;
+pub(super) use base::check_facts;
+pub use base::{BaseTree, verify_base};
+pub(super) use difference::difference;
+pub(super) use over::remove_listed;
+pub(super) use pack::{Plan, emit, emit_small, plan};
 pub use unpack::{DeviceNodes, UnpackedRootfs};
+pub(super) use unpack::{Ground, unpack, unpack_over};
 
 /// What messages call the nested tar.
 pub(super) const STREAM: &str = super::member::ROOTFS;

@@ -4,6 +4,7 @@
 //! The plan holds four bytes per file, never a name or content: its memory is small whatever the tree. Must not know
 //! the archive around the nested tar.
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::hash::{DefaultHasher, Hasher as _};
 use std::os::fd::BorrowedFd;
@@ -28,15 +29,23 @@ pub(in crate::archive) struct Plan {
     pub(in crate::archive) size: u64,
     /// Bytes of the files in it.
     pub(in crate::archive) file_bytes: u64,
-    /// Of each entry in order, a digest of its header.
-    fingerprints: Vec<u32>,
+    /// Of each entry in order, a digest of its header, and whether it is in the tar.
+    entries: Vec<(u32, bool)>,
     left_out: LeftOut,
 }
 
 impl Plan {
-    /// Number of entries.
+    /// Number of entries in the tar.
     pub(in crate::archive) fn entries(&self) -> u64 {
-        self.fingerprints.len() as u64
+        self.entries.iter().filter(|(_, chosen)| *chosen).count() as u64
+    }
+
+    /// Takes an entry without data along after all; does nothing if it is.
+    pub(super) fn add(&mut self, index: usize, header: u64) {
+        if let Some((_, chosen @ false)) = self.entries.get_mut(index) {
+            *chosen = true;
+            self.size += header;
+        }
     }
 
     /// Sockets that are not in the tar.
@@ -55,15 +64,29 @@ impl Plan {
 /// # Errors
 /// `Unsupported` for a path or attributes that do not fit; `System` or `PermissionDenied` for what cannot be read.
 pub(in crate::archive) fn plan(root: BorrowedFd<'_>) -> Result<Plan> {
-    let mut plan = Plan { size: END, file_bytes: 0, fingerprints: Vec::new(), left_out: LeftOut::default() };
+    measure(root, &mut |_, _, _, _| Ok(true))
+}
+
+/// Who decides what is in the tar: looks at each entry, where its file is, and its index with the length of its header.
+pub(super) type Choose<'a> = dyn FnMut(&Entry, BorrowedFd<'_>, &CStr, (usize, u64)) -> Result<bool> + 'a;
+
+/// Measures what is chosen of the tree beneath `root`.
+///
+/// # Errors
+/// As [`plan`], and those of the choice.
+pub(super) fn measure(root: BorrowedFd<'_>, choose: &mut Choose<'_>) -> Result<Plan> {
+    let mut plan = Plan { size: END, file_bytes: 0, entries: Vec::new(), left_out: LeftOut::default() };
     let mut header = Vec::new();
-    plan.left_out = walk(root, &mut |entry, _, _| {
+    plan.left_out = walk(root, &mut |entry, dir, name| {
         header.clear();
         entry.encode(&mut header);
-        plan.fingerprints.push(fingerprint(&header));
-        let size = entry.padded_size().and_then(|data| data.checked_add(header.len() as u64));
-        plan.size = size.and_then(|size| plan.size.checked_add(size)).ok_or_else(|| too_large(&entry))?;
-        plan.file_bytes += entry.size;
+        let chosen = choose(&entry, dir, name, (plan.entries.len(), header.len() as u64))?;
+        plan.entries.push((fingerprint(&header), chosen));
+        if chosen {
+            let size = entry.padded_size().and_then(|data| data.checked_add(header.len() as u64));
+            plan.size = size.and_then(|size| plan.size.checked_add(size)).ok_or_else(|| too_large(&entry))?;
+            plan.file_bytes += entry.size;
+        }
         Ok(())
     })?;
     Ok(plan)
@@ -81,17 +104,20 @@ pub(in crate::archive) fn emit<W: std::io::Write>(
 ) -> Result<()> {
     let end = sink.offset().saturating_add(plan.size);
     let mut header = Vec::new();
-    let mut planned = plan.fingerprints.iter();
+    let mut planned = plan.entries.iter();
     walk(root, &mut |entry, dir, name| {
         header.clear();
         entry.encode(&mut header);
-        if planned.next() != Some(&fingerprint(&header)) {
-            return Err(changed(
-                &printable(&entry.path),
-                "changed or appeared, or a file before it vanished,",
-            ));
+        match planned.next() {
+            Some((planned, chosen)) if *planned == fingerprint(&header) => {
+                if *chosen {
+                    put(sink, &header, &entry, (dir, name), progress)
+                } else {
+                    Ok(())
+                }
+            }
+            _ => Err(changed(&printable(&entry.path), "changed or appeared, or a file before it vanished,")),
         }
-        put(sink, &header, &entry, (dir, name), progress)
     })?;
     sink.put(&[0; END as usize])?;
     if planned.next().is_some() || sink.offset() != end {
@@ -126,7 +152,7 @@ fn put<W: std::io::Write>(
     sink: &mut Sink<W>,
     header: &[u8],
     entry: &Entry,
-    (dir, name): (BorrowedFd<'_>, &std::ffi::CStr),
+    (dir, name): (BorrowedFd<'_>, &CStr),
     progress: &mut dyn Progress,
 ) -> Result<()> {
     sink.put(header)?;
@@ -139,7 +165,7 @@ fn put<W: std::io::Write>(
 }
 
 /// Opens a file for reading, if possible without leaving a trace in its access time.
-fn open_file(dir: BorrowedFd<'_>, name: &std::ffi::CStr) -> nix::Result<File> {
+pub(super) fn open_file(dir: BorrowedFd<'_>, name: &CStr) -> nix::Result<File> {
     let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
     let opened = match openat(dir, name, flags | OFlag::O_NOATIME, Mode::empty()) {
         Err(Errno::EPERM) => openat(dir, name, flags, Mode::empty()),

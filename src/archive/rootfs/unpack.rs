@@ -16,7 +16,8 @@ use nix::sys::stat::{Mode, SFlag, makedev, mkdirat, mknodat};
 use nix::unistd::{linkat, symlinkat};
 
 use super::STREAM;
-use super::apply::{Ignored, finish_named, finish_open, reopened, split, write_sparse};
+use super::apply::{Ignored, finish_named, finish_open, remove_stale, reopened, split, write_sparse};
+use super::over::{Room, make_room};
 use crate::archive::entry::{Entry, Kind};
 use crate::archive::tar_reader::TarReader;
 use crate::archive::{Limits, Progress, failed, invalid, printable};
@@ -61,8 +62,51 @@ pub(in crate::archive) fn unpack<R: BufRead>(
     limits: &Limits,
     progress: &mut dyn Progress,
 ) -> Result<UnpackedRootfs> {
+    let unpacked = unpack_entries(tar, root, Ground::Empty, devices, limits, progress)?;
+    tar.expect_end()?;
+    Ok(unpacked)
+}
+
+/// Lays the tar over the files beneath `root`, which it replaces.
+///
+/// # Errors
+/// As [`unpack`].
+pub(in crate::archive) fn unpack_over<R: BufRead>(
+    tar: &mut TarReader<R>,
+    root: BorrowedFd<'_>,
+    ground: Ground,
+    devices: DeviceNodes,
+    limits: &Limits,
+    progress: &mut dyn Progress,
+) -> Result<UnpackedRootfs> {
+    let unpacked = unpack_entries(tar, root, ground, devices, limits, progress)?;
+    tar.drain()?;
+    Ok(unpacked)
+}
+
+/// What is beneath the root before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::archive) enum Ground {
+    /// Nothing: whatever is there is from the same tar.
+    Empty,
+    /// Files that give way. A whiteout is one.
+    Layers,
+    /// Files that give way, of a tree that was compared with the one in the tar: a directory's entry says everything of it,
+    /// and a name is only a name.
+    Base,
+}
+
+fn unpack_entries<R: BufRead>(
+    tar: &mut TarReader<R>,
+    root: BorrowedFd<'_>,
+    ground: Ground,
+    devices: DeviceNodes,
+    limits: &Limits,
+    progress: &mut dyn Progress,
+) -> Result<UnpackedRootfs> {
     let mut unpack = Unpack {
         root,
+        ground,
         devices,
         limits,
         parent: None,
@@ -78,13 +122,13 @@ pub(in crate::archive) fn unpack<R: BufRead>(
         }
         unpack.entry(entry, tar, progress).context(|| format!("unpack {STREAM}"))?;
     }
-    tar.expect_end()?;
     unpack.finish_directories().context(|| format!("unpack {STREAM}"))?;
     Ok(UnpackedRootfs { entries, ignored_xattrs: unpack.ignored.into_iter().collect() })
 }
 
 struct Unpack<'a> {
     root: BorrowedFd<'a>,
+    ground: Ground,
     devices: DeviceNodes,
     limits: &'a Limits,
     /// The directory that was resolved last: mostly the next entry is in it too.
@@ -115,6 +159,13 @@ impl Unpack<'_> {
         }
         let Some((_, dir)) = &self.parent else { return Ok(()) };
         let name = OsStr::from_bytes(name);
+        if self.ground != Ground::Empty {
+            match make_room(dir.as_fd(), name, &entry, self.ground == Ground::Layers)? {
+                Room::Free => {}
+                Room::Directory => return self.remember(entry),
+                Room::Done => return Ok(()),
+            }
+        }
         let private = Mode::from_bits_truncate(0o600);
         match entry.kind {
             Kind::Directory => {
@@ -179,6 +230,9 @@ impl Unpack<'_> {
         while let Some(entry) = self.directories.pop() {
             let path = path_of(&entry);
             let file = reopened(self.root, path).context(|| format!("open {}", printable(&entry.path)))?;
+            if self.ground == Ground::Base {
+                remove_stale(&file, &entry)?;
+            }
             finish_open(&file, &entry, &mut self.ignored)?;
         }
         Ok(())

@@ -3,8 +3,9 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use crate::check::{self, Report, Verdict};
+use crate::check::{self, DirtyRates, ProcessRate, Report, Verdict};
 use crate::cli::{Global, exit, output, parse_id};
 use crate::engine::ContainerId;
 use crate::spec::Config;
@@ -18,6 +19,9 @@ pub(in crate::cli) struct Args {
     /// Print the report as JSON
     #[arg(long)]
     json: bool,
+    /// Measure for so long how fast the container's processes write to their memory, instead of the report
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    dirty_rate: Option<u64>,
     /// The id of a container that runs
     #[arg(value_name = "CONTAINER", value_parser = parse_id)]
     id: Option<ContainerId>,
@@ -25,6 +29,20 @@ pub(in crate::cli) struct Args {
 
 impl Args {
     pub(in crate::cli) fn run(&self, global: &Global) -> Result<ExitCode> {
+        if let Some(seconds) = self.dirty_rate {
+            let (Some(id), None) = (&self.id, &self.bundle) else {
+                let message = "--dirty-rate measures a container that runs: give its id, and no --bundle";
+                return Err(Error::new(ErrorKind::InvalidInput, message));
+            };
+            let mut container = global.state_root()?.load(id)?;
+            let rates = check::dirty_rate(&mut container, Duration::from_secs(seconds))?;
+            if self.json {
+                output::json(&rates)?;
+            } else {
+                print(&rates)?;
+            }
+            return Ok(exit::SUCCESS.into());
+        }
         let report = self.report(global)?;
         if self.json {
             output::json(&report)?;
@@ -51,4 +69,36 @@ impl Args {
             )),
         }
     }
+}
+
+fn print(rates: &DirtyRates) -> Result<()> {
+    let heading = ["PID", "COMMAND", "MEMORY", "DIRTIED", "AT MOST", "NOT SEEN", "STOOD"];
+    let mut rows = vec![heading.map(str::to_owned).to_vec()];
+    rows.extend(rates.processes.iter().map(row));
+    let total = [
+        "all".to_owned(),
+        String::new(),
+        size(rates.memory_bytes),
+        format!("{}/s", size(rates.dirty_bytes_per_second)),
+    ];
+    rows.push(total.to_vec());
+    output::table(&rows)
+}
+
+fn row(rate: &ProcessRate) -> Vec<String> {
+    // Its own choice, for a terminal.
+    let command = rate.command.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+    vec![
+        rate.pid.to_string(),
+        command,
+        size(rate.memory_bytes),
+        format!("{}/s", size(rate.dirty_bytes_per_second)),
+        format!("{}/s", size(rate.peak_bytes_per_second)),
+        size(rate.untracked_bytes),
+        format!("{} \u{b5}s", rate.stood_microseconds),
+    ]
+}
+
+fn size(bytes: u64) -> String {
+    format!("{} KiB", bytes.div_ceil(1024))
 }

@@ -3,23 +3,31 @@
 
 use std::io::IsTerminal;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::ValueEnum;
 
+use super::sign::sign_file;
+use crate::archive::signature::SigningKey;
+use crate::archive::{Identities, Recipients};
 use crate::checkpoint::{
-    CheckpointOptions, CheckpointReport, ExecSessions, Export, LeaveRunning, MemoryOptions, checkpoint,
-    pre_dump,
+    ArchiveLayout, ArchivedRootfs, CheckpointOptions, CheckpointReport, ExecSessions, Export, LeaveRunning,
+    MemoryOptions, checkpoint, pre_dump, signals_to_give_up,
 };
+use crate::cli::base::BaseArg;
 use crate::cli::progress::Bar;
+use crate::cli::registry::{self, NewImage, RegistryArgs};
 use crate::cli::{Global, criu_values, output, parse_id};
 use crate::criu::{ManageCgroups, NetworkLock, TcpConnections};
 use crate::engine::ContainerId;
+use crate::registry::Reference;
 use crate::{Context, Error, ErrorKind, Result};
 
 #[derive(Debug, clap::Args)]
+#[group(skip)]
+#[command(group(clap::ArgGroup::new("into_one").args(["export", "create_image"]).multiple(true)))]
 pub(in crate::cli) struct Args {
     /// The container's id
     #[arg(value_name = "CONTAINER", value_parser = parse_id)]
@@ -27,6 +35,17 @@ pub(in crate::cli) struct Args {
     /// Write everything that a restore needs to one file; `-` is stdout
     #[arg(short, long, value_name = "FILE")]
     export: Option<PathBuf>,
+    /// Put everything that a restore needs into a registry, or into a directory with `oci:DIRECTORY:TAG`
+    #[arg(long, value_name = "IMAGE", value_parser = registry::reference)]
+    create_image: Option<Reference>,
+    #[command(flatten)]
+    registry: RegistryArgs,
+    /// Let only this recipient read the archive: a public key of age's (`age1…`), or @FILE with one a line
+    #[arg(long, value_name = "RECIPIENT", requires = "export")]
+    encrypt_to: Vec<String>,
+    /// Sign the archive with this OpenSSH key: the signature is its name with .sig
+    #[arg(long, value_name = "KEY", requires = "export")]
+    sign: Option<PathBuf>,
     /// Directory for the images [default: ./checkpoint, or none that stays with --export]
     #[arg(long, value_name = "DIR")]
     image_path: Option<PathBuf>,
@@ -39,6 +58,40 @@ pub(in crate::cli) struct Args {
     /// Print sizes and CRIU's statistics as JSON
     #[arg(long)]
     print_stats: bool,
+    /// What of the root filesystem goes into the archive; `auto` is `diff` with --rootfs-base, else `full`
+    #[arg(long, value_name = "WHAT", value_enum, default_value = "auto", requires = "into_one")]
+    rootfs: RootfsArg,
+    /// Files that it is compared with, for an archive with only the difference [default for `diff`: the overlay's lower layers]
+    #[arg(long, value_name = "DIR|oci:DIR:TAG", requires = "into_one")]
+    rootfs_base: Option<BaseArg>,
+    /// Take the host's directory that is mounted there in the container along
+    #[arg(long, value_name = "DESTINATION", requires = "into_one")]
+    include_volume: Vec<String>,
+    /// Image of which Podman or CRI-O is to make the root filesystem, by its name there
+    #[arg(long, value_name = "IMAGE", requires = "into_one", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    rootfs_image: Option<String>,
+    /// Runtime with which Podman is to restore the archive, as Podman spells it [default: this program's path]
+    #[arg(long, value_name = "RUNTIME", requires = "into_one", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    target_runtime: Option<String>,
+    /// How the archive is laid out: `podman` is what Podman reads, too, `packed` has equal pages once
+    #[arg(
+        long,
+        value_name = "LAYOUT",
+        value_enum,
+        default_value = "podman",
+        requires = "export",
+        conflicts_with = "create_image"
+    )]
+    layout: LayoutArg,
+    /// Archive to go on from: what that has is left out, and a restore needs it as well
+    #[arg(long, value_name = "FILE", requires = "export")]
+    base: Option<PathBuf>,
+    /// Archive that --base needs itself, or the directory that it is in [default: that of --base]
+    #[arg(long, value_name = "FILE|DIR", requires = "base")]
+    base_archive: Vec<PathBuf>,
+    /// File with a secret key of age's that opens an encrypted archive of --base
+    #[arg(long, value_name = "FILE", requires = "base")]
+    identity: Vec<PathBuf>,
     #[command(flatten)]
     criu: CriuArgs,
     /// Leave out TCP connections that are still being set up
@@ -55,7 +108,7 @@ pub(in crate::cli) struct Args {
     #[arg(long)]
     no_check: bool,
     /// Write memory only, and let the container run on: a later checkpoint names these images with --parent-path
-    #[arg(long, conflicts_with_all = ["export", "leave_stopped", "lazy_pages"])]
+    #[arg(long, conflicts_with_all = ["export", "create_image", "leave_stopped", "lazy_pages"])]
     pre_dump: bool,
     /// Images of an earlier pre-dump, relative to the image directory: unchanged memory is left out
     #[arg(long, value_name = "DIR")]
@@ -101,7 +154,8 @@ pub(super) struct CriuArgs {
     /// Bring established TCP connections back closed
     #[arg(long, conflicts_with = "tcp_established")]
     tcp_close: bool,
-    /// How many seconds CRIU may take to stop or to restore the processes [default: 10]
+    /// How many seconds CRIU may take to stop or to restore the processes [default: 10]; if given, also how long `checkpoint
+    /// --lazy-pages` waits until somebody asks for the memory
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
     timeout: Option<u32>,
     /// An object that is outside, as CRIU spells it, such as `mnt[KEY]:PATH`
@@ -129,6 +183,21 @@ enum CgroupMode {
     Full,
     Strict,
     Ignore,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum RootfsArg {
+    Auto,
+    Full,
+    Diff,
+    None,
+}
+
+/// How an archive is laid out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum LayoutArg {
+    Podman,
+    Packed,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -186,7 +255,7 @@ impl Args {
         options.criu.clone_from(&global.criu);
         options.image_path.clone_from(&self.image_path);
         options.work_path.clone_from(&self.work_path);
-        let export = self.target()?;
+        let mut export = self.target()?;
         options.leave_running = match (self.leave_running, self.leave_stopped) {
             (true, _) => LeaveRunning::Yes,
             (false, true) => LeaveRunning::Paused,
@@ -213,14 +282,59 @@ impl Args {
             LockMethod::Skip => NetworkLock::Skip,
         });
         self.memory(&mut options.memory)?;
+        options.archive.rootfs = match self.rootfs {
+            RootfsArg::Auto => ArchivedRootfs::Auto,
+            RootfsArg::Full => ArchivedRootfs::Full,
+            RootfsArg::Diff => ArchivedRootfs::Diff,
+            RootfsArg::None => ArchivedRootfs::None,
+        };
+        options.archive.layout = self.archive_layout()?;
+        options.archive.recipients = match &self.encrypt_to[..] {
+            [] => None,
+            list => Some(Recipients::parse(list)?),
+        };
+        let base = self.rootfs_base.as_ref().map(BaseArg::directory).transpose()?;
+        options.archive.rootfs_base = base.as_ref().map(|base| base.path().to_owned());
+        options.archive.volumes.clone_from(&self.include_volume);
+        options.archive.rootfs_image.clone_from(&self.rootfs_image);
+        options.archive.target_runtime.clone_from(&self.target_runtime);
+        // A key that does not sign is known before anything is frozen.
+        let signer = self.sign.as_deref().map(|key| self.signer(key)).transpose()?;
         // Without a path of our own CRIU starts the system's.
         options.tar = std::env::current_exe().ok();
         let mut container = global.state_root()?.load(&self.id)?;
+        let image = match &self.create_image {
+            Some(reference) => Some(NewImage::begin(reference, &self.registry, &self.id, &mut export)?),
+            None => None,
+        };
         let report = match self.pre_dump {
             true => pre_dump(&mut container, &options)?,
             false => checkpoint(&mut container, &options, export, &mut Bar::new("exporting"))?,
         };
+        image.map_or(Ok(()), NewImage::push)?;
+        if let Some((key, archive)) = signer {
+            sign_file(&key, archive)?;
+        }
         if self.print_stats { output::json_line(&self.stats(&report)) } else { Ok(()) }
+    }
+
+    fn archive_layout(&self) -> Result<ArchiveLayout> {
+        match (self.layout, &self.base) {
+            (LayoutArg::Podman, None) => Ok(ArchiveLayout::Full),
+            (LayoutArg::Podman, Some(_)) => {
+                let message =
+                    "an archive that Podman reads goes on from none: --base goes with --layout packed";
+                Err(Error::new(ErrorKind::InvalidInput, message))
+            }
+            (LayoutArg::Packed, base) => {
+                let identities = Identities::read(&self.identity)?;
+                Ok(ArchiveLayout::Packed {
+                    base: base.clone(),
+                    around: self.base_archive.clone(),
+                    identities,
+                })
+            }
+        }
     }
 
     fn memory(&self, memory: &mut MemoryOptions) -> Result<()> {
@@ -228,9 +342,18 @@ impl Args {
         memory.auto_dedup = self.criu.auto_dedup();
         memory.page_server.clone_from(&self.page_server);
         memory.lazy_pages = self.lazy_pages;
+        memory.give_up = self.lazy_pages.then(signals_to_give_up).transpose()?;
         let clone = |fd: &Arc<OwnedFd>| fd.try_clone().context(|| "duplicate the descriptor of --status-fd");
         memory.status_fd = self.status_fd.as_ref().map(clone).transpose()?;
         Ok(())
+    }
+
+    fn signer(&self, key: &Path) -> Result<(SigningKey, &Path)> {
+        match self.export.as_deref() {
+            Some(archive) if archive.as_os_str() != "-" => Ok((SigningKey::read(key)?, archive)),
+            _ => Err(Error::new(ErrorKind::InvalidInput, "--sign writes beside a file, --export names none")
+                .with_hint("sign what arrives where it is stored: `migrate sign FILE --key KEY`")),
+        }
     }
 
     fn target(&self) -> Result<Option<Export>> {

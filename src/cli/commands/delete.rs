@@ -20,6 +20,7 @@ impl Args {
         let root = global.state_root()?;
         match root.load(&self.id) {
             Ok(mut container) => crate::checkpoint::settle(&mut container, self.force)
+                .and_then(|()| crate::restore::settle(&mut container))
                 .and_then(|()| container.delete(self.force))
                 .or_else(|e| self.forgive(e)),
             Err(e) if e.kind() == ErrorKind::NotFound => {

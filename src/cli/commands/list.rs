@@ -5,7 +5,7 @@ use super::state::Report;
 use crate::cli::format::Format;
 use crate::cli::{Global, output};
 use crate::engine::ContainerId;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
@@ -29,7 +29,9 @@ impl Args {
         for id in root.ids()? {
             match root.load(&id).and_then(|container| Report::of(&container)) {
                 Ok(report) => reports.push(report),
-                // Deleted as this looked, or damaged: the others are listed all the same.
+                // Deleted as this looked.
+                Err(error) if error.kind() == ErrorKind::NotFound && !root.dir(&id).exists() => {}
+                // Damaged: the others are listed all the same.
                 Err(error) => output::left_out(&left_out(&id, error)),
             }
         }

@@ -3,17 +3,25 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+
+use clap::ValueEnum;
 
 use super::checkpoint::CriuArgs;
 use super::create::{detached_io, refuse_console_socket, require_pid_file, write_pid_file};
 use super::run::stay;
+use crate::archive::Identities;
+use crate::archive::signature::{Verification, beside};
+use crate::cli::base::BaseArg;
 use crate::cli::progress::Bar;
+use crate::cli::registry::{self, RegistryArgs};
 use crate::cli::{Global, criu_values, exit, parse_id};
 use crate::engine::{Container, ContainerId, Foreground, ProcessIo};
-use crate::restore::{RestoreOptions, Source, restore};
+use crate::registry::{Reference, fetch};
+use crate::restore::{MappedMount, RestoreOptions, Source, restore};
+use crate::spec::HostAccess;
 use crate::{Context, Error, ErrorKind, Result};
 
 #[derive(Debug, clap::Args)]
@@ -21,9 +29,12 @@ pub(in crate::cli) struct Args {
     /// The id of the restored container
     #[arg(value_name = "CONTAINER", value_parser = parse_id)]
     id: ContainerId,
-    /// Restore from one file that `checkpoint --export` wrote; `-` is stdin
+    /// Restore from one file that `checkpoint --export` wrote; `-` is stdin, `docker://IMAGE` is in a registry,
+    /// `oci:DIRECTORY:TAG` in a layout of the OCI
     #[arg(short, long, value_name = "FILE", conflicts_with = "image_path")]
     import: Option<PathBuf>,
+    #[command(flatten)]
+    registry: RegistryArgs,
     /// Directory of the images [default: ./checkpoint]
     #[arg(long, value_name = "DIR")]
     image_path: Option<PathBuf>,
@@ -33,6 +44,18 @@ pub(in crate::cli) struct Args {
     /// Directory with config.json [default: the working directory, or one of the container's own with --import]
     #[arg(short, long, value_name = "DIR")]
     bundle: Option<PathBuf>,
+    /// Files that the root filesystem in the archive differs from: those of the image, or of the checkpoint's base
+    #[arg(long, value_name = "DIR|oci:DIR:TAG", requires = "import")]
+    base_rootfs: Option<BaseArg>,
+    /// Archive that a packed one needs, or the directory that it is in [default: the archive's directory]
+    #[arg(long, value_name = "FILE|DIR", requires = "import")]
+    base_archive: Vec<PathBuf>,
+    /// What is mounted at DESTINATION, instead of what the archive says
+    #[arg(long, value_name = "DESTINATION=SOURCE", requires = "import", value_parser = mapped_mount)]
+    map_mount: Vec<MappedMount>,
+    /// Lay volumes in the archive over files that are there
+    #[arg(long, requires = "import")]
+    overwrite_volumes: bool,
     /// Return as soon as the container runs
     #[arg(short, long)]
     detach: bool,
@@ -50,8 +73,9 @@ pub(in crate::cli) struct Args {
     no_pivot: bool,
     #[command(flatten)]
     criu: CriuArgs,
-    /// Start before all memory is there: `criu lazy-pages` must be running in the work directory
-    #[arg(long)]
+    /// Start before all memory is there: a process that stays reads it from the archive; without --import, `criu lazy-pages`
+    /// must be running in the work directory
+    #[arg(long, conflicts_with = "verify")]
     lazy_pages: bool,
     /// Profile of a security module instead of the one at the checkpoint: apparmor:NAME or selinux:LABEL
     #[arg(long, value_name = "PROFILE")]
@@ -59,9 +83,60 @@ pub(in crate::cli) struct Args {
     /// SELinux's context for tmpfs mounts instead of the one at the checkpoint
     #[arg(long, value_name = "CONTEXT")]
     lsm_mount_context: Option<String>,
+    /// File with a secret key of age's that opens an encrypted archive
+    #[arg(long, value_name = "FILE", requires = "import")]
+    identity: Vec<PathBuf>,
+    /// Restore only what one of these has signed: the file is like `allowed_signers` of ssh-keygen(1)
+    #[arg(long, value_name = "SIGNERS", requires = "import")]
+    verify: Option<PathBuf>,
+    /// Signature of the archive [default: the archive's name with .sig]
+    #[arg(long, value_name = "FILE", requires = "verify")]
+    signature: Option<PathBuf>,
+    /// What the configuration in the archive may have of this host
+    #[arg(long, value_name = "WHAT", value_enum, value_delimiter = ',', requires = "import")]
+    allow: Vec<AllowArg>,
     /// Descriptor for an object that was outside, as CRIU spells it: `fd[N]:KEY`
     #[arg(long, value_name = "fd[N]:KEY", value_parser = criu_values::inherited_object)]
     inherit_fd: Vec<(String, Arc<OwnedFd>)>,
+}
+
+/// [`HostAccess`] by its names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum AllowArg {
+    /// Bind mounts, and file systems of the host
+    Mounts,
+    /// Device nodes and rules for others than every container's, and network interfaces
+    Devices,
+    /// Programs that run on the host
+    Hooks,
+    /// The host's namespaces, or others by their path
+    Namespaces,
+    /// Capabilities beyond the usual ones
+    Privileges,
+    /// Everything: the archive is trusted like a program that is run as root
+    All,
+}
+
+impl AllowArg {
+    pub(super) fn accesses(self) -> Vec<HostAccess> {
+        vec![match self {
+            Self::Mounts => HostAccess::Mounts,
+            Self::Devices => HostAccess::Devices,
+            Self::Hooks => HostAccess::Hooks,
+            Self::Namespaces => HostAccess::Namespaces,
+            Self::Privileges => HostAccess::Privileges,
+            Self::All => return HostAccess::ALL.to_vec(),
+        }]
+    }
+}
+
+/// `DESTINATION=SOURCE`, both absolute.
+pub(super) fn mapped_mount(text: &str) -> std::result::Result<MappedMount, &'static str> {
+    let (destination, source) = text.split_once('=').ok_or("not of the form DESTINATION=SOURCE")?;
+    if !destination.starts_with('/') || !source.starts_with('/') {
+        return Err("both paths must be absolute");
+    }
+    Ok(MappedMount { destination: destination.to_owned(), source: PathBuf::from(source) })
 }
 
 impl Args {
@@ -81,6 +156,9 @@ impl Args {
         options.criu.clone_from(&global.criu);
         options.work_path.clone_from(&self.work_path);
         options.bundle.clone_from(&self.bundle);
+        options.base_archives.clone_from(&self.base_archive);
+        options.map_mounts.clone_from(&self.map_mount);
+        options.overwrite_volumes = self.overwrite_volumes;
         options.tcp = self.criu.tcp();
         options.ext_unix_sk = self.criu.ext_unix_sk();
         options.shell_job = self.criu.shell_job();
@@ -92,6 +170,9 @@ impl Args {
         options.lazy_pages = self.lazy_pages;
         options.lsm_profile.clone_from(&self.lsm_profile);
         options.lsm_mount_context.clone_from(&self.lsm_mount_context);
+        options.identities = Identities::read(&self.identity)?;
+        options.verification = self.verification()?;
+        options.allow = self.allow.iter().flat_map(|what| what.accesses()).collect();
         for (key, fd) in &self.inherit_fd {
             let fd = fd.try_clone().context(|| "duplicate a descriptor of --inherit-fd")?;
             options.inherit.push((key.clone(), fd));
@@ -99,23 +180,53 @@ impl Args {
         Ok(options)
     }
 
-    fn source(&self) -> Result<Source> {
+    fn verification(&self) -> Result<Option<Verification>> {
+        let (Some(signers), Some(archive)) = (&self.verify, &self.import) else { return Ok(None) };
+        let signature = match &self.signature {
+            Some(path) => path.clone(),
+            None if archive.as_os_str() == "-" => {
+                let message = "standard input has no signature beside it";
+                return Err(
+                    Error::new(ErrorKind::InvalidInput, message).with_hint("name it with --signature")
+                );
+            }
+            None => beside(archive),
+        };
+        Verification::read(&signature, signers).map(Some)
+    }
+
+    fn source(&self, verification: Option<&Verification>) -> Result<Source> {
         Ok(match &self.import {
             None => Source::Images(self.image_path.clone()),
             Some(path) if path.as_os_str() == "-" => Source::Archive {
                 name: "the archive on standard input".to_owned(),
                 bytes: Box::new(std::io::stdin()),
             },
+            Some(path) if path.to_str().is_some_and(Reference::is_marked) => {
+                let reference = registry::reference(&path.to_string_lossy())?;
+                let file = fetch(&reference, &self.registry.options()?, &mut Bar::new("pulling"))?;
+                self.source_of(format!("image {reference}"), file, None)
+            }
             Some(path) => {
                 let file = File::open(path).map_err(|e| {
                     let missing = e.kind() == std::io::ErrorKind::NotFound;
                     let kind = if missing { ErrorKind::NotFound } else { ErrorKind::System };
                     Error::new(kind, format!("open the archive {}", path.display())).with_source(e)
                 })?;
-                if !file.metadata().context(|| format!("stat {}", path.display()))?.is_dir() {
-                    return Ok(Source::Archive {
-                        name: format!("archive {}", path.display()),
-                        bytes: Box::new(file),
+                let metadata = file.metadata().context(|| format!("stat {}", path.display()))?;
+                if !metadata.is_dir() {
+                    // What can be read twice is not unpacked before it is known to be good. It is looked at again on the way.
+                    if let Some(verification) = verification.filter(|_| metadata.is_file()) {
+                        verification
+                            .check_file(&file)
+                            .context(|| format!("verify archive {}", path.display()))?;
+                    }
+                    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+                    let directory = directory.unwrap_or(Path::new("."));
+                    let name = format!("archive {}", path.display());
+                    return Ok(match metadata.is_file() || self.lazy_pages {
+                        true => self.source_of(name, file, Some(directory)),
+                        false => Source::Archive { name, bytes: Box::new(file) },
                     });
                 }
                 return Err(Error::new(
@@ -127,9 +238,19 @@ impl Args {
         })
     }
 
+    fn source_of(&self, name: String, file: File, directory: Option<&Path>) -> Source {
+        if self.lazy_pages {
+            return Source::OnDemand { name, file };
+        }
+        Source::File { name, file, directory: directory.map(Path::to_owned) }
+    }
+
     /// Restores and writes the pid file. When that cannot be written, the container is removed again.
     fn restore(&self, global: &Global, io: ProcessIo) -> Result<Container> {
-        let (source, options) = (self.source()?, self.options(global)?);
+        let mut options = self.options(global)?;
+        let base = self.base_rootfs.as_ref().map(BaseArg::directory).transpose()?;
+        options.base_rootfs = base.as_ref().map(|base| base.path().to_owned());
+        let source = self.source(options.verification.as_ref())?;
         // Once the processes have run, their files are not those of the checkpoint any more: it could not be tried again.
         self.pid_file.as_deref().map_or(Ok(()), require_pid_file)?;
         let mut bar = Bar::new("importing");

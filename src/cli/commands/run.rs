@@ -54,7 +54,13 @@ fn start(mut container: Container, keep: bool) -> Result<(Container, Option<Noti
 
 /// Starts a container and listens for its program's being ready, if a service manager wants to hear of it.
 pub(super) fn start_with_proxy(container: &mut Container) -> Result<Option<NotifyProxy>> {
-    let notify = notify_address().map(|address| container.notify_proxy(&address)).transpose()?.flatten();
+    let notify = notify_address().and_then(|address| {
+        container.notify_proxy(&address).unwrap_or_else(|error| {
+            // The address may be what a service left in the environment of a shell.
+            tracing::warn!(error = error.chain(), "nobody will hear when the container's program is ready");
+            None
+        })
+    });
     container.start()?;
     Ok(notify)
 }

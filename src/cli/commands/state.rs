@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::Result;
 use crate::cli::output;
-use crate::engine::{Container, Status};
+use crate::engine::{Container, Ownership, Status};
 use crate::spec::OCI_VERSION;
 
 /// The state of one container as it is printed.
@@ -26,6 +26,9 @@ pub(super) struct Report {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     annotations: BTreeMap<String, String>,
     pub(super) owner: String,
+    /// Only of a container that is handed over: who has the right to it.
+    #[serde(skip_serializing_if = "Ownership::is_here")]
+    ownership: Ownership,
 }
 
 impl Report {
@@ -43,10 +46,14 @@ impl Report {
             created: state.created.clone(),
             annotations: state.annotations.clone(),
             owner: container.owner()?,
+            ownership: state.ownership.clone(),
         })
     }
 }
 
 pub(super) fn print(container: &Container) -> Result<()> {
+    if let Some(why) = container.lost_memory()? {
+        tracing::warn!("{why}");
+    }
     output::json(&Report::of(container)?)
 }

@@ -236,9 +236,12 @@ fn flags_first(flags: &[Flag], args: &[OsString]) -> Vec<OsString> {
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         let parts = split(arg);
-        let is_flag = parts.is_some_and(|(name, _)| known(flags, name).is_some() || is_help(name));
+        let flag = parts.and_then(|(name, _)| known(flags, name));
+        let is_flag = flag.is_some() || parts.is_some_and(|(name, _)| is_help(name));
         if is_flag {
-            may_be_value = parts.is_some_and(|(_, value)| value.is_none());
+            // A switch has none behind it: what stands there is an argument, in its place among the others.
+            let takes_value = flag.is_some_and(|flag| flag.takes != Takes::Nothing);
+            may_be_value = takes_value && parts.is_some_and(|(_, value)| value.is_none());
             first.push(arg.clone());
         } else if may_be_value {
             may_be_value = false;

@@ -83,6 +83,7 @@ fn what_runc_takes_is_taken() {
         ("delete x -f=true", "delete --force -- x"),
         ("run x -b b -d", "run --bundle=b --detach -- x"),
         ("kill x 9 -a", "kill --all -- x 9"),
+        ("kill x -a 9", "kill --all -- x 9"),
         ("kill x -9", "kill -- x -9"),
         ("kill x -", "kill -- x -"),
         ("list json -f", "list --format=json"),

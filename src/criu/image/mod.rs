@@ -7,10 +7,14 @@
 //! ```
 //! Source: CRIU's include/magic.h and images/*.proto; ours are in `proto/`. Must not know what a message is asked for.
 
+mod complete;
+mod files;
+mod memory;
 mod mounts;
 mod names;
-mod pages;
+mod sockets;
 mod stats;
+mod tasks;
 
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -21,10 +25,20 @@ use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 use protobuf::Message;
 
-pub use mounts::mounts_from_outside;
+pub use complete::{Found, ImageSet, Parent, incomplete, require_complete};
+pub use files::{
+    Descriptor, FileKind, OpenFile, OutsideFile, descriptors, files_from_outside, memory_file_names,
+    open_files,
+};
+pub use memory::{Area, Kept, Memory, PAGE, PageTable, PageTableWriter, Run, memory, page_table};
+pub use mounts::{Mount, mounts, mounts_from_outside};
 pub use names::process_names;
-pub use pages::check_pages;
+pub use sockets::{Address, Socket};
 pub use stats::{DumpStats, RestoreStats};
+pub use tasks::{
+    Core, Inventory, LeftLock, Task, TaskFiles, TaskState, core, inventory, left_lock, task_directories,
+    task_ids, tasks,
+};
 
 use crate::{Context, Error, ErrorKind, Result};
 
@@ -36,12 +50,26 @@ mod proto {
 /// What an image is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
+    /// The dump as a whole.
+    Inventory,
     /// The processes.
     Tree,
     /// A thread.
     Core,
+    /// Which tables and namespaces a process has.
+    Ids,
+    /// The directories of a process.
+    Directories,
+    /// The address space of a process.
+    Memory,
     /// Where pages of a process are.
     Pagemap,
+    /// A table of descriptors.
+    Descriptors,
+    /// The open files.
+    Files,
+    /// The files in memory.
+    MemoryFiles,
     /// The mounts of a mount namespace.
     Mounts,
     /// What a dump or a restore has cost.
@@ -50,23 +78,38 @@ enum Kind {
 
 impl Kind {
     /// How it begins.
-    fn magic(self) -> [u32; 2] {
+    fn magic(self) -> &'static [u32] {
         const IMAGE: u32 = 0x5456_4319;
         const SERVICE: u32 = 0x5510_5940;
         match self {
-            Self::Tree => [IMAGE, 0x5027_3030],
-            Self::Core => [IMAGE, 0x5505_3847],
-            Self::Pagemap => [IMAGE, 0x5608_4025],
-            Self::Mounts => [IMAGE, 0x5556_3928],
-            Self::Stats => [SERVICE, 0x5709_3306],
+            // The only one without a word that all have.
+            Self::Inventory => &[0x5831_3116],
+            Self::Tree => &[IMAGE, 0x5027_3030],
+            Self::Core => &[IMAGE, 0x5505_3847],
+            Self::Ids => &[IMAGE, 0x5443_2030],
+            Self::Directories => &[IMAGE, 0x5140_3912],
+            Self::Memory => &[IMAGE, 0x5749_2820],
+            Self::Pagemap => &[IMAGE, 0x5608_4025],
+            Self::Descriptors => &[IMAGE, 0x5621_3732],
+            Self::Files => &[IMAGE, 0x5630_3138],
+            Self::MemoryFiles => &[IMAGE, 0x4845_3499],
+            Self::Mounts => &[IMAGE, 0x5556_3928],
+            Self::Stats => &[SERVICE, 0x5709_3306],
         }
     }
 
     fn name(self) -> &'static str {
         match self {
+            Self::Inventory => "a whole dump",
             Self::Tree => "the processes",
             Self::Core => "a thread",
+            Self::Ids => "a process's namespaces",
+            Self::Directories => "a process's directories",
+            Self::Memory => "an address space",
             Self::Pagemap => "pages",
+            Self::Descriptors => "descriptors",
+            Self::Files => "open files",
+            Self::MemoryFiles => "files in memory",
             Self::Mounts => "mounts",
             Self::Stats => "statistics",
         }
@@ -75,11 +118,17 @@ impl Kind {
 
 /// A message is shorter, in bytes: the longest are those of a process with hundreds of thousands of threads.
 const LONGEST: u32 = 4 << 20;
+/// That of an address space lists its areas, which may be more.
+const LONGEST_MEMORY: u32 = 16 << 20;
+/// Messages of one image that are read for a list.
+const MOST: usize = 1 << 20;
 
 /// The messages of one image, one after the other.
 struct Image<R> {
     kind: Kind,
     bytes: R,
+    /// How many bytes were read.
+    offset: u64,
 }
 
 /// One in a directory.
@@ -99,24 +148,43 @@ impl ImageFile {
 impl<R: Read> Image<R> {
     /// Reads how it begins.
     fn read(bytes: R, kind: Kind) -> Result<Self> {
-        let mut image = Self { kind, bytes };
+        let mut image = Self { kind, bytes, offset: 0 };
         for magic in kind.magic() {
-            if image.word()? != Some(magic) {
+            if image.word()? != Some(*magic) {
                 return Err(image.damaged("it begins as something else"));
             }
         }
         Ok(image)
     }
 
+    /// All messages that are left.
+    fn list<M: Message>(mut self) -> Result<Vec<M>> {
+        let mut messages = Vec::new();
+        while let Some(message) = self.next()? {
+            if messages.len() == MOST {
+                return Err(self.damaged("it has too many messages"));
+            }
+            messages.push(message);
+        }
+        Ok(messages)
+    }
+
+    /// The one message of an image that has no other.
+    fn only<M: Message>(mut self) -> Result<M> {
+        self.next()?.ok_or_else(|| self.damaged("it is cut off"))
+    }
+
     /// The next message; `None` at the end.
     fn next<M: Message>(&mut self) -> Result<Option<M>> {
         let Some(length) = self.word()? else { return Ok(None) };
-        if length > LONGEST {
+        if length > if self.kind == Kind::Memory { LONGEST_MEMORY } else { LONGEST } {
             return Err(self.damaged("a message in it is too long"));
         }
         let mut message = Vec::new();
         let read = (&mut self.bytes).take(length.into()).read_to_end(&mut message);
-        if u32::try_from(read.context(|| "read a message")?) != Ok(length) {
+        let read = read.context(|| "read a message")?;
+        self.offset += read as u64;
+        if u32::try_from(read) != Ok(length) {
             return Err(self.damaged("it is cut off"));
         }
         let decoded = M::parse_from_bytes(&message);
@@ -125,10 +193,25 @@ impl<R: Read> Image<R> {
             .map_err(|error| self.damaged("a message in it cannot be decoded").with_source(error))
     }
 
+    /// Passes over all messages that are left, which are whole.
+    fn skim(mut self) -> Result<()> {
+        let begin = self.offset;
+        while let Some(length) = self.word()? {
+            let passed = std::io::copy(&mut (&mut self.bytes).take(length.into()), &mut std::io::sink());
+            let passed = passed.context(|| "read a message")?;
+            self.offset += passed;
+            if passed != u64::from(length) {
+                return Err(self.damaged("it is cut off"));
+            }
+        }
+        if self.offset == begin { Err(self.damaged("it is cut off")) } else { Ok(()) }
+    }
+
     /// Four bytes; `None` at the end.
     fn word(&mut self) -> Result<Option<u32>> {
         let mut word = Vec::with_capacity(4);
-        (&mut self.bytes).take(4).read_to_end(&mut word).context(|| "read a length")?;
+        let read = (&mut self.bytes).take(4).read_to_end(&mut word).context(|| "read a length")?;
+        self.offset += read as u64;
         match <[u8; 4]>::try_from(word) {
             Ok(word) => Ok(Some(u32::from_le_bytes(word))),
             Err(none) if none.is_empty() => Ok(None),
@@ -137,7 +220,8 @@ impl<R: Read> Image<R> {
     }
 
     fn damaged(&self, why: &str) -> Error {
-        Error::new(ErrorKind::InvalidArchive, format!("not an image of {}: {why}", self.kind.name()))
+        let (kind, offset) = (self.kind.name(), self.offset);
+        Error::new(ErrorKind::InvalidArchive, format!("not an image of {kind}: {why}, at byte {offset}"))
     }
 }
 
@@ -182,7 +266,7 @@ pub fn has_image(images: BorrowedFd<'_>, prefix: &str) -> Result<bool> {
 /// An image of this kind with these messages.
 #[cfg(test)]
 fn written(kind: Kind, messages: &[&[u8]]) -> Vec<u8> {
-    let mut bytes: Vec<u8> = kind.magic().into_iter().flat_map(u32::to_le_bytes).collect();
+    let mut bytes: Vec<u8> = kind.magic().iter().copied().flat_map(u32::to_le_bytes).collect();
     for message in messages {
         bytes.extend(u32::try_from(message.len()).expect("short").to_le_bytes());
         bytes.extend_from_slice(message);
@@ -227,17 +311,15 @@ mod tests {
         let mut long = written(Kind::Tree, &[&[8, 1]]);
         long[8..12].copy_from_slice(&u32::MAX.to_le_bytes());
         let table = [
-            (&written(Kind::Core, &[])[..], "not an image of the processes: it begins as something else"),
-            (b"", "not an image of the processes: it begins as something else"),
-            (b"abc", "not an image of the processes: it is cut off"),
-            (&long, "not an image of the processes: a message in it is too long"),
-            (
-                &written(Kind::Tree, &[&[0xff; 20]]),
-                "not an image of the processes: a message in it cannot be decoded",
-            ),
+            (&written(Kind::Core, &[])[..], "it begins as something else, at byte 8"),
+            (b"", "it begins as something else, at byte 0"),
+            (b"abc", "it is cut off, at byte 3"),
+            (&long, "a message in it is too long, at byte 12"),
+            (&written(Kind::Tree, &[&[0xff; 20]]), "a message in it cannot be decoded, at byte 32"),
         ];
         for (bytes, expected) in table {
-            assert_eq!(pids(bytes).expect_err(expected).to_string(), expected);
+            let expected = format!("not an image of the processes: {expected}");
+            assert_eq!(pids(bytes).expect_err(&expected).to_string(), expected);
         }
     }
 

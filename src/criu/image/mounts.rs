@@ -6,13 +6,92 @@ use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
 
 use super::proto::criu_images::MountEntry;
-use super::{ImageFile, Kind, list};
+use super::{Image, ImageFile, Kind, list};
 use crate::{Context, Error, ErrorKind, Result};
 
 /// Of all images of one checkpoint: the kernel allows 100,000 mounts in a namespace, and few have as many as a thousand.
 const MOST: usize = 1_000_000;
 /// CRIU gives mounts that it had to find by itself names that begin so, and needs no telling.
 const OWN_NAMES: &str = "CRIU:";
+
+/// A mount of a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// Where it is mounted, from the root of the container.
+    pub mountpoint: String,
+    /// The file system's type.
+    pub kind: String,
+    /// What of the file system is mounted.
+    pub root: Vec<u8>,
+    /// The device or what stands for it.
+    pub source: Vec<u8>,
+    /// The options of the file system.
+    pub options: Vec<u8>,
+    /// The flags of mount(2).
+    pub flags: u32,
+    /// The name under which a restore must give it, of one that comes from outside.
+    pub external: Option<String>,
+}
+
+/// Reads `mountpoints-ID.img`.
+///
+/// # Errors
+/// `InvalidArchive` if it is damaged.
+pub fn mounts(bytes: &[u8]) -> Result<Vec<Mount>> {
+    let entries = Image::read(bytes, Kind::Mounts)?.list::<MountEntry>()?;
+    let mount = |entry: MountEntry| {
+        let own = entry.fsname.filter(|name| !name.is_empty());
+        let kind = own.map(|name| String::from_utf8_lossy(&name).into_owned());
+        Mount {
+            kind: kind.unwrap_or_else(|| file_system(entry.fstype).to_owned()),
+            mountpoint: from_root(&entry.mountpoint.unwrap_or_default()),
+            root: entry.root.unwrap_or_default(),
+            source: entry.source.unwrap_or_default(),
+            options: entry.options.unwrap_or_default(),
+            flags: entry.flags.unwrap_or(0),
+            external: entry.ext_key.filter(|key| !key.is_empty()),
+        }
+    };
+    Ok(entries.into_iter().map(mount).collect())
+}
+
+/// CRIU's numbers of file systems.
+fn file_system(number: Option<u32>) -> &'static str {
+    const NAMES: [&str; 24] = [
+        "other",
+        "proc",
+        "sysfs",
+        "devtmpfs",
+        "binfmt_misc",
+        "tmpfs",
+        "devpts",
+        "simfs",
+        "pstore",
+        "securityfs",
+        "fusectl",
+        "debugfs",
+        "cgroup",
+        "aufs",
+        "mqueue",
+        "fuse",
+        "auto",
+        "overlay",
+        "autofs",
+        "tracefs",
+        "rpc_pipefs",
+        "nfs",
+        "nfs4",
+        "cgroup2",
+    ];
+    let at = number.and_then(|number| usize::try_from(number).ok()).unwrap_or(0);
+    NAMES.get(at).unwrap_or(&NAMES[0])
+}
+
+/// CRIU writes them as relative paths.
+fn from_root(mountpoint: &str) -> String {
+    let rest = mountpoint.strip_prefix('.').unwrap_or(mountpoint);
+    format!("/{}", rest.trim_start_matches('/'))
+}
 
 /// The mounts from outside in an image directory: name → where the first of that name was mounted.
 ///
@@ -32,7 +111,7 @@ pub fn mounts_from_outside(images: BorrowedFd<'_>) -> Result<BTreeMap<String, St
                 continue;
             };
             let mountpoint = mount.mountpoint.unwrap_or_default();
-            found.entry(key).or_insert_with(|| format!("/{}", mountpoint.trim_start_matches(['.', '/'])));
+            found.entry(key).or_insert_with(|| from_root(&mountpoint));
         }
     }
     Ok(found)
@@ -81,6 +160,17 @@ mod tests {
         let expected =
             [pair("/dev/null", "/proc/keys"), pair("/etc/hosts", "/etc/hosts"), pair("a-key", "/a")];
         assert_eq!(found, BTreeMap::from(expected));
+    }
+
+    #[test]
+    fn mounts_say_what_they_are() {
+        let tmpfs = [&[8, 5][..], &entry("./run", None)].concat();
+        let other = [&[8, 16, 0x72, 4][..], b"ext4", &entry("./d", Some("d"))].concat();
+        let bytes = image(&[tmpfs, other, vec![8, 0xff, 1]]);
+        let found = mounts(&bytes).expect("good");
+        let facts: Vec<_> =
+            found.iter().map(|m| (&m.mountpoint[..], &m.kind[..], m.external.as_deref())).collect();
+        assert_eq!(facts, [("/run", "tmpfs", None), ("/d", "ext4", Some("d")), ("/", "other", None)]);
     }
 
     #[test]

@@ -70,7 +70,7 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         name: "tun-not-made",
-        seen: &["tun: Can't create tun device", "tun: Can't open tun device", "tun: Unable to create tun"],
+        seen: &["tun: Can't create tun device", "tun: Can't open tun device"],
         cause: "a tun or tap device of the container cannot be made here",
         remedy: "modprobe tun; /dev/net/tun must be there",
         ..Rule::RESTORE

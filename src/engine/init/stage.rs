@@ -9,7 +9,7 @@ use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use nix::fcntl::{OFlag, open, openat};
+use nix::fcntl::{OFlag, openat};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid, fchdir, setgroups, sethostname, setresgid, setresuid};
@@ -29,9 +29,11 @@ use crate::{Context, Error, Result, sys};
 
 /// Becomes the container's program. Returns only when that fails.
 pub(super) fn run(plan: &InitPlan, channel: &InitSide) -> Result<Infallible> {
-    // The host's /proc, as long as it can be reached: the container's own may be missing or a trap (CVE-2025-52881).
-    let own_fds = open("/proc/self/fd", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
-        .context(|| "open /proc/self/fd")?;
+    // Not the container's /proc, which may be missing or a trap (CVE-2025-52881), nor the host's where that can be helped: one
+    // could go up from there.
+    let own_fds = Procfs::open()
+        .and_then(|procfs| procfs.open_own("fd", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC))
+        .context(|| "open the directory of this process's descriptors")?;
     let fifo = take(plan.fifo)?;
     let mount_namespace = take(plan.mount_namespace)?;
     let user_namespace = take(plan.join_user_namespace)?;
@@ -91,6 +93,7 @@ pub(super) fn run(plan: &InitPlan, channel: &InitSide) -> Result<Infallible> {
         filter.load(channel)?;
     }
     let Some(fifo) = fifo else { return program.execute(filter, channel) };
+    sys::process::end_on_signals().context(|| "sigaction()")?;
     channel.waiting()?;
     // From here on `create` is not waited for: it is `start` that learns what happens.
     let start = wait_at_fifo(&own_fds, &fifo)?;

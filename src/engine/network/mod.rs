@@ -12,6 +12,8 @@
 //! A checkpoint looks at what there is then ([`survey`]) and writes it down ([`saved`]); a restore makes it again
 //! ([`rebuild`]).
 
+mod addresses;
+mod comparison;
 mod config;
 mod devices;
 mod rebuild;
@@ -27,10 +29,12 @@ use nix::sched::CloneFlags;
 use nix::unistd::{Pid, geteuid};
 use serde::{Deserialize, Serialize};
 
+pub use addresses::AddressedInterface;
 pub use config::{Cidr, Network, NetworkRoute, VethNetwork};
 pub use devices::TakenDevices;
 pub use saved::{NetworkContent, SavedNetwork};
 pub use statistics::NetworkInterface;
+pub use survey::NetworkSurvey;
 
 use super::Namespaces;
 use crate::spec::oci::Spec;

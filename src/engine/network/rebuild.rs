@@ -236,32 +236,34 @@ fn indexes(there: &Netlink, saved: &SavedNetwork) -> Result<BTreeMap<u32, u32>> 
     Ok(saved.links.iter().filter_map(pair).collect())
 }
 
-/// Sets the parameters, those first that set others: forwarding for all, then for those to come, then for each.
 fn set_parameters(namespace: &File, saved: &SavedNetwork) -> Result<()> {
+    if saved.parameters.is_empty() {
+        return Ok(());
+    }
+    let refused = in_network_namespace(namespace, || set_in_order(&saved.parameters))
+        .context(|| "join the network namespace of the container")?;
+    for (name, error) in refused {
+        // Another kernel does not have all of them, and the program may do without.
+        tracing::warn!(parameter = format!("net/{name}"), %error, "kernel parameter of the container not restored");
+    }
+    Ok(())
+}
+
+/// Sets the calling thread's parameters, those first that set others: forwarding for all, then for those to come, then for
+/// each. Gives those that were refused.
+fn set_in_order(parameters: &BTreeMap<String, String>) -> Vec<(&String, io::Error)> {
     let rank = |name: &str| match name.split('/').collect::<Vec<_>>()[..] {
         [_, "ip_forward"] => 0,
         [_, "conf" | "neigh", "all", _] => 1,
         [_, "conf" | "neigh", "default", _] => 2,
         _ => 3,
     };
-    if saved.parameters.is_empty() {
-        return Ok(());
-    }
-    let mut parameters: Vec<_> = saved.parameters.iter().collect();
+    let mut parameters: Vec<_> = parameters.iter().collect();
     parameters.sort_by_key(|(name, _)| rank(name));
-    let set = || -> Vec<(&String, io::Error)> {
-        parameters
-            .into_iter()
-            .filter_map(|(name, value)| Some((name, network_parameters::write(name, value).err()?)))
-            .collect()
-    };
-    let refused =
-        in_network_namespace(namespace, set).context(|| "join the network namespace of the container")?;
-    for (name, error) in refused {
-        // Another kernel does not have all of them, and the program may do without.
-        tracing::warn!(parameter = format!("net/{name}"), %error, "kernel parameter of the container not restored");
-    }
-    Ok(())
+    parameters
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, network_parameters::write(name, value).err()?)))
+        .collect()
 }
 
 /// `lo` goes up, which gives it addresses of its own; then come addresses, the other interfaces go up, and the rest.
@@ -314,5 +316,50 @@ fn put_all(there: &Netlink, records: &[&Record], indexes: &BTreeMap<u32, u32>) -
             }
             Some(_) => left = failed,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::comparison::changed;
+    use super::*;
+    use crate::sys::namespace::in_new_network_namespace;
+    use crate::sys::net::bring_loopback_up;
+
+    /// The parameters of a new namespace, after `set` in it.
+    fn parameters_after(set: impl FnOnce() + Send) -> BTreeMap<String, String> {
+        let read = || {
+            set();
+            bring_loopback_up().expect("bring lo up");
+            network_parameters::read().expect("read /proc/sys/net")
+        };
+        let mut all =
+            in_new_network_namespace(read).expect("this test needs root: it makes a network namespace");
+        all.retain(|name, _| name.contains("/conf/") || name.ends_with("/ip_forward"));
+        all
+    }
+
+    /// Setting one of these sets others, which somebody has set back since.
+    #[test]
+    fn parameters_that_follow_others_come_back_as_they_were() {
+        let own = parameters_after(|| {
+            for (name, value) in [
+                ("ipv4/ip_forward", "1"),
+                ("ipv4/conf/all/accept_redirects", "1"),
+                ("ipv4/conf/lo/forwarding", "0"),
+                ("ipv4/conf/default/rp_filter", "2"),
+                ("ipv4/conf/lo/rp_filter", "0"),
+                ("ipv6/conf/all/disable_ipv6", "1"),
+                ("ipv6/conf/lo/disable_ipv6", "0"),
+                ("ipv6/conf/all/forwarding", "1"),
+                ("ipv6/conf/default/forwarding", "0"),
+            ] {
+                network_parameters::write(name, value).expect(name);
+            }
+        });
+        let kept = changed(&own, &parameters_after(|| ()));
+        let back = parameters_after(|| assert!(set_in_order(&kept).is_empty(), "none is refused"));
+        let differ: Vec<_> = own.iter().filter(|(name, value)| back.get(*name) != Some(value)).collect();
+        assert!(differ.is_empty(), "{differ:?}");
     }
 }

@@ -142,6 +142,17 @@ impl SavedNetwork {
         self.content
     }
 
+    /// What it makes on the host, in words.
+    pub fn host_ends(&self) -> impl Iterator<Item = String> {
+        self.networks.iter().filter_map(|network| match network {
+            Network::Loopback => None,
+            Network::Veth(veth) => Some(match &veth.bridge {
+                Some(bridge) => format!("connects {:?} with the host's bridge {bridge:?}", veth.name),
+                None => format!("connects {:?} with an interface on the host", veth.name),
+            }),
+        })
+    }
+
     /// Whether a packet from outside can come in.
     pub fn is_reachable(&self) -> bool {
         self.content != NetworkContent::Engine || self.links.iter().any(|link| link.origin != Origin::Kernel)

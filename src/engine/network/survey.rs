@@ -6,27 +6,20 @@
 //! interfaces made inside, firewall rules, further network namespaces) CRIU dumps; of what it loses, the engine keeps
 //! record.
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 
+use super::comparison::Comparison;
 use super::devices;
 use super::saved::{NetworkContent, Origin, SavedLink, SavedNetwork, SavedRecord};
 use super::{Network, NetworkState};
 use crate::engine::{Container, InitProcess, Namespaces};
 use crate::spec::Config;
-use crate::sys::namespace::{in_network_namespace, in_new_network_namespace};
-use crate::sys::netlink::{Link, Netfilter, Netlink, RecordKind};
-use crate::sys::{net, network_parameters, proc};
+use crate::sys::netlink::{Netfilter, Netlink, RecordKind};
+use crate::sys::proc;
 use crate::{Context, Error, ErrorKind, Result};
 
 /// Where the kernel names the tables that iptables, ip6tables and arptables have made (the old kind).
 const TABLE_NAMES: [&str; 3] = ["ip_tables_names", "ip6_tables_names", "arp_tables_names"];
-
-/// A new namespace, to compare with.
-struct Reference {
-    links: Vec<Link>,
-    parameters: BTreeMap<String, String>,
-}
 
 /// What is seen at one moment.
 struct Seen {
@@ -34,6 +27,21 @@ struct Seen {
     records: Vec<SavedRecord>,
     /// Why only CRIU can make it again.
     reasons: Vec<String>,
+}
+
+/// A first look at a container's network, which is looked at again once the container stands still.
+#[derive(Debug)]
+pub struct NetworkSurvey {
+    saved: SavedNetwork,
+    /// `None` where the namespace is not the container's.
+    comparison: Option<Comparison>,
+}
+
+impl NetworkSurvey {
+    /// What a restore must know, so far.
+    pub fn saved(&self) -> &SavedNetwork {
+        &self.saved
+    }
 }
 
 impl Container {
@@ -47,29 +55,22 @@ impl Container {
         config: &Config,
         init: InitProcess,
         lock: &str,
-    ) -> Result<Option<SavedNetwork>> {
+    ) -> Result<Option<NetworkSurvey>> {
         let state = &self.state().network;
+        let new = |content| SavedNetwork::new(content, &state.networks, &state.routes);
         let own = Namespaces::from_spec(&config.spec).creates(nix::sched::CloneFlags::CLONE_NEWNET);
         if !own {
-            let saved = || SavedNetwork::new(NetworkContent::Shared, &state.networks, &state.routes);
-            return Ok((!state.networks.is_empty() || !state.routes.is_empty()).then(saved));
+            let shared = || NetworkSurvey { saved: new(NetworkContent::Shared), comparison: None };
+            return Ok((!state.networks.is_empty() || !state.routes.is_empty()).then(shared));
         }
-        let context = || format!("look at the network of process {}", init.pid);
         let namespace = namespace_of(init)?;
-        let (reference, parameters) = std::thread::scope(|scope| {
-            let own = scope.spawn(|| in_network_namespace(&namespace, network_parameters::read).flatten());
-            let reference = in_new_network_namespace(reference).flatten();
-            (reference, own.join().expect("reading files does not panic"))
-        });
-        let reference = reference.context(|| "make a network namespace to compare with")?;
-        let parameters = parameters.context(context)?;
-        let seen = self.see(config, init, &namespace, &reference.links, lock).context(context)?;
+        let comparison = Comparison::begin(&namespace)?;
+        let seen = self.see(config, init, &namespace, &comparison, lock)?;
         let content = if seen.reasons.is_empty() { NetworkContent::Engine } else { NetworkContent::Criu };
         check(config, &seen)?;
-        let mut saved = SavedNetwork::new(content, &state.networks, &state.routes);
-        saved.parameters = changed(&parameters, &reference.parameters);
+        let mut saved = new(content);
         saved.take(seen);
-        Ok(Some(saved))
+        Ok(Some(NetworkSurvey { saved, comparison: Some(comparison) }))
     }
 
     /// Looks again, once the container stands still: addresses and routes may have changed since.
@@ -78,21 +79,15 @@ impl Container {
     /// [`ErrorKind::WrongStatus`] when the network has become one that must be made again in another way.
     pub fn survey_network_again(
         &self,
-        saved: &mut SavedNetwork,
+        survey: NetworkSurvey,
         config: &Config,
         init: InitProcess,
         lock: &str,
-    ) -> Result<()> {
-        if saved.content == NetworkContent::Shared {
-            return Ok(());
-        }
+    ) -> Result<SavedNetwork> {
+        let NetworkSurvey { mut saved, comparison } = survey;
+        let Some(comparison) = comparison else { return Ok(saved) };
         let namespace = namespace_of(init)?;
-        let links =
-            || in_new_network_namespace(|| Netlink::open().and_then(|netlink| netlink.links())).flatten();
-        let links = links().context(|| "make a network namespace to compare with")?;
-        let seen = self
-            .see(config, init, &namespace, &links, lock)
-            .context(|| format!("look at the network of process {}", init.pid))?;
+        let seen = self.see(config, init, &namespace, &comparison, lock)?;
         if saved.content == NetworkContent::Engine && !seen.reasons.is_empty() {
             let message = format!(
                 "the container's network has changed while it was checkpointed: it has {} now",
@@ -101,7 +96,8 @@ impl Container {
             return Err(Error::new(ErrorKind::WrongStatus, message).with_hint("checkpoint it again"));
         }
         saved.take(seen);
-        Ok(())
+        saved.parameters = comparison.changed_parameters().context(|| looking_at(init))?;
+        Ok(saved)
     }
 
     fn see(
@@ -109,7 +105,18 @@ impl Container {
         config: &Config,
         init: InitProcess,
         namespace: &File,
-        new: &[Link],
+        new: &Comparison,
+        lock: &str,
+    ) -> Result<Seen> {
+        self.see_all(config, init, namespace, new, lock).context(|| looking_at(init))
+    }
+
+    fn see_all(
+        &self,
+        config: &Config,
+        init: InitProcess,
+        namespace: &File,
+        new: &Comparison,
         lock: &str,
     ) -> Result<Seen> {
         let netlink = Netlink::in_namespace(namespace).context(|| "connect by netlink")?;
@@ -117,8 +124,7 @@ impl Container {
         let mut reasons = Vec::new();
         let mut links = Vec::new();
         for link in netlink.links().context(|| "list the interfaces")? {
-            let fallback = new.iter().any(|n| n.name == link.name && n.kind == link.kind);
-            let origin = if fallback && (link.name == "lo" || !link.is_up()) {
+            let origin = if link.is_loopback() || (!link.is_up() && new.has_link(&link)?) {
                 Origin::Kernel
             } else if ours.contains(&link.name) {
                 Origin::Engine
@@ -175,15 +181,13 @@ impl SavedNetwork {
     }
 }
 
-fn namespace_of(init: InitProcess) -> Result<File> {
+pub(super) fn namespace_of(init: InitProcess) -> Result<File> {
     let path = format!("/proc/{}/ns/net", init.pid);
     File::open(&path).context(|| format!("open {path}"))
 }
 
-fn reference() -> std::io::Result<Reference> {
-    // Some parameters of `lo` depend on it.
-    net::bring_loopback_up()?;
-    Ok(Reference { links: Netlink::open()?.links()?, parameters: network_parameters::read()? })
+fn looking_at(init: InitProcess) -> String {
+    format!("look at the network of process {}", init.pid)
 }
 
 /// The interfaces that the engine has made for it or moved into it.
@@ -235,51 +239,4 @@ fn check(config: &Config, seen: &Seen) -> Result<()> {
     );
     Err(Error::new(ErrorKind::Unsupported, message)
         .with_hint("make a network namespace with these, and give its path in linux.namespaces"))
-}
-
-/// The parameters that are not as in a new namespace. Those of an interface that a new one does not have are compared
-/// with the ones for new interfaces.
-fn changed(
-    parameters: &BTreeMap<String, String>,
-    reference: &BTreeMap<String, String>,
-) -> BTreeMap<String, String> {
-    let usual = |name: &str| {
-        reference.get(name).or_else(|| {
-            let mut parts: Vec<&str> = name.split('/').collect();
-            if let [_, "conf" | "neigh", interface, _] = &mut parts[..] {
-                *interface = "default";
-            }
-            reference.get(&parts.join("/"))
-        })
-    };
-    let differs = |(name, value): &(&String, &String)| usual(name) != Some(value);
-    parameters.iter().filter(differs).map(|(name, value)| (name.clone(), value.clone())).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_what_somebody_has_changed_is_kept() {
-        let map = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
-            pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
-        };
-        let new = map(&[
-            ("core/somaxconn", "4096"),
-            ("ipv4/conf/default/rp_filter", "0"),
-            ("ipv4/conf/lo/rp_filter", "0"),
-        ]);
-        let own = map(&[
-            ("core/somaxconn", "777"),
-            ("ipv4/conf/default/rp_filter", "0"),
-            ("ipv4/conf/lo/rp_filter", "0"),
-            ("ipv4/conf/eth0/rp_filter", "2"),
-            ("ipv4/conf/eth1/rp_filter", "0"),
-            ("other/new", "1"),
-        ]);
-        let expected =
-            map(&[("core/somaxconn", "777"), ("ipv4/conf/eth0/rp_filter", "2"), ("other/new", "1")]);
-        assert_eq!(changed(&own, &new), expected);
-    }
 }

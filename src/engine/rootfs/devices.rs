@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::plan::absolute;
 use super::resolve::{Links, Mountpoint, Root};
-use crate::sys::mount::{Extent, attach, clone_tree};
+use crate::sys::mount::{Extent, attach, clone_tree, mount_id};
 use crate::{Context, Error, ErrorKind, Result};
 
 /// One device node, or named pipe.
@@ -197,6 +197,7 @@ fn create_one(device: &DevicePlan, parent: BorrowedFd<'_>, by_bind: bool) -> Res
     if by_bind && device.kind != DeviceKind::Fifo {
         return bind_host_device(device, parent, name);
     }
+    let statx = || "statx the mount's id";
     let mode = Mode::from_bits_truncate(device.mode);
     match mknodat(parent, name, device.kind.file_type(), mode, device.kind.number()) {
         // A node of the image's may be there already; whether it is the right one is checked below.
@@ -207,6 +208,10 @@ fn create_one(device: &DevicePlan, parent: BorrowedFd<'_>, by_bind: bool) -> Res
     let node = open_node(parent, name)?;
     let stat = fstat(&node).context(|| "stat")?;
     require(device.kind, &stat, &device.path)?;
+    // What the configuration has mounted here may be the host's own node: it keeps its owner and mode.
+    if mount_id(node.as_fd()).context(statx)? != mount_id(parent).context(statx)? {
+        return Ok(());
+    }
     if stat.st_uid != device.uid || stat.st_gid != device.gid {
         let (uid, gid) = (Uid::from_raw(device.uid), Gid::from_raw(device.gid));
         fchownat(&node, "", Some(uid), Some(gid), AtFlags::AT_EMPTY_PATH)

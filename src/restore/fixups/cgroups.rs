@@ -3,10 +3,10 @@
 
 use std::os::fd::BorrowedFd;
 
-use crate::Result;
 use crate::cgroup::CgroupTree;
 use crate::criu::ManageCgroups;
 use crate::engine::{NewContainer, image_files};
+use crate::{Context, Result};
 
 /// Makes them again, empty: processes may have their files open. Returns what goes into them, for
 /// [`fill_cgroups`]; nothing when CRIU is asked to see to cgroups.
@@ -19,7 +19,9 @@ pub(in crate::restore) fn make_cgroups(
         return Ok(None);
     }
     let bytes = image_files::read(images, image_files::CGROUPS, image_files::CGROUPS_LIMIT)?;
-    let tree = bytes.map(|bytes| CgroupTree::parse(&bytes)).transpose()?;
+    let parse =
+        |bytes: Vec<u8>| CgroupTree::parse(&bytes).context(|| format!("read {}", image_files::CGROUPS));
+    let tree = bytes.map(parse).transpose()?;
     if let Some(tree) = &tree {
         let user = new.user_namespace();
         new.cgroup().make_tree(tree, &|ids| user.map_or(Some(ids), |user| user.to_host(ids)))?;

@@ -141,6 +141,11 @@ impl Link {
         self.flags & libc::IFF_UP as u32 != 0
     }
 
+    /// Whether it is the one that every namespace has, under its usual name.
+    pub fn is_loopback(&self) -> bool {
+        self.flags & libc::IFF_LOOPBACK as u32 != 0 && self.name == "lo"
+    }
+
     fn read(message: &Message<'_>) -> Option<Self> {
         let body = message.body;
         if message.kind != NEWLINK {

@@ -114,6 +114,25 @@ fn device_nodes_and_links_are_made_exactly() {
 }
 
 #[test]
+fn a_node_that_the_configuration_mounts_keeps_its_owner_and_mode() {
+    use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+    let mut bundle = Bundle::new();
+    let node = bundle.host("node");
+    mknod(&node, SFlag::S_IFCHR, Mode::empty(), makedev(1, 7)).expect("mknod");
+    fs::set_permissions(&node, fs::Permissions::from_mode(0o640)).expect("chmod");
+    std::os::unix::fs::chown(&node, Some(3), Some(4)).expect("chown");
+    let mounts = bundle.config["mounts"].as_array_mut().expect("a list");
+    mounts.push(json!({"destination": "/dev/full", "type": "bind", "source": node, "options": ["bind"]}));
+    bundle.config["linux"]["devices"] = json!([{"path": "/dev/full", "type": "c", "major": 1, "minor": 7, "fileMode": 0o604, "uid": 7, "gid": 9}]);
+    let facts = |path: &Path| fs::metadata(path).map(|stat| (stat.mode() & 0o7777, stat.uid(), stat.gid()));
+    bundle.inside(|| {
+        assert_eq!(mounted("/dev/full").root.file_name(), Some("node".as_ref()));
+        assert_eq!(facts(Path::new("/dev/full")).expect("stat"), (0o640, 3, 4));
+    });
+    assert_eq!(facts(&node).expect("stat"), (0o640, 3, 4));
+}
+
+#[test]
 fn devices_are_bound_from_the_host_where_mknod_is_not_wanted() {
     let bundle = Bundle::new();
     let plan = RootfsPlan { bind_devices: true, ..bundle.plan() };

@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `migrate to`.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use super::restore::mapped_mount;
+use crate::checkpoint::signals_to_give_up;
+use crate::cli::{Global, output, parse_id};
+use crate::criu::TcpConnections;
+use crate::engine::ContainerId;
+use crate::migration::protocol::{none_in_the_way, shown};
+use crate::migration::{Endpoint, MigrationId, MoveOptions, Moved, Phase, Shell, proceed, survey, to};
+use crate::restore::MappedMount;
+use crate::{Context, Error, ErrorKind, Result};
+
+/// The variable with another program than ssh.
+const SSH_COMMAND: &str = "MIGRATE_SSH_COMMAND";
+
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Args {
+    /// Where to: [USER@]HOST, ssh://[USER@]HOST[:PORT], or unix:PATH
+    #[arg(value_name = "DESTINATION", required_unless_present = "continue_")]
+    destination: Option<Endpoint>,
+    /// The container's id, here and there
+    #[arg(value_name = "CONTAINER", value_parser = parse_id, required_unless_present = "continue_")]
+    id: Option<ContainerId>,
+    /// Go on with a migration that has not come to its end
+    #[arg(long = "continue", value_name = "MIGRATION", id = "continue_", conflicts_with_all = ["destination", "id", "dry_run"])]
+    proceed: Option<MigrationId>,
+    /// Tell what is in the way on both hosts, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Write what it came to into this file, as JSON
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// Print a line of JSON as each phase begins
+    #[arg(long)]
+    json_progress: bool,
+    /// Program that leads to the other host, in place of ssh, and its first arguments
+    #[arg(long, value_name = "COMMAND")]
+    ssh_command: Option<String>,
+    /// The program there [default: migrate]
+    #[arg(long, value_name = "COMMAND")]
+    remote_command: Option<String>,
+    /// What is mounted at DESTINATION there, instead of what the configuration says; of no effect with unix:PATH
+    #[arg(long, value_name = "DESTINATION=SOURCE", value_parser = mapped_mount)]
+    map_mount: Vec<MappedMount>,
+    /// What the configuration may have of the other host, as for `receive`; of no effect with unix:PATH
+    #[arg(long, value_name = "WHAT", value_delimiter = ',', value_parser = ["mounts", "devices", "hooks", "namespaces", "privileges", "all"])]
+    allow: Vec<String>,
+    /// Take established TCP connections along; the container's address must be the other host's afterwards
+    #[arg(long)]
+    tcp_established: bool,
+    /// Bring established TCP connections back closed
+    #[arg(long, conflicts_with = "tcp_established")]
+    tcp_close: bool,
+    /// Let the other end of a unix socket be outside of the container
+    #[arg(long)]
+    ext_unix_sk: bool,
+    /// Take file locks along
+    #[arg(long)]
+    file_locks: bool,
+    /// Leave out TCP connections that are still being set up
+    #[arg(long)]
+    tcp_skip_in_flight: bool,
+    /// Link unlinked open files back into their directory
+    #[arg(long)]
+    link_remap: bool,
+    /// Do not look for what cannot be checkpointed: let CRIU find out
+    #[arg(long)]
+    no_check: bool,
+}
+
+impl Args {
+    pub(in crate::cli) fn run(&self, global: &Global) -> Result<()> {
+        let root = global.state_root()?;
+        let json = self.json_progress;
+        let mut tell = |phase: Phase| {
+            if json {
+                // Who does not read it any more shall not keep a container from where it is going.
+                let _ = output::json_line(&json!({ "phase": phase }));
+            }
+        };
+        // Before any thread is made.
+        let give_up = signals_to_give_up()?;
+        let moved = match (&self.proceed, &self.destination, &self.id) {
+            (Some(migration), ..) => proceed(&root, *migration, Some(give_up), &mut tell)?,
+            (None, Some(destination), Some(id)) => {
+                let mut options = self.options(global, destination);
+                if self.dry_run {
+                    let container = root.load(id)?;
+                    return dry_run(&survey(&container, &options)?);
+                }
+                options.give_up = Some(give_up);
+                to(&root, id, options, &mut tell)?
+            }
+            _ => return Err(Error::new(ErrorKind::InvalidInput, "a destination and a container are needed")),
+        };
+        self.conclude(&moved)
+    }
+
+    fn options(&self, global: &Global, destination: &Endpoint) -> MoveOptions {
+        let mut options = MoveOptions::new(destination.clone());
+        let checkpoint = &mut options.checkpoint;
+        checkpoint.criu.clone_from(&global.criu);
+        checkpoint.tcp = match (self.tcp_established, self.tcp_close) {
+            (true, _) => TcpConnections::Keep,
+            (false, true) => TcpConnections::Close,
+            (false, false) => TcpConnections::Refuse,
+        };
+        checkpoint.tcp_skip_in_flight = self.tcp_skip_in_flight;
+        checkpoint.ext_unix_sk = self.ext_unix_sk;
+        checkpoint.file_locks = self.file_locks;
+        checkpoint.link_remap = self.link_remap;
+        checkpoint.no_check = self.no_check;
+        options.shell = self.shell();
+        options
+    }
+
+    fn shell(&self) -> Shell {
+        let mut shell = Shell::default();
+        let of_environment = || std::env::var(SSH_COMMAND).ok().filter(|command| !command.is_empty());
+        if let Some(command) = self.ssh_command.clone().or_else(of_environment) {
+            shell.command = command;
+        }
+        if let Some(remote) = &self.remote_command {
+            shell.remote.clone_from(remote);
+        }
+        for mount in &self.map_mount {
+            let mapped = format!("{}={}", mount.destination, mount.source.display());
+            shell.receive.extend(["--map-mount".to_owned(), mapped]);
+        }
+        if !self.allow.is_empty() {
+            shell.receive.extend(["--allow".to_owned(), self.allow.join(",")]);
+        }
+        shell
+    }
+
+    fn conclude(&self, moved: &Moved) -> Result<()> {
+        if let Some(path) = &self.report {
+            let bytes = serde_json::to_vec_pretty(moved).context(|| "serialise the report")?;
+            fs::File::create(path)
+                .and_then(|mut file| file.write_all(&bytes))
+                .context(|| format!("write {}", path.display()))?;
+        }
+        if self.json_progress {
+            return output::json_line(moved);
+        }
+        let downtime =
+            moved.downtime.map(|time| format!(", and ran nowhere for {:.0} ms", time.as_secs_f64() * 1000.0));
+        let downtime = downtime.unwrap_or_default();
+        output::text(&format!("container {} runs at {}{downtime}\n", moved.container, moved.destination))
+    }
+}
+
+/// Prints what both hosts say.
+fn dry_run(
+    (blockers, answer): &(Vec<crate::migration::protocol::Blocker>, crate::migration::protocol::Answer),
+) -> Result<()> {
+    none_in_the_way(blockers)?;
+    output::text(&format!(
+        "nothing is in the way: criu {}, kernel {} and {} bytes free there\n",
+        shown(&answer.criu),
+        shown(&answer.kernel),
+        answer.free
+    ))
+}

@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Where the other host is, and the way there: a unix socket, or a program such as ssh that starts `migrate receive` there.
+//!
+//! | written | means |
+//! | --- | --- |
+//! | `unix:PATH`, `unix://PATH` | whoever listens at this path: `migrate receive --listen` |
+//! | `[USER@]HOST`, `ssh://[USER@]HOST[:PORT]` | `ssh HOST migrate receive` |
+//!
+//! Must not know what is said there.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::str::FromStr;
+use std::time::Duration;
+
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+
+use super::protocol::{Receiver, Sender};
+use crate::sys::pidfd;
+use crate::{Context, Error, ErrorKind, Result};
+
+/// How long the program may take to end when nothing is said any more.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Where the other host is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Endpoint {
+    /// At a unix socket.
+    Unix(PathBuf),
+    /// Where ssh leads to.
+    Ssh {
+        /// `[USER@]HOST`.
+        host: String,
+        /// The port, if it is not the usual one.
+        port: Option<u16>,
+    },
+}
+
+/// How a program such as ssh is used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shell {
+    /// The program and its first arguments, separated by spaces.
+    pub command: String,
+    /// The program there, and its first arguments, as its shell takes them.
+    pub remote: String,
+    /// Further arguments of `receive`.
+    pub receive: Vec<String>,
+}
+
+impl Default for Shell {
+    fn default() -> Self {
+        Self { command: "ssh".to_owned(), remote: "migrate".to_owned(), receive: Vec::new() }
+    }
+}
+
+impl FromStr for Endpoint {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let refuse = |why: &str| {
+            Err(Error::new(ErrorKind::InvalidInput, format!("destination {text:?} {why}"))
+                .with_hint("write [USER@]HOST, ssh://[USER@]HOST[:PORT] or unix:PATH"))
+        };
+        if let Some(path) = text.strip_prefix("unix:") {
+            let path = path.strip_prefix("//").unwrap_or(path);
+            return if path.is_empty() { refuse("names no socket") } else { Ok(Self::Unix(path.into())) };
+        }
+        let (host, port) = match text.strip_prefix("ssh://") {
+            None if text.contains("://") => return refuse("is of a kind that is not known"),
+            None => (text, None),
+            Some(rest) => match rest.rsplit_once(':') {
+                Some((host, port)) if !port.contains(']') => match port.parse() {
+                    Ok(port) => (host, Some(port)),
+                    Err(_) => return refuse("has a port that is none"),
+                },
+                _ => (rest, None),
+            },
+        };
+        // ssh would take it for an option, or its shell for something else.
+        let odd = |c: char| c.is_whitespace() || c.is_control() || "'\"`$\\;&|<>(){}*?!#/".contains(c);
+        if host.is_empty() || host.starts_with('-') || host.contains("@-") || host.contains(odd) {
+            return refuse("names no host");
+        }
+        Ok(Self::Ssh { host: host.to_owned(), port })
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Ssh { host, port: None } => f.write_str(host),
+            Self::Ssh { host, port: Some(port) } => write!(f, "ssh://{host}:{port}"),
+        }
+    }
+}
+
+impl TryFrom<String> for Endpoint {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+impl From<Endpoint> for String {
+    fn from(endpoint: Endpoint) -> Self {
+        endpoint.to_string()
+    }
+}
+
+/// The way to the other host, as long as it is open.
+#[derive(Debug)]
+pub struct Connection {
+    stream: UnixStream,
+    child: Option<Child>,
+}
+
+impl Connection {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// Nobody listens, or the program cannot be started.
+    pub fn open(endpoint: &Endpoint, shell: &Shell) -> Result<Self> {
+        let (host, port) = match endpoint {
+            Endpoint::Unix(path) => {
+                let stream =
+                    UnixStream::connect(path).context(|| format!("connect to {}", path.display()))?;
+                return Ok(Self { stream, child: None });
+            }
+            Endpoint::Ssh { host, port } => (host, port),
+        };
+        let (stream, theirs) = UnixStream::pair().context(|| "make a socket pair")?;
+        let mut words = shell.command.split_whitespace();
+        let program = words.next().ok_or_else(|| {
+            Error::new(ErrorKind::InvalidInput, "the command that leads to the other host is empty")
+        })?;
+        let mut command = Command::new(program);
+        command.args(words);
+        if let Some(port) = port {
+            command.args(["-p", &port.to_string()]);
+        }
+        command.arg(host).arg(shell.line());
+        let output = theirs.try_clone().context(|| "duplicate a socket")?;
+        command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::from(OwnedFd::from(output)));
+        let child = command.spawn().context(|| format!("start {program}"))?;
+        Ok(Self { stream, child: Some(child) })
+    }
+
+    /// Both ends.
+    ///
+    /// # Errors
+    /// When a descriptor cannot be duplicated.
+    pub fn split(&self) -> Result<(Sender, Receiver)> {
+        let clone = || self.stream.try_clone().context(|| "duplicate a socket");
+        Ok((Sender::new(Box::new(clone()?)), Receiver::new(Box::new(clone()?))))
+    }
+
+    /// What breaks the connection, from wherever.
+    ///
+    /// # Errors
+    /// When a descriptor cannot be duplicated.
+    pub fn breaker(&self) -> Result<Breaker> {
+        self.stream.try_clone().map(Breaker).context(|| "duplicate a socket")
+    }
+
+    /// Closes it in order: what was said arrives, and the program may come to its end.
+    pub fn close(self) {
+        let _ = self.stream.shutdown(Shutdown::Write);
+        if let Some(pidfd) =
+            self.child.as_ref().and_then(|child| pidfd::open(Pid::from_raw(child.id() as i32)).ok())
+        {
+            let _ = pidfd::wait_ended(&pidfd, PATIENCE);
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let _ = self.stream.shutdown(Shutdown::Both);
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Breaks a connection.
+#[derive(Debug)]
+pub struct Breaker(UnixStream);
+
+impl Breaker {
+    /// What is being written fails, and what is being read ends.
+    pub fn cut(&self) {
+        let _ = self.0.shutdown(Shutdown::Both);
+    }
+}
+
+impl Shell {
+    /// What the shell there is given.
+    fn line(&self) -> OsString {
+        let mut line = format!("{} receive", self.remote);
+        for word in &self.receive {
+            line.push_str(&format!(" '{}'", word.replace('\'', r"'\''")));
+        }
+        line.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_destination_is_read_as_it_is_written() {
+        let ssh = |host: &str, port| Endpoint::Ssh { host: host.to_owned(), port };
+        for (text, endpoint) in [
+            ("unix:///run/x.sock", Endpoint::Unix("/run/x.sock".into())),
+            ("unix:x.sock", Endpoint::Unix("x.sock".into())),
+            ("host", ssh("host", None)),
+            ("root@host.example", ssh("root@host.example", None)),
+            ("ssh://host", ssh("host", None)),
+            ("ssh://root@host:2222", ssh("root@host", Some(2222))),
+            ("ssh://[::1]:22", ssh("[::1]", Some(22))),
+        ] {
+            let read: Endpoint = text.parse().expect(text);
+            assert_eq!(read, endpoint);
+            assert_eq!(read.to_string().parse::<Endpoint>().expect("its own text"), endpoint);
+        }
+    }
+
+    #[test]
+    fn what_ssh_or_a_shell_would_take_for_something_else_is_no_host() {
+        for text in [
+            "",
+            "-oProxyCommand=x",
+            "ssh://-oProxyCommand=x",
+            "a b",
+            "a;b",
+            "$(x)",
+            "tls://h",
+            "ssh://h:x",
+            "unix:",
+            "u@-x",
+        ] {
+            let error = text.parse::<Endpoint>().expect_err(text);
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{text}");
+        }
+    }
+
+    #[test]
+    fn arguments_for_the_other_side_are_quoted_for_its_shell() {
+        let shell =
+            Shell { receive: vec!["--map-mount".into(), "/a=/it's; reboot".into()], ..Shell::default() };
+        assert_eq!(shell.line(), r"migrate receive '--map-mount' '/a=/it'\''s; reboot'");
+    }
+}

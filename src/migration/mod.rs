@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A container on its way from one host to another while it runs: who has the right to run it, decided so that it never
+//! runs twice and is never lost.
+//!
+//! * [`handoff`] is the protocol: one pure function a side.
+//! * [`journal`] is what each side has written down of it, and may never take back.
+//! * [`claim`] is what a migration may do to the container on this host.
+//! * [`resolve`](resolve()) is an operator's decision, when the other host will never answer again.
+//! * [`MigrationId`] and [`Epoch`] name a migration and one attempt of it; they are in every message and record.
+//!
+//! The top of the library: it may use every layer beneath, and none of them knows of it. The engine keeps who owns a
+//! container ([`crate::engine::Ownership`]) without knowing what a migration is.
+
+pub mod claim;
+mod endpoint;
+pub mod handoff;
+mod held;
+mod id;
+pub mod journal;
+mod link;
+mod offering;
+mod place;
+mod preflight;
+pub mod protocol;
+mod receiving;
+mod report;
+mod resolve;
+mod sending;
+
+pub use endpoint::{Breaker, Connection, Endpoint, Shell};
+pub use id::{Epoch, MigrationId, Tag};
+pub use offering::survey;
+pub use receiving::{ReceiveOptions, receive};
+pub use report::{Moved, Phase};
+pub use resolve::{Resolved, resolve};
+pub use sending::{MoveOptions, proceed, to};

@@ -1,0 +1,509 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What two hosts say to each other, and how it stands on the wire.
+//!
+//! ```text
+//! kind u8 · length u32, little endian · so many bytes                     at most 1 MiB a frame
+//!
+//! Said       JSON of a Said                     MemoryBegin   a name: pages-1.img
+//! Archive    bytes of an archive                Memory        bytes of pages
+//! ArchiveEnd nothing                            MemoryEnd     nothing
+//!
+//! source                                destination
+//! Hello ─▶                          ◀─ Hello
+//! Offer ─▶                          ◀─ Answer          what is in the way here, all of it
+//! Begin · memory · archive ─▶
+//! Handoff(FINAL) ─▶  ...            ◀─ Handoff(READY)  as `handoff` says
+//! Settled ─▶
+//! ```
+//! Whoever continues a migration says Resume instead of Offer. Everything that is read may come from anybody: lengths are bounded before
+//! anything is made of them. Must not know what follows from a message.
+
+use std::io::{self, Read, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use super::handoff::Message;
+use super::id::MigrationId;
+use crate::pages::receive::Keeper;
+use crate::{Context, Error, ErrorKind, Result};
+
+/// The versions of the protocol that this program speaks, the best first.
+const SPEAKS: [u32; 1] = [1];
+
+/// The longest frame, in bytes.
+const LONGEST: usize = 1 << 20;
+
+/// The longest piece of memory or of an archive in one frame, in bytes.
+const PIECE: usize = 256 << 10;
+
+/// So many blockers are told; a container with more of them has enough to begin with.
+const BLOCKERS: usize = 64;
+
+/// The first message of either side.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// The versions that it speaks, the best first.
+    pub speaks: Vec<u32>,
+    /// The program's version, for people.
+    pub program: String,
+}
+
+impl Hello {
+    /// This program's.
+    pub fn own() -> Self {
+        Self { speaks: SPEAKS.to_vec(), program: env!("CARGO_PKG_VERSION").to_owned() }
+    }
+
+    /// The version that both speak.
+    ///
+    /// # Errors
+    /// `Unsupported` if there is none.
+    pub fn common(&self) -> Result<u32> {
+        SPEAKS.into_iter().find(|version| self.speaks.contains(version)).ok_or_else(|| {
+            let message = format!(
+                "the other host's migrate {} speaks versions {:?} of the protocol, this one {SPEAKS:?}",
+                self.program.escape_debug(),
+                self.speaks
+            );
+            Error::new(ErrorKind::Unsupported, message)
+                .with_hint("install the same version of migrate on both hosts")
+        })
+    }
+}
+
+/// A container that is offered.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Offer {
+    /// The migration.
+    pub migration: MigrationId,
+    /// The container's id.
+    pub container: String,
+    /// Its configuration.
+    pub config: serde_json::Value,
+    /// The processor's architecture.
+    pub arch: String,
+    /// CRIU's version, as a number.
+    pub criu: u32,
+    /// How its processes are to be restored.
+    pub flags: Flags,
+    /// Bytes of memory that its cgroup uses now.
+    pub memory: u64,
+}
+
+/// What a dump was made with, and a restore needs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Flags {
+    /// Established TCP connections come along.
+    pub tcp_established: bool,
+    /// They come back closed.
+    pub tcp_close: bool,
+    /// The other end of a unix socket is outside.
+    pub ext_unix_sk: bool,
+    /// It belongs to a session outside.
+    pub shell_job: bool,
+    /// There are file locks.
+    pub file_locks: bool,
+}
+
+/// One thing that is in the way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blocker {
+    /// What it is.
+    pub what: String,
+    /// What to do about it, if that is known.
+    pub remedy: Option<String>,
+}
+
+impl From<&Error> for Blocker {
+    fn from(error: &Error) -> Self {
+        Self { what: error.chain(), remedy: error.hint().map(str::to_owned) }
+    }
+}
+
+/// What a destination says of an offer.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// What is in the way of it there; with none it is welcome.
+    pub blockers: Vec<Blocker>,
+    /// CRIU's version there, for people.
+    pub criu: String,
+    /// The kernel there.
+    pub kernel: String,
+    /// Bytes that are free where a container is kept.
+    pub free: u64,
+}
+
+/// What is said, besides memory and archives.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Said {
+    /// The first message.
+    Hello(Hello),
+    /// Source: would you take this?
+    Offer(Box<Offer>),
+    /// Destination: what is in the way.
+    Answer(Answer),
+    /// Source: it comes.
+    Begin,
+    /// Source: this migration again.
+    Resume(MigrationId),
+    /// A message of the handoff.
+    Handoff(Message),
+    /// The side cannot go on, for this reason.
+    Failed(Blocker),
+    /// Source: it is over on my side, and nobody will ask about this migration any more.
+    Settled,
+}
+
+/// A frame as it was read.
+#[derive(Debug, PartialEq)]
+pub enum Frame {
+    /// A message.
+    Said(Said),
+    /// A file of memory begins.
+    MemoryBegin(String),
+    /// Memory.
+    Memory(Vec<u8>),
+    /// It is complete.
+    MemoryEnd,
+    /// Bytes of the archive.
+    Archive(Vec<u8>),
+    /// It is complete.
+    ArchiveEnd,
+}
+
+const SAID: u8 = 1;
+const MEMORY_BEGIN: u8 = 2;
+const MEMORY: u8 = 3;
+const MEMORY_END: u8 = 4;
+const ARCHIVE: u8 = 5;
+const ARCHIVE_END: u8 = 6;
+
+/// The end that is written to; its copies share it.
+#[derive(Clone)]
+pub struct Sender(Arc<Mutex<Shared>>);
+
+struct Shared {
+    to: Box<dyn Write + Send>,
+    bytes: u64,
+}
+
+impl std::fmt::Debug for Sender {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sender").finish_non_exhaustive()
+    }
+}
+
+impl Sender {
+    /// Writes to this.
+    pub fn new(to: Box<dyn Write + Send>) -> Self {
+        Self(Arc::new(Mutex::new(Shared { to, bytes: 0 })))
+    }
+
+    /// Says something.
+    ///
+    /// # Errors
+    /// When the connection is broken.
+    pub fn say(&self, said: &Said) -> Result<()> {
+        let bytes = serde_json::to_vec(said).context(|| "serialise a message")?;
+        if bytes.len() > LONGEST {
+            let message = format!("a message of {} bytes is longer than {LONGEST}", bytes.len());
+            return Err(Error::new(ErrorKind::Unsupported, message));
+        }
+        self.frame(SAID, &bytes).context(|| "tell the other host")
+    }
+
+    /// How many bytes were written.
+    pub fn bytes(&self) -> u64 {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).bytes
+    }
+
+    /// An archive's bytes; it must be ended with [`Sender::end_archive`].
+    pub fn archive(&self) -> Box<dyn Write + Send> {
+        Box::new(ArchiveStream(self.clone()))
+    }
+
+    /// All of the archive was written.
+    ///
+    /// # Errors
+    /// When the connection is broken.
+    pub fn end_archive(&self) -> Result<()> {
+        self.frame(ARCHIVE_END, &[]).context(|| "send the end of the archive")
+    }
+
+    fn frame(&self, kind: u8, bytes: &[u8]) -> io::Result<()> {
+        let mut shared = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let length = u32::try_from(bytes.len()).map_err(|_| io::ErrorKind::InvalidInput)?.to_le_bytes();
+        let [a, b, c, d] = length;
+        shared.to.write_all(&[kind, a, b, c, d])?;
+        shared.to.write_all(bytes)?;
+        shared.bytes += 5 + bytes.len() as u64;
+        shared.to.flush()
+    }
+}
+
+struct ArchiveStream(Sender);
+
+impl Write for ArchiveStream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let piece = bytes.get(..PIECE).unwrap_or(bytes);
+        self.0.frame(ARCHIVE, piece).map(|()| piece.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Sends memory as it comes from CRIU.
+#[derive(Debug)]
+pub struct MemorySender {
+    to: Sender,
+    buffer: Vec<u8>,
+}
+
+impl MemorySender {
+    /// To this host.
+    pub fn new(to: Sender) -> Self {
+        Self { to, buffer: vec![0; PIECE] }
+    }
+}
+
+impl Keeper for MemorySender {
+    fn begin(&mut self, name: &str) -> Result<()> {
+        self.to.frame(MEMORY_BEGIN, name.as_bytes()).context(|| "send memory")
+    }
+
+    fn take(&mut self, from: &mut dyn Read, bytes: u64) -> Result<()> {
+        let mut left = bytes;
+        while left > 0 {
+            let most = usize::try_from(left).unwrap_or(PIECE).min(PIECE);
+            let piece = self.buffer.get_mut(..most).unwrap_or_default();
+            from.read_exact(piece).context_kind(ErrorKind::CriuFailed, || "read memory from criu")?;
+            self.to.frame(MEMORY, piece).context(|| "send memory")?;
+            left -= most as u64;
+        }
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<()> {
+        self.to.frame(MEMORY_END, &[]).context(|| "send memory")
+    }
+}
+
+/// The end that is read from.
+pub struct Receiver {
+    from: Box<dyn Read + Send>,
+    bytes: u64,
+}
+
+impl std::fmt::Debug for Receiver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Receiver").finish_non_exhaustive()
+    }
+}
+
+impl Receiver {
+    /// Reads from this.
+    pub fn new(from: Box<dyn Read + Send>) -> Self {
+        Self { from, bytes: 0 }
+    }
+
+    /// How many bytes were read.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The next frame; `None` when the other side has closed the connection after a whole one.
+    ///
+    /// # Errors
+    /// When the connection is broken, or what comes is no frame.
+    pub fn frame(&mut self) -> Result<Option<Frame>> {
+        let mut kind = [0];
+        loop {
+            match self.from.read(&mut kind) {
+                Ok(0) => return Ok(None),
+                Ok(_) => break,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e).context(|| "hear the other host"),
+            }
+        }
+        let mut length = [0; 4];
+        self.from.read_exact(&mut length).context(|| "hear the other host")?;
+        let length = u32::from_le_bytes(length) as usize;
+        if length > LONGEST {
+            return Err(malformed(format!("a frame of {length} bytes")));
+        }
+        let mut bytes = vec![0; length];
+        self.from.read_exact(&mut bytes).context(|| "hear the other host")?;
+        self.bytes += 5 + length as u64;
+        frame(kind, bytes).map(Some)
+    }
+
+    /// The next message, where nothing else may come.
+    ///
+    /// # Errors
+    /// As [`Receiver::frame`]; the other side has closed the connection; what it says of why it cannot go on.
+    pub fn said(&mut self) -> Result<Said> {
+        match self.frame()? {
+            Some(Frame::Said(Said::Failed(blocker))) => Err(told(&blocker)),
+            Some(Frame::Said(said)) => Ok(said),
+            Some(_) => Err(malformed("memory or an archive out of turn")),
+            None => Err(Error::new(ErrorKind::System, "the other host has closed the connection")),
+        }
+    }
+}
+
+fn frame([kind]: [u8; 1], bytes: Vec<u8>) -> Result<Frame> {
+    let nothing = |bytes: &[u8], frame| match bytes {
+        [] => Ok(frame),
+        _ => Err(malformed("bytes where there are none")),
+    };
+    match kind {
+        SAID => {
+            serde_json::from_slice(&bytes).map(Frame::Said).map_err(|e| malformed("a message").with_source(e))
+        }
+        MEMORY_BEGIN => String::from_utf8(bytes)
+            .ok()
+            .filter(|name| is_of_memory(name))
+            .map(Frame::MemoryBegin)
+            .ok_or_else(|| malformed("a file that is not of memory")),
+        MEMORY => Ok(Frame::Memory(bytes)),
+        MEMORY_END => nothing(&bytes, Frame::MemoryEnd),
+        ARCHIVE => Ok(Frame::Archive(bytes)),
+        ARCHIVE_END => nothing(&bytes, Frame::ArchiveEnd),
+        _ => Err(malformed(format!("a frame of kind {kind}"))),
+    }
+}
+
+/// `pages-1.img`, and nothing that leads elsewhere.
+fn is_of_memory(name: &str) -> bool {
+    let number = name.strip_prefix("pages-").and_then(|rest| rest.strip_suffix(".img"));
+    number.is_some_and(|n| (1..=9).contains(&n.len()) && n.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+fn malformed(what: impl std::fmt::Display) -> Error {
+    Error::new(ErrorKind::InvalidInput, format!("the other host sends what is not to be understood: {what}"))
+        .with_hint("is a `migrate receive` at the other end, and does nothing else write to the connection?")
+}
+
+/// What the other host has said of itself, as it may be shown.
+pub fn told(blocker: &Blocker) -> Error {
+    let error = Error::new(ErrorKind::System, format!("the other host: {}", shown(&blocker.what)));
+    match &blocker.remedy {
+        Some(remedy) => error.with_hint(format!("there: {}", shown(remedy))),
+        None => error,
+    }
+}
+
+/// Text of the other host's without what a terminal would obey.
+pub fn shown(text: &str) -> String {
+    const MOST: usize = 2000;
+    text.chars().take(MOST).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// All blockers as one error.
+///
+/// # Errors
+/// `NotAllowed` if there are any.
+pub fn none_in_the_way(blockers: &[Blocker]) -> Result<()> {
+    if blockers.is_empty() {
+        return Ok(());
+    }
+    let told: Vec<_> = blockers.iter().take(BLOCKERS).map(|blocker| shown(&blocker.what)).collect();
+    let error =
+        Error::new(ErrorKind::NotAllowed, format!("in the way of this migration: {}", told.join("; ")));
+    let remedies: Vec<_> =
+        blockers.iter().take(BLOCKERS).filter_map(|blocker| blocker.remedy.as_deref()).map(shown).collect();
+    Err(if remedies.is_empty() { error } else { error.with_hint(remedies.join("; ")) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What is written can be read at the other end.
+    #[derive(Clone, Default)]
+    struct Pipe(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Pipe {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("one thread").write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn receiver(bytes: Vec<u8>) -> Receiver {
+        Receiver::new(Box::new(Cursor::new(bytes)))
+    }
+
+    #[test]
+    fn what_is_sent_arrives_in_order() {
+        let pipe = Pipe::default();
+        let sender = Sender::new(Box::new(pipe.clone()));
+        sender.say(&Said::Hello(Hello::own())).expect("memory");
+        let mut memory = MemorySender::new(sender.clone());
+        memory.begin("pages-1.img").expect("memory");
+        memory.take(&mut io::repeat(7), PIECE as u64 + 1).expect("memory");
+        memory.end().expect("memory");
+        sender.archive().write_all(b"tar").expect("memory");
+        sender.end_archive().expect("memory");
+        let bytes = pipe.0.lock().expect("one thread").clone();
+        assert_eq!(sender.bytes(), bytes.len() as u64);
+        let mut receiver = receiver(bytes);
+        let Said::Hello(hello) = receiver.said().expect("a hello") else { panic!("it was a hello") };
+        assert_eq!(hello.common().expect("its own"), 1);
+        let mut next = || receiver.frame().expect("a frame");
+        assert_eq!(next(), Some(Frame::MemoryBegin("pages-1.img".to_owned())));
+        assert_eq!(next(), Some(Frame::Memory(vec![7; PIECE])));
+        assert_eq!(next(), Some(Frame::Memory(vec![7])));
+        assert_eq!(next(), Some(Frame::MemoryEnd));
+        assert_eq!(next(), Some(Frame::Archive(b"tar".to_vec())));
+        assert_eq!(next(), Some(Frame::ArchiveEnd));
+        assert_eq!(next(), None);
+    }
+
+    #[test]
+    fn what_is_no_frame_is_refused_before_room_is_made_for_it() {
+        for bytes in [
+            &b"\x01\xff\xff\xff\xff"[..],
+            b"\x01\x02\0\0\0{}",
+            b"\x01\x03\0\0\0{",
+            b"\x02\x0b\0\0\0../../../..",
+            b"\x02\x0c\0\0\0pagemap-1.im",
+            b"\x02\x0a\0\0\0pages-.img",
+            b"\x04\x01\0\0\0x",
+            b"\x09\0\0\0\0",
+            b"\x03\x05\0\0\0abc",
+        ] {
+            receiver(bytes.to_vec()).frame().expect_err("no frame");
+        }
+    }
+
+    #[test]
+    fn a_stranger_s_versions_and_words_are_told_without_their_escapes() {
+        let stranger = Hello { speaks: vec![7], program: "\x1b[2J".to_owned() };
+        let error = stranger.common().expect_err("none in common");
+        assert!(!error.to_string().contains('\x1b'), "{error}");
+        let blocker = Blocker { what: "no\x1b[2J".to_owned(), remedy: Some("a\nb".to_owned()) };
+        let error = none_in_the_way(&[blocker]).expect_err("one");
+        assert!(!error.to_string().contains('\x1b') && error.hint() == Some("a b"), "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_frames_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let mut receiver = receiver(bytes);
+            while let Ok(Some(_)) = receiver.frame() {}
+        }
+    }
+}

@@ -1,0 +1,387 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The destination: judges what it is offered, keeps what comes, and carries out what [`Destination::step`] says.
+//!
+//! ```text
+//!  Hello ─▶ Offer ─▶ judge ─▶ Answer ─▶ Begin ─▶ memory/, archive ─▶ FINAL ─▶ restore, frozen ─▶ READY ─▶ COMMIT ─▶ thaw ─▶ DONE
+//!                                               └ the connection ends before READY: forgotten; after it: stays frozen
+//! ```
+//! Whoever connects may be anybody who was let as far as this: a configuration may only have of this host what the receiver's own
+//! caller has allowed. Must not know where the connection comes from.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::PathBuf;
+
+use super::claim::Claim;
+use super::handoff::{Destination, Effect, Event, Message, Recorded, Side, Tree};
+use super::id::{MigrationId, Tag};
+use super::journal::About;
+use super::place::Place;
+use super::preflight;
+use super::protocol::{Blocker, Flags, Frame, Hello, Offer, Receiver, Said, Sender};
+use crate::criu::TcpConnections;
+use crate::engine::{ContainerId, ProcessIo, StateRoot};
+use crate::restore::{MappedMount, RestoreOptions, Source, restore};
+use crate::spec::HostAccess;
+use crate::{Context, Error, ErrorKind, Result};
+
+/// The journal's note of how the container is restored.
+const FLAGS: &str = "flags";
+
+/// What the receiver's caller wants.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct ReceiveOptions {
+    /// CRIU's executable; `None`: found.
+    pub criu: Option<PathBuf>,
+    /// What a configuration may have of this host.
+    pub allow: Vec<HostAccess>,
+    /// What its bind mounts are here.
+    pub map_mounts: Vec<MappedMount>,
+}
+
+impl ReceiveOptions {
+    pub(super) fn restore(&self, flags: Flags) -> RestoreOptions {
+        let mut options = RestoreOptions::default();
+        options.criu.clone_from(&self.criu);
+        options.allow.clone_from(&self.allow);
+        options.map_mounts.clone_from(&self.map_mounts);
+        options.tcp = match flags {
+            Flags { tcp_established: true, .. } => TcpConnections::Keep,
+            Flags { tcp_close: true, .. } => TcpConnections::Close,
+            _ => TcpConnections::Refuse,
+        };
+        options.ext_unix_sk = flags.ext_unix_sk;
+        options.shell_job = flags.shell_job;
+        options.file_locks = flags.file_locks;
+        options
+    }
+}
+
+/// Receives one container, or goes on with receiving it.
+///
+/// # Errors
+/// What kept it from running here; it never will then, in this attempt. The other host is told.
+pub fn receive(
+    root: &StateRoot,
+    (sender, mut receiver): (Sender, Receiver),
+    options: &ReceiveOptions,
+) -> Result<()> {
+    let begun = begin(root, &sender, &mut receiver, options).inspect_err(|error| {
+        // Who has gone away hears nothing.
+        let _ = sender.say(&Said::Failed(Blocker::from(error)));
+    })?;
+    let Some((mut destination, first)) = begun else { return Ok(()) };
+    let ended = destination.run(first, &mut receiver);
+    destination.close(ended)
+}
+
+/// From the first word to a migration. `None` if the source has only asked.
+fn begin<'a>(
+    root: &'a StateRoot,
+    sender: &Sender,
+    receiver: &mut Receiver,
+    options: &'a ReceiveOptions,
+) -> Result<Option<(Receiving<'a>, Option<Event>)>> {
+    let Said::Hello(hello) = receiver.said()? else { return Err(out_of_turn()) };
+    sender.say(&Said::Hello(Hello::own()))?;
+    hello.common()?;
+    match receiver.said()? {
+        Said::Offer(offer) => {
+            let answer = preflight::judge(root, &offer, options);
+            let welcome = answer.blockers.is_empty();
+            sender.say(&Said::Answer(answer))?;
+            match receiver.frame()? {
+                None => Ok(None),
+                Some(Frame::Said(Said::Begin)) if welcome => {
+                    Receiving::new(root, sender.clone(), options, &offer).map(|new| Some((new, None)))
+                }
+                Some(_) => Err(out_of_turn()),
+            }
+        }
+        Said::Resume(migration) => Receiving::again(root, sender.clone(), options, migration).map(Some),
+        _ => Err(out_of_turn()),
+    }
+}
+
+fn about(migration: MigrationId, container: &str) -> About<'_> {
+    About { migration, side: Side::Destination, container, peer: "" }
+}
+
+fn out_of_turn() -> Error {
+    Error::new(ErrorKind::InvalidInput, "the other host says something out of turn")
+}
+
+/// A migration to here.
+struct Receiving<'a> {
+    root: &'a StateRoot,
+    options: &'a ReceiveOptions,
+    sender: Sender,
+    place: Place,
+    id: ContainerId,
+    flags: Flags,
+    state: Destination,
+    store: Store,
+    /// Why it will not run here.
+    trouble: Option<Error>,
+    /// Whether nobody will ask any more.
+    settled: bool,
+}
+
+/// What has come so far in this connection.
+#[derive(Default)]
+struct Store {
+    memory: Option<File>,
+    archive: Option<File>,
+    complete: bool,
+    /// How many bytes may still come.
+    room: u64,
+}
+
+impl<'a> Receiving<'a> {
+    fn new(root: &'a StateRoot, sender: Sender, options: &'a ReceiveOptions, offer: &Offer) -> Result<Self> {
+        let id: ContainerId = offer.container.parse()?;
+        let mut place = Place::make(root, &about(offer.migration, id.as_str()))?;
+        place.note(FLAGS, &offer.flags)?;
+        place.memory()?;
+        let state = Destination::new(offer.migration);
+        let room = preflight::free_space(root)? / 16 * 15;
+        let (flags, store) = (offer.flags, Store { room, ..Store::default() });
+        Ok(Self { root, options, sender, place, id, flags, state, store, trouble: None, settled: false })
+    }
+
+    /// One whose connection or process has ended, and what has to be done first.
+    fn again(
+        root: &'a StateRoot,
+        sender: Sender,
+        options: &'a ReceiveOptions,
+        migration: MigrationId,
+    ) -> Result<(Self, Option<Event>)> {
+        let place = match Place::open(root, migration, Side::Destination) {
+            // Nothing was ever promised: what is asked about it has one answer.
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                Place::make(root, &about(migration, &migration.to_string()))?
+            }
+            opened => opened?,
+        };
+        let state = Destination::new(migration);
+        let store = Store { complete: place.archive().is_ok(), ..Store::default() };
+        let (id, flags) = (place.container()?, place.noted(FLAGS)?.unwrap_or_default());
+        let this =
+            Self { root, options, sender, place, id, flags, state, store, trouble: None, settled: false };
+        let event = this.place.restart(this.tree()?);
+        Ok((this, Some(event)))
+    }
+
+    /// Takes what comes until the other side closes the connection. What was promised by then stays promised: a source that cannot
+    /// be heard may have decided, or be lost.
+    fn run(&mut self, first: Option<Event>, receiver: &mut Receiver) -> Result<()> {
+        if let Some(event) = first {
+            self.drive(event)?;
+        }
+        let heard = loop {
+            let taken = match receiver.frame() {
+                Ok(None) => break Ok(()),
+                Ok(Some(frame)) => self.take(frame),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = taken {
+                break Err(error);
+            }
+        };
+        match self.state {
+            Destination::Ready(_) => heard,
+            _ => self.drive(Event::Cancel).and(heard),
+        }
+    }
+
+    fn take(&mut self, frame: Frame) -> Result<()> {
+        if let Frame::Said(said) = frame {
+            return match said {
+                Said::Handoff(message) => self.drive(Event::Message(message)),
+                Said::Failed(blocker) => {
+                    self.trouble = Some(super::protocol::told(&blocker));
+                    Ok(())
+                }
+                Said::Settled if matches!(self.state, Destination::Live(_) | Destination::Aborted(_)) => {
+                    self.settled = true;
+                    Ok(())
+                }
+                _ => Err(out_of_turn()),
+            };
+        }
+        // Once something is known to be wrong, what still comes is of no use.
+        if self.trouble.is_none()
+            && let Err(error) = self.keep(frame)
+        {
+            self.fail(error)?;
+        }
+        Ok(())
+    }
+
+    fn keep(&mut self, frame: Frame) -> Result<()> {
+        let Self { store, place, .. } = self;
+        if store.complete {
+            return Err(out_of_turn());
+        }
+        if let Frame::Memory(bytes) | Frame::Archive(bytes) = &frame {
+            store.room = store.room.checked_sub(bytes.len() as u64).ok_or_else(full)?;
+        }
+        match frame {
+            Frame::MemoryBegin(name) if store.memory.is_none() => {
+                store.memory = Some(place.create_memory(&name)?);
+            }
+            Frame::Memory(bytes) => write(store.memory.as_mut(), &bytes)?,
+            Frame::MemoryEnd => sync(store.memory.take())?,
+            Frame::Archive(bytes) => {
+                if store.archive.is_none() {
+                    store.archive = Some(place.create_archive()?);
+                }
+                write(store.archive.as_mut(), &bytes)?;
+            }
+            Frame::ArchiveEnd if store.memory.is_none() => {
+                sync(store.archive.take())?;
+                store.complete = true;
+            }
+            _ => return Err(out_of_turn()),
+        }
+        Ok(())
+    }
+
+    /// It cannot be had: the other side is told, and hears it again when it asks.
+    fn fail(&mut self, error: Error) -> Result<()> {
+        let _ = self.sender.say(&Said::Failed(Blocker::from(&error)));
+        self.trouble = Some(error);
+        self.drive(Event::Failed)
+    }
+
+    fn drive(&mut self, event: Event) -> Result<()> {
+        let mut next = Some(event);
+        while let Some(event) = next.take() {
+            tracing::debug!(?event, "migration");
+            let (state, effects) = self.state.step(event);
+            self.state = state;
+            for effect in effects {
+                next = self.perform(effect)?;
+            }
+        }
+        if matches!(self.state, Destination::Live(_) | Destination::Aborted(_)) {
+            self.place.drop_store()?;
+        }
+        Ok(())
+    }
+
+    fn perform(&mut self, effect: Effect) -> Result<Option<Event>> {
+        tracing::debug!(?effect, "migration");
+        match effect {
+            Effect::Journal(record) => {
+                let reason = self.trouble.as_ref().map(Error::chain);
+                self.place.append(record, reason.as_deref())?;
+            }
+            Effect::Send(message) => self.send(message),
+            Effect::RestoreFrozen(tag) => return Ok(Some(self.restore_frozen(tag))),
+            Effect::Own(owner, _) => self.claim().own(owner)?,
+            Effect::LookAtTree => return self.tree().map(|tree| Some(Event::Tree(tree))),
+            Effect::Thaw => {
+                self.claim().thaw()?;
+                return self.tree().map(|tree| Some(Event::Tree(tree)));
+            }
+            Effect::KillTree => self.claim().end()?,
+            Effect::Fence | Effect::Unfence | Effect::Freeze | Effect::DropStore => {}
+        }
+        Ok(None)
+    }
+
+    fn send(&self, message: Message) {
+        // It is said again when it is asked for.
+        if let Err(error) = self.sender.say(&Said::Handoff(message)) {
+            tracing::debug!(error = error.chain(), "the other host does not hear");
+        }
+    }
+
+    fn restore_frozen(&mut self, tag: Tag) -> Event {
+        match self.restored(tag) {
+            Ok(()) => Event::Tree(Tree::Frozen),
+            Err(error) => {
+                let _ = self.sender.say(&Said::Failed(Blocker::from(&error)));
+                self.trouble = Some(error);
+                Event::Failed
+            }
+        }
+    }
+
+    fn restored(&mut self, tag: Tag) -> Result<()> {
+        if !self.store.complete {
+            return Err(Error::new(ErrorKind::InvalidArchive, "not all of the container has come"));
+        }
+        let source = Source::Peer {
+            name: "what the other host has sent".to_owned(),
+            bytes: Box::new(self.place.archive()?),
+            memory: self.place.memory()?,
+        };
+        let [stdout, stderr] = self.place.output()?;
+        let null = File::open("/dev/null").context(|| "open /dev/null")?;
+        let io = ProcessIo {
+            stdin: Some(null.into()),
+            stdout: Some(stdout.into()),
+            stderr: Some(stderr.into()),
+            ..ProcessIo::default()
+        };
+        let mut options = self.options.restore(self.flags);
+        options.held = Some((tag.migration.to_string(), tag.epoch.number()));
+        let container = restore(self.root, self.id.clone(), source, &options, io, &mut ())?;
+        self.place.leave_output(container.dir())
+    }
+
+    fn claim(&self) -> Claim<'_> {
+        let tag = self.state.tag().unwrap_or_else(|| Tag::first(self.state.migration()));
+        Claim { root: self.root, id: &self.id, tag }
+    }
+
+    /// What there is of the container. What runs before this side has written down that it may is none of it, or was let go by a
+    /// CRIU when everybody was killed who could have frozen it: that one must not go on.
+    fn tree(&self) -> Result<Tree> {
+        let tree = self.claim().tree()?;
+        if tree != Tree::Running || self.place.last() == Some(Recorded::Live) {
+            return Ok(tree);
+        }
+        let held = self.root.load(&self.id)?.ownership()?;
+        Ok(if held.is_here() { Tree::Absent } else { Tree::Broken })
+    }
+
+    /// What it has come to.
+    fn close(self, ended: Result<()>) -> Result<()> {
+        let message = match self.state {
+            Destination::Live(_) | Destination::Aborted(_) | Destination::Idle(_) => {
+                format!("container {} does not run here", self.id)
+            }
+            _ => format!("container {} is frozen here, and waits for its source's decision", self.id),
+        };
+        // Who has promised nothing needs no memory.
+        let over = self.settled || matches!(self.state, Destination::Idle(_));
+        let cleared = if over { self.place.remove() } else { Ok(()) };
+        if let Destination::Live(_) = self.state {
+            return cleared;
+        }
+        Err(match self.trouble.or(ended.err()) {
+            Some(cause) => Error::new(cause.kind(), message).with_source(cause),
+            None => Error::new(ErrorKind::System, message),
+        }
+        .with_cleanup(cleared.err()))
+    }
+}
+
+fn full() -> Error {
+    Error::new(ErrorKind::Storage, "there is no room for more of the container here")
+        .with_hint("choose a state root on a larger file system with --root")
+}
+
+fn write(to: Option<&mut File>, bytes: &[u8]) -> Result<()> {
+    let to = to.ok_or_else(out_of_turn)?;
+    to.write_all(bytes).context(|| "keep what the other host sends")
+}
+
+fn sync(file: Option<File>) -> Result<()> {
+    let file = file.ok_or_else(out_of_turn)?;
+    file.sync_all().context(|| "keep what the other host sends")
+}

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a migration came to, in numbers. Must not know how they are shown.
+
+use std::time::{Duration, Instant};
+
+use serde::{Serialize, Serializer};
+
+use super::id::MigrationId;
+
+/// What a migration is doing, as its source sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Both sides look for what is in the way. The container runs.
+    Preflight,
+    /// It is stopped, and its memory, images and files are sent.
+    Transfer,
+    /// All of it was sent; the other side restores it.
+    Restore,
+    /// The other side has it, frozen; it is decided that it runs there.
+    Switch,
+}
+
+/// What it came to.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Moved {
+    /// The migration.
+    pub migration: MigrationId,
+    /// The container.
+    pub container: String,
+    /// Where it runs now.
+    pub destination: String,
+    /// How long each phase took, in seconds.
+    pub phases: Vec<PhaseTime>,
+    /// How long the processes ran nowhere, as the source has measured it: from the first that CRIU stopped until the other side's word
+    /// that they run, in seconds. `None` for a migration that was continued.
+    #[serde(serialize_with = "seconds_if_known")]
+    pub downtime: Option<Duration>,
+    /// Bytes that were sent.
+    pub bytes_sent: u64,
+}
+
+/// How long one phase took.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct PhaseTime {
+    /// The phase.
+    pub phase: Phase,
+    /// How long.
+    #[serde(serialize_with = "seconds")]
+    pub seconds: Duration,
+}
+
+fn seconds<S: Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_f64(time.as_secs_f64())
+}
+
+#[allow(clippy::ref_option)] // the form that serde asks for
+fn seconds_if_known<S: Serializer>(time: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
+    match time {
+        Some(time) => seconds(time, to),
+        None => to.serialize_none(),
+    }
+}
+
+/// Takes the times.
+#[derive(Debug)]
+pub(super) struct Clock {
+    since: Instant,
+    now: Phase,
+    times: Vec<PhaseTime>,
+}
+
+impl Clock {
+    pub(super) fn start() -> Self {
+        Self { since: Instant::now(), now: Phase::Preflight, times: Vec::new() }
+    }
+
+    /// The phase that was ends here, and this one begins.
+    pub(super) fn begin(&mut self, next: Phase) {
+        self.times.push(PhaseTime { phase: self.now, seconds: self.since.elapsed() });
+        (self.since, self.now) = (Instant::now(), next);
+    }
+
+    /// All phases, the last one until now.
+    pub(super) fn times(&self) -> Vec<PhaseTime> {
+        let last = PhaseTime { phase: self.now, seconds: self.since.elapsed() };
+        self.times.iter().copied().chain([last]).collect()
+    }
+}
+
+/// The sum of the phases in which the processes run nowhere.
+pub(super) fn downtime(times: &[PhaseTime]) -> Duration {
+    times.iter().filter(|time| time.phase != Phase::Preflight).map(|time| time.seconds).sum()
+}

@@ -1,0 +1,464 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The source: offers a container, sends it while CRIU holds it, and carries out what [`Handoff::step`] says.
+//!
+//! ```text
+//!  main thread     offer · answer ─▶ Freeze ──────────▶ frozen ─▶ FINAL · READY · COMMIT · DONE ─▶ End, or GoOn, or Stay
+//!  a second one               checkpoint: memory ─▶ archive ─▶ [held in post-dump] ◀───────────────┘
+//!  a third one     what the other side says            a fourth: SIGINT, SIGTERM
+//! ```
+//! All of them tell the first one, over one channel, what has happened. Whatever ends this process in the hold leaves the container
+//! frozen, and its journal tells [`super::proceed`] how to go on. Must not know how the other side restores.
+
+use std::os::fd::OwnedFd;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use super::claim::Claim;
+use super::endpoint::{Endpoint, Shell};
+use super::handoff::{Effect, Event, MessageKind, Side, Source as Handoff, Tree};
+use super::held::Held;
+use super::id::MigrationId;
+use super::journal::About;
+use super::link::{Happening, Link};
+use super::offering::{greet, offer};
+use super::place::Place;
+use super::protocol::{Said, none_in_the_way, told};
+use super::report::{Clock, Moved, Phase, downtime};
+use crate::checkpoint::{CheckpointOptions, Verdict};
+use crate::engine::{Container, ContainerId, StateRoot};
+use crate::{Error, ErrorKind, Result};
+
+/// The journal's note of where the other host is.
+const WAY: &str = "way";
+
+/// How often and how long apart the other side is looked for when the connection was lost after the decision.
+const RECONNECTS: [Duration; 4] =
+    [Duration::ZERO, Duration::from_secs(1), Duration::from_secs(3), Duration::from_secs(6)];
+
+/// How long the other side may take to say that it has refused.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// What the caller wants of a migration.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct MoveOptions {
+    /// Where to.
+    pub destination: Endpoint,
+    /// The way there.
+    pub shell: Shell,
+    /// How the container is checkpointed.
+    pub checkpoint: CheckpointOptions,
+    /// Readable when it shall be given up: [`crate::checkpoint::signals_to_give_up`].
+    pub give_up: Option<OwnedFd>,
+}
+
+impl MoveOptions {
+    /// With nothing out of the ordinary.
+    pub fn new(destination: Endpoint) -> Self {
+        Self { destination, shell: Shell::default(), checkpoint: CheckpointOptions::default(), give_up: None }
+    }
+}
+
+/// Moves a container. On success it is gone here and runs there.
+///
+/// # Errors
+/// Before the decision: the reason, and the container goes on here. After it: that it is not known where the container runs; it stays
+/// frozen here, and [`proceed`] goes on.
+pub fn to(
+    root: &StateRoot,
+    id: &ContainerId,
+    options: MoveOptions,
+    tell: &mut dyn FnMut(Phase),
+) -> Result<Moved> {
+    tell(Phase::Preflight);
+    let clock = Clock::start();
+    let container = root.load(id)?;
+    let migration = MigrationId::random()?;
+    let (mut link, happenings) = Link::open(&options.destination, &options.shell)?;
+    let (blockers, _) = offer(&mut link, &container, &options, migration)?;
+    none_in_the_way(&blockers)?;
+    link.say(&Said::Begin)?;
+    let peer = options.destination.to_string();
+    let about = About { migration, side: Side::Source, container: id.as_str(), peer: &peer };
+    let mut place = Place::make(root, &about)?;
+    place.note(WAY, &(&options.destination, &options.shell))?;
+    let _signals = options.give_up.map(|fd| link.watch_signals(fd)).transpose()?;
+    link.listen()?;
+    let sending = Sending {
+        root,
+        id: id.clone(),
+        destination: options.destination,
+        shell: options.shell,
+        checkpoint: Some(options.checkpoint),
+        fresh: true,
+        place,
+        state: Handoff::new(migration),
+        link,
+        happenings,
+        held: None,
+        reason: None,
+        deaf: false,
+        stood_still: None,
+        clock,
+        tell,
+    };
+    sending.run(Event::Start)
+}
+
+/// Goes on with a migration whose `migrate to` has ended before it was known where the container runs, or before the other side
+/// knew that it stays here.
+///
+/// # Errors
+/// As [`to`].
+pub fn proceed(
+    root: &StateRoot,
+    migration: MigrationId,
+    give_up: Option<OwnedFd>,
+    tell: &mut dyn FnMut(Phase),
+) -> Result<Moved> {
+    let place = Place::open(root, migration, Side::Source)?;
+    let way: Option<(Endpoint, Shell)> = place.noted(WAY)?;
+    let unknown = || {
+        Error::new(
+            ErrorKind::System,
+            format!("the journal of migration {migration} tells no way to the other host"),
+        )
+    };
+    let (destination, shell) = way.ok_or_else(unknown)?;
+    let (mut link, happenings) = Link::open(&destination, &shell)?;
+    greet(&mut link)?;
+    link.say(&Said::Resume(migration))?;
+    let _signals = give_up.map(|fd| link.watch_signals(fd)).transpose()?;
+    link.listen()?;
+    let sending = Sending {
+        root,
+        id: place.container()?,
+        destination,
+        shell,
+        checkpoint: None,
+        fresh: false,
+        place,
+        state: Handoff::new(migration),
+        link,
+        happenings,
+        held: None,
+        reason: None,
+        deaf: false,
+        stood_still: None,
+        clock: Clock::start(),
+        tell,
+    };
+    let event = sending.place.restart(sending.tree()?);
+    sending.run(event)
+}
+
+/// A migration from here.
+struct Sending<'a> {
+    root: &'a StateRoot,
+    id: ContainerId,
+    destination: Endpoint,
+    shell: Shell,
+    /// `None` for one that is continued, which is not checkpointed again.
+    checkpoint: Option<CheckpointOptions>,
+    /// Whether it was begun by this process.
+    fresh: bool,
+    place: Place,
+    state: Handoff,
+    link: Link,
+    happenings: mpsc::Receiver<Happening>,
+    held: Option<Held>,
+    /// Why it stays here.
+    reason: Option<Error>,
+    /// Whether the other side may not have heard that.
+    deaf: bool,
+    /// How long CRIU held the processes.
+    stood_still: Option<Duration>,
+    clock: Clock,
+    tell: &'a mut dyn FnMut(Phase),
+}
+
+impl Sending<'_> {
+    /// Begins so, and listens until it is decided, and known to be.
+    fn run(mut self, first: Event) -> Result<Moved> {
+        if let Err(error) = self.drive(first) {
+            return Err(self.stay(error));
+        }
+        while !matches!(self.state, Handoff::Done(_) | Handoff::Aborted(_)) {
+            let happening = self.next();
+            if let Err(error) = self.happened(happening) {
+                return Err(self.stay(error));
+            }
+        }
+        if let Handoff::Aborted(_) = self.state {
+            return Err(self.remained());
+        }
+        let phases = self.clock.times();
+        let moved = Moved {
+            migration: self.state.tag().migration,
+            container: self.id.to_string(),
+            destination: self.destination.to_string(),
+            downtime: self.stood_still.or_else(|| self.fresh.then(|| downtime(&phases))),
+            phases,
+            bytes_sent: self.link.sender().bytes(),
+        };
+        // Whoever does not hear it keeps a few bytes more.
+        let _ = self.link.say(&Said::Settled);
+        self.place.remove()?;
+        self.link.close();
+        Ok(moved)
+    }
+
+    fn next(&mut self) -> Happening {
+        loop {
+            // The link tells through the same channel, so that it has an end no sooner than this.
+            let Ok(happening) = self.happenings.recv() else { return Happening::Interrupted };
+            if !self.link.is_past(&happening) {
+                return happening;
+            }
+        }
+    }
+
+    fn happened(&mut self, happening: Happening) -> Result<()> {
+        match happening {
+            Happening::Heard(message) => self.drive(Event::Message(message)),
+            Happening::Failed(blocker) => {
+                self.reason.get_or_insert_with(|| told(&blocker));
+                Ok(())
+            }
+            Happening::Interrupted => match self.state {
+                Handoff::Committed(..) => {
+                    tracing::warn!("too late: it is decided that the container runs at the other host");
+                    Ok(())
+                }
+                _ => {
+                    self.reason.get_or_insert_with(interrupted);
+                    self.drive(Event::Cancel)
+                }
+            },
+            Happening::Lost(_, error) => self.lost(error),
+            // It has ended with the verdict, or has none to wait for.
+            Happening::Frozen | Happening::Ended => Ok(()),
+        }
+    }
+
+    /// The connection is gone. Before the decision that is the end of the attempt, after it the other side is looked for.
+    fn lost(&mut self, error: Option<Error>) -> Result<()> {
+        let lost = loss(error);
+        self.deaf = true;
+        if !matches!(self.state, Handoff::Committed(..)) {
+            self.reason.get_or_insert(lost);
+            return self.drive(Event::Cancel);
+        }
+        for pause in RECONNECTS {
+            if let Ok(Happening::Interrupted) = self.happenings.recv_timeout(pause) {
+                return Err(lost);
+            }
+            match self.reconnect() {
+                Ok(()) => return self.drive(Event::Resend),
+                Err(error) => tracing::warn!(error = error.chain(), "the other host cannot be reached"),
+            }
+        }
+        Err(lost)
+    }
+
+    fn reconnect(&mut self) -> Result<()> {
+        self.link.reopen(&self.destination, &self.shell)?;
+        greet(&mut self.link)?;
+        self.link.say(&Said::Resume(self.state.tag().migration))?;
+        self.link.listen()
+    }
+
+    fn drive(&mut self, event: Event) -> Result<()> {
+        let mut next = Some(event);
+        while let Some(event) = next.take() {
+            tracing::debug!(?event, "migration");
+            let (state, effects) = self.state.step(event);
+            self.state = state;
+            for effect in effects {
+                next = self.perform(effect)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn perform(&mut self, effect: Effect) -> Result<Option<Event>> {
+        tracing::debug!(?effect, "migration");
+        match effect {
+            Effect::Journal(record) => {
+                let reason = self.reason.as_ref().map(Error::chain);
+                self.place.append(record, reason.as_deref())?;
+            }
+            Effect::Send(message) => {
+                self.begin_phase(message.kind);
+                // It is said again when it is asked for.
+                if let Err(error) = self.link.say(&Said::Handoff(message)) {
+                    tracing::debug!(error = error.chain(), "the other host does not hear");
+                }
+            }
+            Effect::Freeze => return self.freeze().map(Some),
+            Effect::Thaw => return self.thaw().map(Some),
+            Effect::KillTree => self.kill_tree()?,
+            Effect::LookAtTree => return self.tree().map(|tree| Some(Event::Tree(tree))),
+            Effect::Own(owner, _) => self.claim().own(owner)?,
+            Effect::Fence | Effect::Unfence | Effect::RestoreFrozen(_) | Effect::DropStore => {}
+        }
+        Ok(None)
+    }
+
+    fn begin_phase(&mut self, said: MessageKind) {
+        let phase = match said {
+            MessageKind::Final => Phase::Restore,
+            MessageKind::Commit => Phase::Switch,
+            _ => return,
+        };
+        self.begin(phase);
+    }
+
+    fn begin(&mut self, phase: Phase) {
+        self.clock.begin(phase);
+        (self.tell)(phase);
+    }
+
+    /// Freezes the container and sends it. One that is continued was sent before.
+    fn freeze(&mut self) -> Result<Event> {
+        let Some(options) = self.checkpoint.take() else {
+            self.container()?.cgroup()?.freeze()?;
+            return self.tree().map(Event::Tree);
+        };
+        self.begin(Phase::Transfer);
+        let held = Held::begin(self.container()?, options, self.link.sender(), self.link.tell())?;
+        loop {
+            let reason = match self.next() {
+                Happening::Frozen => {
+                    self.held = Some(held);
+                    return Ok(Event::Tree(Tree::Frozen));
+                }
+                Happening::Ended => break,
+                Happening::Heard(_) => continue,
+                Happening::Failed(blocker) => told(&blocker),
+                Happening::Interrupted => interrupted(),
+                Happening::Lost(_, error) => loss(error),
+            };
+            self.reason.get_or_insert(reason);
+            // The checkpoint fails as soon as it has something to send.
+            self.deaf = true;
+            self.link.cut();
+        }
+        if let Err(error) = held.join() {
+            self.reason = Some(match self.reason.take() {
+                Some(reason) => reason.with_cleanup(error.cleanup_failures().is_empty().then_some(error)),
+                None => error,
+            });
+        }
+        Ok(Event::Failed)
+    }
+
+    fn thaw(&mut self) -> Result<Event> {
+        if let Some(held) = self.held.take() {
+            let given_up = || Error::new(ErrorKind::System, "the migration was given up");
+            // The checkpoint fails for that reason, which is known here.
+            if let Err(error) = held.end(Verdict::GoOn(given_up())) {
+                tracing::debug!(error = error.chain(), "the checkpoint was given up");
+            }
+        }
+        self.claim().thaw()?;
+        self.tree().map(Event::Tree)
+    }
+
+    /// Ends the processes, which are frozen, and removes the container: it runs at the other host.
+    fn kill_tree(&mut self) -> Result<()> {
+        if let Some(held) = self.held.take() {
+            match held.end(Verdict::End) {
+                Ok(report) => self.stood_still = report.stood_still,
+                // What has not been removed yet is removed now.
+                Err(error) => tracing::debug!(error = error.chain(), "the checkpoint has ended"),
+            }
+        }
+        self.claim().end()
+    }
+
+    /// The container, which is held by this migration or free.
+    fn container(&self) -> Result<Container> {
+        Ok(self.root.load(&self.id)?.acting_for(self.state.tag().migration.to_string()))
+    }
+
+    fn claim(&self) -> Claim<'_> {
+        Claim { root: self.root, id: &self.id, tag: self.state.tag() }
+    }
+
+    fn tree(&self) -> Result<Tree> {
+        self.claim().tree()
+    }
+
+    /// It is not known where it runs.
+    fn stay(&mut self, error: Error) -> Error {
+        let migration = self.state.tag().migration;
+        let message = match self.state {
+            Handoff::Committed(..) => {
+                format!("it is not known whether container {} runs at {}", self.id, self.destination)
+            }
+            _ => format!("the migration of container {} to {} was cut short", self.id, self.destination),
+        };
+        if let Some(held) = self.held.take() {
+            let undecided = || Error::new(ErrorKind::System, "it is not known where the container runs");
+            if let Err(error) = held.end(Verdict::Stay(undecided())) {
+                tracing::debug!(error = error.chain(), "the checkpoint was left");
+            }
+        }
+        Error::new(error.kind(), message).with_source(error).with_hint(format!(
+            "what is frozen here stays so; go on with `migrate to --continue {migration}`"
+        ))
+    }
+
+    /// It goes on here: the other side is told once more, if it may not have heard.
+    fn remained(mut self) -> Error {
+        let migration = self.state.tag().migration;
+        let message = format!("container {} was not moved: it goes on here", self.id);
+        let reason = self.reason.take();
+        let error = match reason {
+            Some(reason) => Error::new(reason.kind(), message).with_source(reason),
+            None => Error::new(ErrorKind::System, message),
+        };
+        let heard = self.forget().and_then(|()| self.place.remove());
+        self.link.close();
+        match heard {
+            Ok(()) => error,
+            Err(_) if error.hint().is_some() => error,
+            Err(unheard) => error.with_cleanup([unheard]).with_hint(format!(
+                "the other host may not know, and keep what it has: `migrate to --continue {migration}` tells it"
+            )),
+        }
+    }
+}
+
+impl Sending<'_> {
+    /// Has the other side's word that it has refused for good, after which nothing needs to be kept.
+    fn forget(&mut self) -> Result<()> {
+        if self.deaf {
+            self.reconnect().and_then(|()| self.drive(Event::Resend))?;
+        }
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.happenings.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(Happening::Heard(message)) if message.kind == MessageKind::Nack => break,
+                Ok(happening) if self.link.is_past(&happening) => {}
+                Ok(Happening::Lost(_, error)) => return Err(loss(error)),
+                Ok(_) => {}
+                Err(_) => return Err(Error::new(ErrorKind::System, "the other host does not answer")),
+            }
+        }
+        self.link.say(&Said::Settled)
+    }
+}
+
+fn loss(error: Option<Error>) -> Error {
+    let lost = Error::new(ErrorKind::System, "the connection to the other host was lost");
+    match error {
+        Some(cause) => lost.with_source(cause),
+        None => lost,
+    }
+}
+
+fn interrupted() -> Error {
+    Error::new(ErrorKind::System, "interrupted")
+}

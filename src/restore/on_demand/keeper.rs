@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Owns the second process: it has copies of all descriptors of memory and does nothing, until the first one fails or dies. Then the
+//! container is ended before the kernel can show its processes zeros where memory has not come.
+//!
+//! ```text
+//! provider ── 'u' + descriptor · 'f' + reason · 'd' ──▶ keeper
+//! ```
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::provider::Job;
+use crate::engine::{Container, OutstandingMemory, StateRoot, Status};
+use crate::sys::fd::proc_path;
+use crate::sys::{detached, pidfd, process, seqpacket};
+use crate::{Context, Error, ErrorKind, Result};
+
+/// How long the container may take to end, or a restore to fail.
+const PATIENCE: Duration = Duration::from_secs(120);
+const STEP: Duration = Duration::from_millis(20);
+
+/// Bytes of a reason.
+const REASON: usize = 4096;
+
+/// The keeper, from the provider's side.
+#[derive(Debug)]
+pub(super) struct Keeper {
+    socket: OwnedFd,
+    pub(super) pid: i32,
+}
+
+impl AsFd for Keeper {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Keeper {
+    /// Forks it. It has all descriptors that this process has.
+    pub(super) fn start(job: &Job) -> Result<Self> {
+        let (socket, its) = seqpacket::pair().context(|| "make a socket pair")?;
+        match detached::fork().context(|| "fork a process that keeps descriptors")? {
+            Some(pid) => Ok(Self { socket, pid: pid.as_raw() }),
+            None => {
+                drop(socket);
+                process::exit_now(i32::from(keep(job, &its).is_err()));
+            }
+        }
+    }
+
+    /// It keeps a copy of this, too.
+    pub(super) fn keep(&self, descriptor: BorrowedFd<'_>) {
+        // One that has died is seen by the end of its socket.
+        let _ = seqpacket::send_with(self.as_fd(), b"u", &[descriptor]);
+    }
+
+    /// Nothing is to be kept any more.
+    pub(super) fn dismiss(&self) {
+        // One that has died has nothing to be told.
+        let _ = seqpacket::send(self.as_fd(), b"d");
+    }
+
+    /// It ends the container for this reason, and then itself.
+    pub(super) fn give_up(&self, reason: &str) {
+        let mut message = format!("f{reason}").into_bytes();
+        message.truncate(REASON);
+        if seqpacket::send(self.as_fd(), &message).is_ok() {
+            let _ = seqpacket::receive(self.as_fd(), 1);
+        }
+    }
+}
+
+/// What the keeper does.
+fn keep(job: &Job, socket: &OwnedFd) -> Result<()> {
+    let mut kept = Vec::new();
+    let reason = loop {
+        let Ok(Some(packet)) = seqpacket::receive(socket.as_fd(), REASON) else {
+            break "the process that read it from the archive was killed".to_owned();
+        };
+        match packet.bytes.split_first() {
+            Some((b'u', _)) => kept.extend(packet.fds),
+            Some((b'f', reason)) => break String::from_utf8_lossy(reason).into_owned(),
+            _ => return Ok(()),
+        }
+    };
+    let dir = proc_path(job.directory.as_fd());
+    let failed = Some(reason);
+    let record = OutstandingMemory { source: job.source.clone(), providers: Vec::new(), failed };
+    // The container is ended, whether this can be said or not.
+    let written = record.write(&dir);
+    end(job).and(written)
+}
+
+/// Ends the container; one that is still being restored, as soon as it runs.
+fn end(job: &Job) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        let Some(container) = find(job)? else { return Ok(()) };
+        match container.status()? {
+            Status::Stopped => return Ok(()),
+            // Its restore fails, or it is about to run.
+            Status::Creating => {}
+            _ => {
+                let init = container.init();
+                container.signal(libc::SIGKILL)?;
+                if let Some(Ok(ended)) = init.map(|init| pidfd::open(init.pid())) {
+                    pidfd::wait_ended(&ended, PATIENCE).context(|| "wait for the container")?;
+                }
+            }
+        }
+        thread::sleep(STEP);
+    }
+    Err(Error::new(ErrorKind::System, "the container did not end"))
+}
+
+/// The container itself, not another one that has its id by now.
+pub(super) fn find(job: &Job) -> Result<Option<Container>> {
+    let root = StateRoot::at(&job.root)?;
+    let container = match root.load(&job.id.parse()?) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        other => other?,
+    };
+    let identity = |file: File| file.metadata().map(|metadata| (metadata.dev(), metadata.ino()));
+    let ours = identity(job.directory.try_clone().map(File::from).context(|| "dup")?);
+    let its = File::open(container.dir()).and_then(identity);
+    Ok((its.ok() == ours.ok()).then_some(container))
+}

@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A restore whose memory stays in the archive until it is asked for: the container runs at once, and a process of ours that outlives
+//! the command brings its pages.
+//!
+//! ```text
+//!  command:  unpack without memory ─▶ pages that CRIU reads itself ─▶ provider started ─▶ CRIU ─▶ provider still alive? ─▶ go
+//! ```
+
+mod keeper;
+mod missing;
+mod process;
+mod provider;
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt as _;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use nix::dir::Dir;
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::stat::Mode;
+
+use crate::archive::Memory;
+use crate::criu::image::{Kept, PAGE, page_table};
+use crate::engine::NewContainer;
+use crate::sys::beneath::open_beneath;
+use crate::sys::{detached, memory_tracking, process as own, self_exe, seqpacket};
+use crate::{Context, Error, ErrorKind, Result};
+
+/// The variable that tells a program that it is the provider of memory.
+const REQUEST: &str = "_MIGRATE_MEMORY";
+
+/// The socket at which CRIU looks for who provides memory, in its work directory.
+pub(super) const SOCKET: &str = "lazy-pages.socket";
+
+/// Bytes that are copied at once.
+const COPIED: u64 = 1 << 20;
+
+/// How long the provider may take to answer, in milliseconds.
+const PATIENCE: u16 = 20_000;
+
+/// Becomes the process that brings memory to a restored container when this process was started as one, and returns otherwise.
+///
+/// A program that restores with [`Source::OnDemand`](super::Source::OnDemand) calls it first in `main`, beside
+/// [`init_if_requested`](crate::engine::init_if_requested).
+pub fn provide_memory_if_requested() {
+    if std::env::var_os(REQUEST).is_none() {
+        return;
+    }
+    // The command waits for the parent, so that the child is nobody's to wait for.
+    let code = match detached::fork() {
+        Ok(None) => i32::from(provide().is_err()),
+        Ok(Some(_)) => 0,
+        Err(_) => 1,
+    };
+    own::exit_now(code);
+}
+
+fn provide() -> Result<()> {
+    let control = detached::take_stdin().context(|| "take the command's socket")?;
+    // Whoever is short of memory finds larger processes to kill, and a container may have more processes than descriptors are
+    // usual. It works without.
+    let _ = fs::write("/proc/self/oom_score_adj", "-900");
+    if let Ok((_, most)) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE) {
+        let _ = nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, most, most);
+    }
+    provider::run(&control)
+}
+
+/// Whether this machine can do it at all.
+///
+/// # Errors
+/// [`ErrorKind::Unsupported`].
+pub(super) fn require_kernel() -> Result<()> {
+    let refuse = |why: String| {
+        Err(Error::new(ErrorKind::Unsupported, format!("memory cannot be provided on demand here: {why}"))
+            .with_hint("restore without --lazy-pages"))
+    };
+    match nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE) {
+        Ok(Some(size)) if u64::try_from(size) != Ok(PAGE) => refuse(format!("its pages have {size} bytes")),
+        _ => match memory_tracking::userfaultfd() {
+            Ok(_) => Ok(()),
+            Err(error) => refuse(format!("userfaultfd: {error}")),
+        },
+    }
+}
+
+/// Copies into the files of pages what CRIU reads itself: shared memory, stacks, what is mapped from files.
+pub(super) fn copy_direct(archive: File, images: &Path) -> Result<()> {
+    let mut memory = Memory::open(archive)?;
+    let directory = Dir::open(images, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty());
+    let directory = directory.context(|| format!("open {}", images.display()))?;
+    let names: Vec<String> = fs::read_dir(images)
+        .context(|| format!("list {}", images.display()))?
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| name.starts_with("pagemap-") && name.ends_with(".img"))
+        .collect();
+    for name in names {
+        let table =
+            page_table(&memory.image(&name)?.unwrap_or_default()).context(|| format!("read {name}"))?;
+        let here = table.runs.iter().filter(|run| run.kept == Kept::Here && !run.on_demand && run.pages > 0);
+        let mut to = None;
+        for run in here {
+            let file = match &to {
+                Some(file) => file,
+                None => to.insert(pages_file(&directory, table.file)?),
+            };
+            let mut at = run.offset;
+            let end = run.offset.saturating_add(run.pages.saturating_mul(PAGE));
+            while at < end {
+                let (start, bytes) = memory.pages(table.file, at, PAGE)?;
+                let from = (at - start) as usize;
+                let length = (end - at).min(COPIED).min((bytes.len() - from) as u64);
+                file.write_all_at(&bytes[from..from + length as usize], at).context(|| "copy memory")?;
+                at += length;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn pages_file(images: &Dir, id: u32) -> Result<File> {
+    let name = format!("pages-{id}.img");
+    let opened = open_beneath(images.as_fd(), &name[..], OFlag::O_WRONLY | OFlag::O_NOFOLLOW, Mode::empty());
+    opened.map(File::from).context(|| format!("open {name}"))
+}
+
+/// The process that brings memory, from the command's side. Dropped before CRIU has finished, it ends.
+#[derive(Debug)]
+pub(super) struct Provider {
+    control: OwnedFd,
+    socket: PathBuf,
+}
+
+impl Provider {
+    /// Starts it for this container, with CRIU's work directory.
+    pub(super) fn start(new: &NewContainer, archive: &File, source: &str, work_dir: &Path) -> Result<Self> {
+        let starting = || "start the process that brings memory from the archive";
+        fs::create_dir_all(work_dir).context(|| format!("make the work directory {}", work_dir.display()))?;
+        let socket = work_dir.join(SOCKET);
+        let listener = listen(work_dir, &socket).context(|| format!("listen at {}", socket.display()))?;
+        let (control, its) = seqpacket::pair().context(starting)?;
+        let provider = Self { control, socket };
+        let program = new.own_program().unwrap_or(self_exe::path());
+        let mut child = detached::start(program, its, (REQUEST, "1")).context(starting)?;
+        let message = provider::Message {
+            root: new.root_path().to_owned(),
+            id: new.id().to_string(),
+            source: source.to_owned(),
+        };
+        let message = serde_json::to_vec(&message).context(starting)?;
+        let directory = File::open(new.dir()).context(|| format!("open {}", new.dir().display()))?;
+        let given = [archive.as_fd(), listener.as_fd(), directory.as_fd()];
+        let sent = seqpacket::send_with(provider.control.as_fd(), &message, &given);
+        // Only the one that it has forked stays.
+        child.wait().context(starting)?;
+        sent.context(starting)?;
+        match seqpacket::receive(provider.control.as_fd(), provider::MESSAGE).context(starting)? {
+            Some(packet) if packet.bytes == provider::READY => Ok(provider),
+            Some(packet) => Err(failed(&packet.bytes)),
+            None => Err(Error::new(
+                ErrorKind::InvalidInput,
+                "this program was started to bring memory and did not do so",
+            )
+            .with_hint("call migrate::restore::provide_memory_if_requested() first in main()")),
+        }
+    }
+
+    /// Makes sure that it is alive, and has all descriptors of memory, twice. To be asked when CRIU has sent them.
+    ///
+    /// # Errors
+    /// What it has said, or that it says nothing.
+    pub(super) fn check(&self) -> Result<()> {
+        // One that has died is seen by the end of its socket.
+        let _ = seqpacket::send(self.control.as_fd(), b"held?");
+        let mut fds = [PollFd::new(self.control.as_fd(), PollFlags::POLLIN)];
+        if poll(&mut fds, PollTimeout::from(PATIENCE)) == Ok(0) {
+            return Err(failed(b"it does not answer"));
+        }
+        match seqpacket::receive(self.control.as_fd(), provider::MESSAGE) {
+            Ok(Some(packet)) if packet.bytes == provider::HELD => Ok(()),
+            Ok(Some(packet)) => Err(failed(&packet.bytes)),
+            _ => Err(failed(b"its process was killed")),
+        }
+    }
+}
+
+impl Drop for Provider {
+    fn drop(&mut self) {
+        // CRIU has come to it, or never will.
+        let _ = fs::remove_file(&self.socket);
+    }
+}
+
+fn failed(reason: &[u8]) -> Error {
+    let reason = String::from_utf8_lossy(reason);
+    Error::new(ErrorKind::InvalidArchive, format!("bring memory from the archive: {reason}"))
+}
+
+/// A path in `work_dir` may be too long for a socket's address.
+fn listen(work_dir: &Path, socket: &Path) -> io::Result<UnixListener> {
+    match fs::remove_file(socket) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let directory = File::open(work_dir)?;
+    UnixListener::bind(crate::sys::fd::proc_path(directory.as_fd()).join(SOCKET))
+}
