@@ -73,17 +73,21 @@ impl Host {
         let tracer = self.command(&hold).start();
         let appears = |path: &str| {
             wait_until(PATIENCE, path, || match fs::exists(path).unwrap_or(false) {
-                true => Ok(()),
-                false if tracer.has_ended() => {
-                    let log = fs::read_to_string(self.path("migrate.log")).unwrap_or_default();
-                    panic!("{moment:?} is not reached:\n{log}");
-                }
+                true => Ok(true),
+                false if tracer.has_ended() => Ok(false),
                 false => Err("not yet"),
-            });
+            })
         };
-        appears(&traced);
-        fs::write(&go, "").expect("let CRIU in");
-        appears(&held);
+        let reached = appears(&traced) && {
+            fs::write(&go, "").expect("let CRIU in");
+            appears(&held)
+        };
+        if !reached {
+            fs::write(&go, "").expect("let CRIU in");
+            let (tracer, command) = (tracer.wait(), command.wait());
+            let log = fs::read_to_string(self.path("migrate.log")).unwrap_or_default();
+            panic!("{moment:?} is not reached: {tracer:?}\n{command:?}\n{log}");
+        }
         HeldCriu { command, tracer, criu }
     }
 
