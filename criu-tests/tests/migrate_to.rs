@@ -6,40 +6,11 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 
-use criu_tests::{Bundle, Container, Host, Moment, Need, PATIENCE, Running, Stage, wait_until};
+use criu_tests::{
+    Bundle, Container, Host, Moment, Need, PATIENCE, Receiver, Stage, migration, recorded, wait_until,
+};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-
-/// A receiver that listens on a host.
-struct Receiver {
-    running: Option<Running>,
-    at: String,
-}
-
-impl Receiver {
-    fn on(host: &Host, args: &[&str]) -> Self {
-        let path = host.path("receive.sock");
-        let _ = std::fs::remove_file(&path);
-        let at = format!("unix:{path}");
-        let running =
-            host.migrate_command(&[&["receive", "--listen", &at], args].concat()).without_stdio().start();
-        wait_until(PATIENCE, "somebody listens", || match UnixStream::connect(&path) {
-            Ok(_) => Ok(()),
-            Err(e) if running.has_ended() => panic!("the receiver has ended: {e}"),
-            Err(e) => Err(e.to_string()),
-        });
-        Self { running: Some(running), at }
-    }
-}
-
-impl Drop for Receiver {
-    fn drop(&mut self) {
-        if let Some(running) = self.running.take() {
-            running.signal(Signal::SIGKILL);
-            running.wait();
-        }
-    }
-}
 
 /// A bundle whose cgroup leaves room for another of the same container: hosts of one kernel share the tree.
 fn bundle(host: &Host, id: &str, workload: &str, options: &[&str]) -> Bundle {
@@ -190,27 +161,6 @@ fn say(stream: &mut UnixStream, said: &Value) {
     let bytes = said.to_string().into_bytes();
     let length = u32::try_from(bytes.len()).expect("short").to_le_bytes();
     let _ = stream.write_all(&[&[1], &length[..], &bytes].concat());
-}
-
-/// The only migration that a host's state root has, if it has one.
-fn migration(host: &Host) -> Option<String> {
-    let mut names: Vec<_> = std::fs::read_dir(host.path("state/.migrations"))
-        .into_iter()
-        .flatten()
-        .map(|entry| entry.expect("an entry").file_name().into_string().expect("hexadecimal digits"))
-        .collect();
-    assert!(names.len() < 2, "{names:?}");
-    names.pop()
-}
-
-/// Waits until a host has written this down of its migration.
-fn recorded(host: &Host, what: &str) {
-    wait_until(PATIENCE, what, || {
-        let journal = migration(host).map(|id| host.path(&format!("state/.migrations/{id}/journal")));
-        let bytes = journal.and_then(|path| std::fs::read(path).ok()).unwrap_or_default();
-        let text = String::from_utf8_lossy(&bytes);
-        if text.contains(&format!("\"{what}\"")) { Ok(()) } else { Err(text.into_owned()) }
-    });
 }
 
 /// The container is given up before the decision, and goes on where it was.

@@ -83,13 +83,18 @@ impl<'scope, 'p: 'scope> Notify for Hold<'_, 'scope, 'p> {
             self.exporter = Some(receiving.end()?);
         }
         let Dump { container, config, images_fd, options, init, sessions, .. } = self.dump;
-        if self.exporter.as_ref().is_some_and(Exporter::is_for_peer) {
+        let is_for_peer = self.exporter.as_ref().is_some_and(Exporter::is_for_peer);
+        if is_for_peer {
             // They are held by ptrace now, and by the freezer, whoever dies.
             container.cgroup()?.freeze()?;
         }
         if let Some(network) = self.network.take() {
             let network = container.survey_network_again(network, config, *init, lock_table::PREFIX)?;
             network.write(images_fd.as_fd())?;
+        }
+        if is_for_peer {
+            // CRIU's own lock ends with CRIU.
+            container.raise_fence(options.addresses_leave)?;
         }
         let late = Sessions::of(container, *init)?.since(sessions);
         late.announce(options.exec_sessions, options.leave_running)?;

@@ -130,6 +130,9 @@ pub struct CheckpointOptions {
     pub tcp: TcpConnections,
     /// Leave out connections that are still being set up.
     pub tcp_skip_in_flight: bool,
+    /// When somebody takes the checkpoint over: the addresses of the container's network namespace, which is one by path, go when the
+    /// container ends.
+    pub addresses_leave: bool,
     /// Let the other end of a unix socket be outside of the container.
     pub ext_unix_sk: bool,
     /// Let the container belong to a session outside.

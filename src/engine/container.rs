@@ -414,6 +414,7 @@ impl Container {
         if let Some(init) = self.state.init {
             reap(init);
         }
+        self.abolish_fence().context(context)?;
         let mut failed = Vec::new();
         failed.extend(cgroup.destroy().err());
         failed.extend(self.state.intel_rdt.remove().err());

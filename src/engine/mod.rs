@@ -74,8 +74,8 @@ pub use intel_rdt::{
 pub use memory_notices::{MemoryNotices, Notice};
 pub use namespaces::Namespaces;
 pub use network::{
-    AddressedInterface, Cidr, HostEnd, Network, NetworkContent, NetworkInterface, NetworkRoute, NetworkState,
-    NetworkSurvey, SavedNetwork, TakenDevices, VethNetwork,
+    AddressedInterface, Cidr, HostEnd, MovingAddresses, Network, NetworkContent, NetworkInterface,
+    NetworkRoute, NetworkState, NetworkSurvey, SavedNetwork, TakenDevices, VethNetwork,
 };
 pub use new_container::NewContainer;
 pub use outstanding_memory::OutstandingMemory;

@@ -444,6 +444,7 @@ impl NewContainer {
         failed.extend(self.state.intel_rdt.remove().err());
         failed.extend(remove_host_mounts(&self.state).err());
         failed.extend(remove_unfinished(&self.unfinished));
+        failed.extend(self.abolish_fence().err());
         failed.extend(self.root.release(&self.dir, self.state.owns_bundle).err());
         if let (true, true, Some(config)) = (failed.is_empty(), self.state.poststop_due, &self.config) {
             failed.extend(hooks::run_poststop(&config.spec, &self.state).err());

@@ -76,17 +76,21 @@ impl Claim<'_> {
         }
     }
 
-    /// Lets it run, if it is frozen and whole. What a checkpoint has left that was killed is cleared up first.
+    /// Lets it run, if it is frozen and whole, and packets through to it. What a checkpoint has left that was killed is cleared up first.
     ///
     /// # Errors
     /// When it cannot be thawed: it is frozen still.
     pub fn thaw(&self) -> Result<()> {
-        if self.tree()? != Tree::Frozen {
-            return Ok(());
-        }
+        let tree = self.tree()?;
         let Some(mut container) = self.container()? else { return Ok(()) };
+        match tree {
+            Tree::Frozen => {}
+            Tree::Running => return container.lower_fence(),
+            Tree::Absent | Tree::Broken => return Ok(()),
+        }
         checkpoint::settle(&mut container, false)?;
         let _lock = container.lock()?;
+        container.lower_fence()?;
         container.cgroup()?.thaw().context(|| format!("let container {} go on", self.id))
     }
 

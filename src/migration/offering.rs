@@ -41,6 +41,9 @@ pub(super) fn offer(
             .map_or(0, Version::as_number),
         flags: flags(&options.checkpoint),
         memory: container.stats().map_or(0, |stats| stats.memory.usage.usage),
+        addresses: preflight::addresses(container, &options.checkpoint)
+            .inspect_err(|error| blockers.push(Blocker::from(error)))
+            .unwrap_or_default(),
     };
     link.say(&Said::Offer(Box::new(offer)))?;
     let Said::Answer(answer) = link.said()? else { return Err(out_of_turn()) };

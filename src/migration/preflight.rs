@@ -14,7 +14,7 @@ use super::receiving::ReceiveOptions;
 use crate::cgroup::{Cgroup, Hierarchies, Layout};
 use crate::checkpoint::{CheckpointOptions, dumpable};
 use crate::criu::{Criu, CriuClient, SpawnOptions, Version, require_root};
-use crate::engine::{Container, ContainerId, StateRoot, Status};
+use crate::engine::{Container, ContainerId, MovingAddresses, StateRoot, Status};
 use crate::restore::allows;
 use crate::spec::Config;
 use crate::{Context, Error, ErrorKind, Result, sys};
@@ -40,6 +40,7 @@ pub(super) fn judge(root: &StateRoot, offer: &Offer, options: &ReceiveOptions) -
     look(has_freezer());
     look(has_room(offer));
     look(allows(&offer.config, &options.restore(offer.flags)));
+    look(has_interfaces(offer));
     look(free_space(root).and_then(|free| {
         answer.free = free;
         if free >= offer.memory {
@@ -74,6 +75,32 @@ pub(super) fn at_source(container: &Container, options: &CheckpointOptions) -> V
 pub(super) fn criu(chosen: Option<&Path>) -> Result<Version> {
     let client = CriuClient::spawn(&Criu::find(chosen)?, SpawnOptions::default())?;
     Ok(client.version())
+}
+
+/// The addresses that are to move with the container.
+pub(super) fn addresses(container: &Container, options: &CheckpointOptions) -> Result<MovingAddresses> {
+    if !options.addresses_leave {
+        return Ok(MovingAddresses::default());
+    }
+    container.moving_addresses()?.ok_or_else(|| {
+        let message = "the container has no network namespace by path, whose addresses could move with it";
+        Error::new(ErrorKind::NotAllowed, message).with_hint(
+            "leave out --move-address: addresses of a network namespace of its own move anyway, and those of the host stay there",
+        )
+    })
+}
+
+fn has_interfaces(offer: &Offer) -> Result<()> {
+    if offer.addresses.is_empty() {
+        return Ok(());
+    }
+    let of = |namespace: &&serde_json::Value| {
+        namespace.get("type").and_then(serde_json::Value::as_str) == Some("network")
+    };
+    let namespaces = offer.config.pointer("/linux/namespaces").and_then(serde_json::Value::as_array);
+    let network = namespaces.and_then(|all| all.iter().find(of));
+    let path = network.and_then(|network| network.get("path")?.as_str()).unwrap_or_default();
+    offer.addresses.require_interfaces(Path::new(path))
 }
 
 fn not_older(here: Version, there: u32) -> Result<()> {

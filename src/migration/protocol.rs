@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use super::handoff::Message;
 use super::id::MigrationId;
+use crate::engine::MovingAddresses;
 use crate::pages::receive::Keeper;
 use crate::{Context, Error, ErrorKind, Result};
 
@@ -89,6 +90,9 @@ pub struct Offer {
     pub flags: Flags,
     /// Bytes of memory that its cgroup uses now.
     pub memory: u64,
+    /// Addresses that move with it.
+    #[serde(default, skip_serializing_if = "MovingAddresses::is_empty")]
+    pub addresses: MovingAddresses,
 }
 
 /// What a dump was made with, and a restore needs.

@@ -27,6 +27,8 @@ use crate::{Context, Error, ErrorKind, Result};
 
 /// The journal's note of how the container is restored.
 const FLAGS: &str = "flags";
+/// Its note of the addresses that come with it.
+const ADDRESSES: &str = "addresses";
 
 /// What the receiver's caller wants.
 #[derive(Debug, Clone, Default)]
@@ -143,6 +145,7 @@ impl<'a> Receiving<'a> {
         let id: ContainerId = offer.container.parse()?;
         let mut place = Place::make(root, &about(offer.migration, id.as_str()))?;
         place.note(FLAGS, &offer.flags)?;
+        place.note(ADDRESSES, &offer.addresses)?;
         place.memory()?;
         let state = Destination::new(offer.migration);
         let room = preflight::free_space(root)? / 16 * 15;
@@ -329,6 +332,7 @@ impl<'a> Receiving<'a> {
         };
         let mut options = self.options.restore(self.flags);
         options.held = Some((tag.migration.to_string(), tag.epoch.number()));
+        options.addresses = self.place.noted(ADDRESSES)?.unwrap_or_default();
         let container = restore(self.root, self.id.clone(), source, &options, io, &mut ())?;
         self.place.leave_output(container.dir())
     }

@@ -165,6 +165,9 @@ fn run(
     network.check(new)?;
     report_edits(new, images.as_fd(), imported.as_ref());
     fixups::share_images(new, images.as_fd())?;
+    if options.held.is_some() {
+        new.prepare_fence(&options.addresses)?;
+    }
     let io = io.resolve(new.has_terminal())?;
     if from_peer {
         fixups::fit_output(images.as_fd(), io.stdio())?;
@@ -404,7 +407,10 @@ impl Notify for Steps<'_> {
     }
 
     fn post_setup_namespaces(&mut self) -> Result<()> {
-        self.pid.map_or(Ok(()), |pid| self.network.complete(self.new, pid))
+        let Some(pid) = self.pid else { return Ok(()) };
+        self.network.complete(self.new, pid)?;
+        // Before CRIU lets packets through: nobody may hear of a container that may not run.
+        if self.hold.is_some() { self.new.raise_fence(pid) } else { Ok(()) }
     }
 
     fn orphan_pts_master(&mut self, master: OwnedFd) -> Result<()> {

@@ -20,7 +20,7 @@ use crate::criu::{
     CgroupRoot, ExternalMount, InheritFd, InheritedFd, JoinNamespace, ManageCgroups, RestoreRequest,
     TcpConnections, has_image,
 };
-use crate::engine::Namespaces;
+use crate::engine::{MovingAddresses, Namespaces};
 use crate::spec::HostAccess;
 use crate::{Error, ErrorKind, Result};
 
@@ -136,6 +136,8 @@ pub struct RestoreOptions {
     /// End with the processes frozen, and the container held under this name and attempt (see
     /// [`Ownership`](crate::engine::Ownership)): none has run, and none does until the container's cgroup is thawed.
     pub held: Option<(String, u64)>,
+    /// With `held`: what the network namespace by path gets for the container.
+    pub addresses: MovingAddresses,
     /// Secret keys that open an encrypted archive.
     pub identities: Identities,
     /// Who must have signed the archive; `None`: anybody or nobody. No process is restored of one that they have not.

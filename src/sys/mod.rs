@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 pub mod ancestry;
+pub mod announce;
 pub mod apparmor;
 pub mod arch;
 pub mod beneath;

@@ -52,9 +52,13 @@ pub(in crate::cli) struct Args {
     /// What the configuration may have of the other host, as for `receive`; of no effect with unix:PATH
     #[arg(long, value_name = "WHAT", value_delimiter = ',', value_parser = ["mounts", "devices", "hooks", "namespaces", "privileges", "all"])]
     allow: Vec<String>,
-    /// Take established TCP connections along; the container's address must be the other host's afterwards
+    /// Take established TCP connections along; the container's address must come along as well
     #[arg(long)]
     tcp_established: bool,
+    /// Take the addresses and routes of the container's network namespace along, which is one by path on both hosts, with
+    /// interfaces of the same names
+    #[arg(long)]
+    move_address: bool,
     /// Bring established TCP connections back closed
     #[arg(long, conflicts_with = "tcp_established")]
     tcp_close: bool,
@@ -113,6 +117,7 @@ impl Args {
             (false, false) => TcpConnections::Refuse,
         };
         checkpoint.tcp_skip_in_flight = self.tcp_skip_in_flight;
+        checkpoint.addresses_leave = self.move_address;
         checkpoint.ext_unix_sk = self.ext_unix_sk;
         checkpoint.file_locks = self.file_locks;
         checkpoint.link_remap = self.link_remap;

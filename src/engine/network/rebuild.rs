@@ -294,7 +294,7 @@ fn switch(there: &Netlink, links: &[&SavedLink], indexes: &BTreeMap<u32, u32>) -
 
 /// Puts records back that are not there yet. A route by way of somebody needs the one to him: what fails is tried again as
 /// long as something else succeeds.
-fn put_all(there: &Netlink, records: &[&Record], indexes: &BTreeMap<u32, u32>) -> Result<()> {
+pub(super) fn put_all(there: &Netlink, records: &[&Record], indexes: &BTreeMap<u32, u32>) -> Result<()> {
     let mut left = records.to_vec();
     loop {
         let (mut failed, mut first) = (Vec::new(), None);

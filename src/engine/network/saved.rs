@@ -109,7 +109,7 @@ impl SavedRecord {
         Self { kind, body: record.body().iter().map(|byte| format!("{byte:02x}")).collect() }
     }
 
-    fn record(&self) -> Option<Record> {
+    pub(super) fn record(&self) -> Option<Record> {
         let kind = match self.kind {
             SavedKind::Address => RecordKind::Address,
             SavedKind::Route => RecordKind::Route,

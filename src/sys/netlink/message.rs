@@ -14,6 +14,8 @@ pub(super) const ACKNOWLEDGE: u16 = 0x4;
 pub(super) const DUMP: u16 = 0x300;
 /// Makes what is not there yet, and nothing else.
 pub(super) const CREATE: u16 = 0x600;
+/// Makes what is not there yet, and leaves what is.
+pub(super) const CREATE_OR_KEEP: u16 = 0x400;
 /// Makes it, in place of what is there.
 pub(super) const CREATE_OR_REPLACE: u16 = 0x500;
 const DUMP_INTERRUPTED: u16 = 0x10;

@@ -31,6 +31,8 @@ const CLONED: u32 = 0x200;
 const NOT_OURS: u32 = 0x11;
 /// Made by the kernel itself (`RTPROT_KERNEL`).
 const BY_KERNEL: u8 = 2;
+/// Told by a router (`RTPROT_RA`): it is told again.
+const BY_ROUTER: u8 = 9;
 
 /// The attribute of an address that holds its flags, and that it can be used at once (IPv6).
 const ADDRESS_FLAGS: u16 = 8;
@@ -142,6 +144,20 @@ impl Record {
         })
     }
 
+    /// Whether it means the same elsewhere: an address that is valid everywhere and stays, a route that no router has told.
+    pub fn can_move(&self) -> bool {
+        let body = &self.body;
+        match self.kind {
+            RecordKind::Address => {
+                let flags = self.attribute(ADDRESS_FLAGS).and_then(|value| u32_at(value, 0));
+                let flags = flags.or_else(|| body.get(2).copied().map(u32::from)).unwrap_or(0);
+                body.get(3) == Some(&0) && flags & u32::from(PERMANENT) != 0
+            }
+            RecordKind::Route => body.get(5) != Some(&BY_ROUTER),
+            RecordKind::Rule | RecordKind::Neighbour => true,
+        }
+    }
+
     /// Whether somebody has made it, so that it does not come by itself with an interface.
     fn is_somebodys(&self) -> bool {
         let body = &self.body;
@@ -159,8 +175,8 @@ impl Record {
         }
     }
 
-    /// The request that makes it, with the numbers of interfaces as they are now.
-    fn request(&self, indexes: &BTreeMap<u32, u32>) -> io::Result<Request> {
+    /// The request of this type about it, with the numbers of interfaces as they are now.
+    fn request(&self, message: u16, flags: u16, indexes: &BTreeMap<u32, u32>) -> io::Result<Request> {
         let now = |index: u32| match index {
             0 => Ok(0),
             old => indexes.get(&old).copied().ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV)),
@@ -178,11 +194,7 @@ impl Record {
             }
             RecordKind::Rule => {}
         }
-        let flags = match self.kind {
-            RecordKind::Route | RecordKind::Neighbour => CREATE_OR_REPLACE,
-            RecordKind::Address | RecordKind::Rule => CREATE,
-        };
-        let mut request = Request::new(self.kind.new_message(), flags, &fixed);
+        let mut request = Request::new(message, flags, &fixed);
         for (kind, value) in attributes(&self.body, size).filter(|(kind, _)| self.kind.knows(*kind)) {
             match (self.kind, kind) {
                 (RecordKind::Route, OUTPUT) => {
@@ -290,7 +302,20 @@ impl Netlink {
     /// The kernel's number: `EEXIST` for an address or rule that is there, `ENETUNREACH` for a route by way of who cannot be reached
     /// yet, `ENODEV` for an interface that `indexes` does not know.
     pub fn put(&self, record: &Record, indexes: &BTreeMap<u32, u32>) -> io::Result<()> {
-        self.execute(record.request(indexes)?)
+        let flags = match record.kind {
+            RecordKind::Route | RecordKind::Neighbour => CREATE_OR_REPLACE,
+            RecordKind::Address | RecordKind::Rule => CREATE,
+        };
+        self.execute(record.request(record.kind.new_message(), flags, indexes)?)
+    }
+
+    /// Removes it here.
+    ///
+    /// # Errors
+    /// The kernel's number: `EADDRNOTAVAIL` or `ESRCH` for what is not there, `ENODEV` for an interface that `indexes` does not know.
+    pub fn take_away(&self, record: &Record, indexes: &BTreeMap<u32, u32>) -> io::Result<()> {
+        // The number of the message for a new one, and one more.
+        self.execute(record.request(record.kind.new_message() + 1, 0, indexes)?)
     }
 }
 
@@ -398,7 +423,7 @@ mod tests {
         body.extend([8, 0, 10, 0, 1, 0, 0, 0]);
         let record = Record::new(RecordKind::Address, body).expect("a record");
         assert!(!record.is_complete());
-        let bytes = record.request(&BTreeMap::new()).expect("a request").finish(1);
+        let bytes = record.request(NEWROUTE, CREATE, &BTreeMap::new()).expect("a request").finish(1);
         assert_eq!(bytes.len(), 16 + 8, "the number of a namespace is left out");
         assert_eq!(Record::new(RecordKind::Route, vec![0; 11]), None);
         assert_eq!(Record::new(RecordKind::Route, vec![0; LONGEST + 1]), None);
@@ -409,7 +434,7 @@ mod tests {
         fn no_bytes_make_it_fall_over(bytes in proptest::collection::vec(any::<u8>(), 0..200), kind in 0..4_usize) {
             if let Some(record) = Record::new(RecordKind::ALL[kind], bytes) {
                 let _ = (record.is_complete(), record.is_somebodys());
-                let _ = record.request(&(0..300).map(|i| (i, i)).collect()).map(|r| r.finish(1));
+                let _ = record.request(NEWROUTE, CREATE, &(0..300).map(|i| (i, i)).collect()).map(|r| r.finish(1));
             }
         }
     }
