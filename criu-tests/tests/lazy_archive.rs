@@ -187,7 +187,7 @@ fn a_container_whose_memory_cannot_come_is_ended_and_says_so() {
     signal(&host, "KILL", provider);
     restored.stops();
     let said = state(&restored);
-    assert!(said.contains("the process that read it from the archive was killed"), "{said}");
+    assert!(said.contains("the process that brings it was killed"), "{said}");
     host.migrate(&["delete", restored.id()]).succeeded();
 
     // The container is removed meanwhile.
@@ -207,7 +207,7 @@ fn a_container_whose_memory_cannot_come_is_ended_and_says_so() {
     // Zeros where its code or data was may have ended it already.
     let images = host.path("images");
     host.migrate(&["checkpoint", "--image-path", &images, restored.id()]).failed(GENERAL, &[]);
-    assert!(state(&restored).contains("were killed"));
+    assert!(state(&restored).contains("was killed"));
     host.migrate(&["delete", "--force", restored.id()]).succeeded();
 
     // The archive is damaged where nobody has looked before.

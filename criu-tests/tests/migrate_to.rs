@@ -507,3 +507,139 @@ fn a_criu_that_is_killed_before_the_container_is_frozen_leaves_nothing_that_runs
     assert!(!pair.b.processes().iter().any(ran), "{:?}", pair.b.processes());
     pair.comes_to_an_end(&before);
 }
+
+/// The processes that bring the memory of the container at its destination: one works, the other one is there if it dies.
+fn providers(host: &Host, id: &str) -> Option<[i64; 2]> {
+    let record = std::fs::read(format!("{}/{id}/memory.json", host.state_root())).ok()?;
+    let record: Value = serde_json::from_slice(&record).ok()?;
+    Some([record["providers"][0]["pid"].as_i64()?, record["providers"][1]["pid"].as_i64()?])
+}
+
+fn signal(host: &Host, name: &str, pid: i64) {
+    host.command(&["sh", "-c", &format!("kill -{name} {pid}")]).run().succeeded();
+}
+
+fn is_whole(pair: &Pair) {
+    wait_until(PATIENCE, "all memory is there", || providers(&pair.b, &pair.id).map_or(Ok(()), Err));
+}
+
+/// A migration whose destination has begun to restore, and brings no memory: who does it stands still.
+struct WithoutMemory {
+    sender: Running,
+    receiver: Running,
+    provider: i64,
+}
+
+impl WithoutMemory {
+    /// `decided`: the sender goes on.
+    fn of(pair: &Pair, decided: bool) -> Self {
+        let at = format!("unix:{}", pair.b.path("receive.sock"));
+        let moment = Moment { script: "post-restore", answered: true };
+        let (sender, held) = std::thread::scope(|scope| {
+            let sender = scope.spawn(|| {
+                wait_until(PATIENCE, "somebody listens", || std::fs::metadata(pair.b.path("receive.sock")));
+                pair.a.migrate_command(&["to", &at, &pair.id]).start()
+            });
+            let held = pair.b.hold_later_criu(&["receive", "--listen", &at], moment, 1);
+            (sender.join().expect("a sender"), held)
+        });
+        let [provider, _] = providers(&pair.b, &pair.id).expect("its memory is brought on demand");
+        signal(&pair.b, "STOP", provider);
+        if !decided {
+            sender.signal(Signal::SIGSTOP);
+        }
+        Self { sender, receiver: held.release(), provider }
+    }
+}
+
+#[test]
+fn a_container_runs_before_its_memory_is_there() {
+    let Some(pair) = Pair::new() else { return };
+    let before = pair.run().reports();
+    let WithoutMemory { sender, receiver, provider } = WithoutMemory::of(&pair, true);
+    sender.wait().succeeded();
+    let migration = migration(&pair.b);
+    let there = pair.b.imported(&pair.id);
+    assert_eq!(there.state_status(), "running");
+    // Whoever brings it has it open.
+    for left in ["memory", "archive"] {
+        let left = migration.as_ref().map(|id| pair.b.path(&format!("state/.migrations/{id}/{left}")));
+        assert!(!left.is_some_and(|path| std::path::Path::new(&path).exists()), "nobody needs its name");
+    }
+    let images = pair.b.path("images");
+    let said = "its memory is still being read from what the other host has sent";
+    pair.b.migrate(&["checkpoint", "--image-path", &images, &pair.id]).failed(1, &[said]);
+    signal(&pair.b, "CONT", provider);
+    there.goes_on(&before);
+    is_whole(&pair);
+    receiver.signal(Signal::SIGKILL);
+    receiver.wait();
+    there.end();
+    pair.b.assert_no_trace();
+}
+
+/// What brings the memory is killed while the destination waits for the decision; `receiver_too`: and who waits.
+fn memory_lost_before_the_decision(receiver_too: bool) {
+    let Some(pair) = Pair::new() else { return };
+    let before = pair.run().reports();
+    let WithoutMemory { sender, receiver, provider } = WithoutMemory::of(&pair, false);
+    recorded(&pair.b, "ready");
+    assert_eq!(pair.is_at(&pair.b).as_deref(), Some("paused"));
+    if receiver_too {
+        receiver.signal(Signal::SIGKILL);
+    }
+    signal(&pair.b, "KILL", provider);
+    wait_until(PATIENCE, "what is there is ended", || match pair.is_at(&pair.b).as_deref() {
+        Some("paused" | "running") => Err(pair.b.processes()),
+        _ => Ok(()),
+    });
+    let receiver = if receiver_too {
+        receiver.wait();
+        let mut other = Receiver::on(&pair.b, &[]);
+        other.running.take().expect("one that runs")
+    } else {
+        receiver
+    };
+    sender.signal(Signal::SIGCONT);
+    sender.wait().succeeded();
+    let there = pair.b.imported(&pair.id);
+    assert_eq!(there.state_status(), "running");
+    there.goes_on(&before);
+    is_whole(&pair);
+    receiver.signal(Signal::SIGKILL);
+    receiver.wait();
+    there.end();
+    pair.b.assert_no_trace();
+}
+
+#[test]
+fn memory_that_is_lost_before_the_decision_is_restored_again() {
+    memory_lost_before_the_decision(false);
+}
+
+#[test]
+fn memory_that_is_lost_together_with_the_receiver_is_restored_again() {
+    memory_lost_before_the_decision(true);
+}
+
+/// From there on it is as with an archive.
+#[test]
+fn memory_that_is_lost_when_the_container_runs_ends_it() {
+    let Some(pair) = Pair::new() else { return };
+    pair.run().reports();
+    let WithoutMemory { sender, receiver, provider } = WithoutMemory::of(&pair, true);
+    sender.wait().succeeded();
+    let there = pair.b.imported(&pair.id);
+    signal(&pair.b, "KILL", provider);
+    there.stops();
+    pair.b.migrate(&["state", &pair.id]).succeeded();
+    let log = std::fs::read_to_string(pair.b.path("migrate.log")).expect("read the log");
+    assert!(
+        log.contains("what the other host has sent is not complete: the process that brings it was killed"),
+        "{log}"
+    );
+    receiver.signal(Signal::SIGKILL);
+    receiver.wait();
+    pair.b.migrate(&["delete", &pair.id]).succeeded();
+    pair.b.assert_no_trace();
+}

@@ -20,7 +20,7 @@ const FILE: &str = "memory.json";
 pub struct OutstandingMemory {
     /// Where the memory comes from, for messages.
     pub source: String,
-    /// The processes that provide it: one works, the other one keeps the descriptors if it dies.
+    /// The processes that provide it: the first one works, the other one keeps the descriptors if it dies.
     pub providers: Vec<Creator>,
     /// Why it will never be whole.
     pub failed: Option<String>,
@@ -108,13 +108,13 @@ impl Container {
         if let Some(reason) = failed {
             return Ok(Some(format!("its memory from {source} is not complete: {reason}")));
         }
-        // They may have ended between the two looks, having done their work.
-        if providers.iter().any(|process| process.is_alive()) || self.outstanding_memory()?.is_none() {
+        // The other one is there to end the container, which it may not have come to. They may have ended between the two looks,
+        // having done their work.
+        if providers.first().is_some_and(|process| process.is_alive()) || self.outstanding_memory()?.is_none()
+        {
             return Ok(None);
         }
-        Ok(Some(format!(
-            "the processes that read its memory from {source} were killed: parts of it are lost"
-        )))
+        Ok(Some(format!("what read its memory from {source} was killed: parts of it are lost")))
     }
 }
 

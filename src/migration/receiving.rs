@@ -60,7 +60,9 @@ impl ReceiveOptions {
     }
 }
 
-/// Receives one container, or goes on with receiving it.
+/// Receives one container, or goes on with receiving it. It runs before its memory is in place: a program that receives calls
+/// [`provide_memory_if_requested`](crate::restore::provide_memory_if_requested) and
+/// [`guard_if_requested`](crate::restore::guard_if_requested) first in `main`.
 ///
 /// # Errors
 /// What kept it from running here; it never will then, in this attempt. The other host is told.

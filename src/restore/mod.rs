@@ -35,7 +35,7 @@ use nix::unistd::Pid;
 pub use allowed::allows;
 pub use guard::guard_if_requested;
 pub use lock::settle;
-pub use on_demand::provide_memory_if_requested;
+pub use on_demand::{can_bring_memory, provide_memory_if_requested};
 pub use options::{MappedMount, RestoreOptions, Source};
 
 use crate::archive::Progress;
@@ -56,6 +56,7 @@ use crate::sys::proc::{anonymous_memory, namespace_inode};
 use crate::{Context, Error, ErrorKind, Result};
 use hold::Hold;
 use lock::TakenLock;
+use on_demand::Origin;
 
 /// Where logs of restores that failed are kept.
 const LOGS: &str = "/var/log/migrate";
@@ -136,11 +137,12 @@ fn run(
         Source::OnDemand { name, file } => {
             on_demand::require_kernel()?;
             let imported = import::unpack_without(new, &file, options, progress)?;
-            memory = Some((name, file));
+            memory = Some((name, Some(file)));
             (imported.bundle(), imported.images(), Some(imported))
         }
-        Source::Peer { bytes, memory, .. } => {
-            let imported = import::unpack_of_peer(new, bytes, &memory, options, progress)?;
+        Source::Peer { name, bytes, memory: sent } => {
+            let imported = import::unpack_of_peer(new, bytes, &sent, options, progress)?;
+            memory = Some((name, None));
             (imported.bundle(), imported.images(), Some(imported))
         }
         Source::Images(path) => (
@@ -179,7 +181,12 @@ fn run(
     let logs = Logs::choose(new, options, imported.is_some() || !is_writable(&images));
     // In the host's mount namespace, where it stays.
     let memory = match (&memory, logs.path()) {
-        (Some((name, file)), Some(work_dir)) => Some(on_demand::Provider::start(new, file, name, work_dir)?),
+        // CRIU reads all of it, and the container waits for that.
+        (Some((_, None)), _) if !can_bring_memory(new.user_namespace().is_some()) => None,
+        (Some((name, archive)), Some(work_dir)) => {
+            let origin = archive.as_ref().map_or(Origin::Images(images.as_fd()), Origin::Archive);
+            Some(on_demand::Provider::start(new, origin, name, work_dir)?)
+        }
         _ => None,
     };
     let files = Files {

@@ -51,13 +51,15 @@ pub enum Source {
         /// A regular file. It may lose its name, but must not change.
         file: File,
     },
-    /// In a stream of an archive's bytes from another host, which has sent the memory before.
+    /// In a stream of an archive's bytes from another host, which has sent the memory before. Where this machine can do it
+    /// ([`can_bring_memory`](super::can_bring_memory)), that comes on demand, as with [`Source::OnDemand`].
     Peer {
         /// What errors call it.
         name: String,
         /// Its bytes.
         bytes: Box<dyn Read + Send>,
-        /// The directory with the files of memory, on the state root's file system.
+        /// The directory with the files of memory, on the state root's file system. They may lose their names when the container is
+        /// restored.
         memory: PathBuf,
     },
 }

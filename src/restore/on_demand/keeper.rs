@@ -78,7 +78,7 @@ fn keep(job: &Job, socket: &OwnedFd) -> Result<()> {
     let mut kept = Vec::new();
     let reason = loop {
         let Ok(Some(packet)) = seqpacket::receive(socket.as_fd(), REASON) else {
-            break "the process that read it from the archive was killed".to_owned();
+            break "the process that brings it was killed".to_owned();
         };
         match packet.bytes.split_first() {
             Some((b'u', _)) => kept.extend(packet.fds),
@@ -94,26 +94,35 @@ fn keep(job: &Job, socket: &OwnedFd) -> Result<()> {
     end(job).and(written)
 }
 
-/// Ends the container; one that is still being restored, as soon as it runs.
+/// Ends the container, whoever has a right to it; one that is still being restored, as soon as it is there. A frozen one is not let run for
+/// that. Until then the copies of the descriptors are kept.
 fn end(job: &Job) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
-    while Instant::now() < deadline {
-        let Some(container) = find(job)? else { return Ok(()) };
-        match container.status()? {
+    loop {
+        let Some(mut container) = find(job)? else { return Ok(()) };
+        let ended = match container.status()? {
             Status::Stopped => return Ok(()),
-            // Its restore fails, or it is about to run.
-            Status::Creating => {}
-            _ => {
-                let init = container.init();
-                container.signal(libc::SIGKILL)?;
-                if let Some(Ok(ended)) = init.map(|init| pidfd::open(init.pid())) {
-                    pidfd::wait_ended(&ended, PATIENCE).context(|| "wait for the container")?;
-                }
-            }
+            // Its restore fails, or it is about to be there.
+            Status::Creating => Ok(()),
+            _ => end_tree(&mut container),
+        };
+        if Instant::now() >= deadline {
+            return ended.and(Err(Error::new(ErrorKind::System, "the container did not end")));
         }
         thread::sleep(STEP);
     }
-    Err(Error::new(ErrorKind::System, "the container did not end"))
+}
+
+fn end_tree(container: &mut Container) -> Result<()> {
+    // Another container may get its id and its cgroup only when this is free.
+    let lock = container.lock()?;
+    let init = container.init();
+    container.cgroup()?.doom()?;
+    drop(lock);
+    match init.map(|init| pidfd::open(init.pid())) {
+        Some(Ok(ended)) => pidfd::wait_ended(&ended, PATIENCE).map(drop).context(|| "wait for the container"),
+        _ => Ok(()),
+    }
 }
 
 /// The container itself, not another one that has its id by now.

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Owns what is known of the pages of one process that are not there: at which address, and where in the archive their contents are.
+//! Owns what is known of the pages of one process that are not there: at which address, and where their contents are.
 //!
 //! Follows what the process does to its memory. Must not know how pages get there.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// Pages that follow each other, in the archive as in the process.
+/// Pages that follow each other, in a file of pages as in the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Piece {
     /// The number of the file of pages.

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A restore whose memory stays in the archive until it is asked for: the container runs at once, and a process of ours that outlives
-//! the command brings its pages.
+//! A restore whose memory stays where it is, in the archive or among the images, until it is asked for: the container runs at once, and a
+//! process of ours that outlives the command brings its pages.
 //!
 //! ```text
 //!  command:  unpack without memory ─▶ pages that CRIU reads itself ─▶ provider started ─▶ CRIU ─▶ provider still alive? ─▶ go
+//!            (archive only)
 //! ```
 
 mod keeper;
 mod missing;
+mod origin;
 mod process;
 mod provider;
 
@@ -22,6 +24,8 @@ use nix::dir::Dir;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
+
+pub(super) use origin::Origin;
 
 use crate::archive::Memory;
 use crate::criu::image::{Kept, PAGE, page_table};
@@ -68,6 +72,14 @@ fn provide() -> Result<()> {
         let _ = nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, most, most);
     }
     provider::run(&control)
+}
+
+/// Whether this machine can restore a container before its memory is there, one with a user namespace of its own or another one: CRIU's
+/// tasks ask the kernel for a userfaultfd when they are inside of that, where not everybody may have one.
+pub fn can_bring_memory(user_namespace: bool) -> bool {
+    let anybody_may =
+        || fs::read("/proc/sys/vm/unprivileged_userfaultfd").is_ok_and(|text| text.starts_with(b"1"));
+    require_kernel().is_ok() && (!user_namespace || anybody_may())
 }
 
 /// Whether this machine can do it at all.
@@ -133,34 +145,42 @@ fn pages_file(images: &Dir, id: u32) -> Result<File> {
 pub(super) struct Provider {
     control: OwnedFd,
     socket: PathBuf,
+    /// What errors call the origin.
+    source: String,
 }
 
 impl Provider {
     /// Starts it for this container, with CRIU's work directory.
-    pub(super) fn start(new: &NewContainer, archive: &File, source: &str, work_dir: &Path) -> Result<Self> {
-        let starting = || "start the process that brings memory from the archive";
+    pub(super) fn start(
+        new: &NewContainer,
+        origin: Origin<'_>,
+        source: &str,
+        work_dir: &Path,
+    ) -> Result<Self> {
+        let starting = || format!("start the process that brings memory from {source}");
         fs::create_dir_all(work_dir).context(|| format!("make the work directory {}", work_dir.display()))?;
         let socket = work_dir.join(SOCKET);
         let listener = listen(work_dir, &socket).context(|| format!("listen at {}", socket.display()))?;
         let (control, its) = seqpacket::pair().context(starting)?;
-        let provider = Self { control, socket };
+        let provider = Self { control, socket, source: source.to_owned() };
         let program = new.own_program().unwrap_or(self_exe::path());
         let mut child = detached::start(program, its, (REQUEST, "1")).context(starting)?;
         let message = provider::Message {
             root: new.root_path().to_owned(),
             id: new.id().to_string(),
             source: source.to_owned(),
+            kind: origin.kind(),
         };
         let message = serde_json::to_vec(&message).context(starting)?;
         let directory = File::open(new.dir()).context(|| format!("open {}", new.dir().display()))?;
-        let given = [archive.as_fd(), listener.as_fd(), directory.as_fd()];
+        let given = [origin.as_fd(), listener.as_fd(), directory.as_fd()];
         let sent = seqpacket::send_with(provider.control.as_fd(), &message, &given);
         // Only the one that it has forked stays.
         child.wait().context(starting)?;
         sent.context(starting)?;
         match seqpacket::receive(provider.control.as_fd(), provider::MESSAGE).context(starting)? {
             Some(packet) if packet.bytes == provider::READY => Ok(provider),
-            Some(packet) => Err(failed(&packet.bytes)),
+            Some(packet) => Err(provider.failed(&packet.bytes)),
             None => Err(Error::new(
                 ErrorKind::InvalidInput,
                 "this program was started to bring memory and did not do so",
@@ -178,13 +198,18 @@ impl Provider {
         let _ = seqpacket::send(self.control.as_fd(), b"held?");
         let mut fds = [PollFd::new(self.control.as_fd(), PollFlags::POLLIN)];
         if poll(&mut fds, PollTimeout::from(PATIENCE)) == Ok(0) {
-            return Err(failed(b"it does not answer"));
+            return Err(self.failed(b"it does not answer"));
         }
         match seqpacket::receive(self.control.as_fd(), provider::MESSAGE) {
             Ok(Some(packet)) if packet.bytes == provider::HELD => Ok(()),
-            Ok(Some(packet)) => Err(failed(&packet.bytes)),
-            _ => Err(failed(b"its process was killed")),
+            Ok(Some(packet)) => Err(self.failed(&packet.bytes)),
+            _ => Err(self.failed(b"its process was killed")),
         }
+    }
+
+    fn failed(&self, reason: &[u8]) -> Error {
+        let reason = String::from_utf8_lossy(reason);
+        Error::new(ErrorKind::InvalidArchive, format!("bring memory from {}: {reason}", self.source))
     }
 }
 
@@ -193,11 +218,6 @@ impl Drop for Provider {
         // CRIU has come to it, or never will.
         let _ = fs::remove_file(&self.socket);
     }
-}
-
-fn failed(reason: &[u8]) -> Error {
-    let reason = String::from_utf8_lossy(reason);
-    Error::new(ErrorKind::InvalidArchive, format!("bring memory from the archive: {reason}"))
 }
 
 /// A path in `work_dir` may be too long for a socket's address.

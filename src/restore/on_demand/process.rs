@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use super::missing::{Missing, Piece};
-use crate::archive::Memory;
+use super::origin::Pages;
 use crate::criu::image::{Kept, PAGE, memory, page_table};
 use crate::sys::userfault::{Event, Placed, Userfault};
 use crate::{Context, Error, ErrorKind, Result};
@@ -27,10 +27,10 @@ impl AsFd for Process {
 }
 
 /// What it misses by its images: the pages that CRIU leaves to who provides memory.
-pub(super) fn missing_by_images(pid: i32, archive: &mut Memory) -> Result<Missing> {
+pub(super) fn missing_by_images(pid: i32, memory_of: &mut Pages) -> Result<Missing> {
     let mut image = |name: String| {
-        let bytes = archive.image(&name)?;
-        bytes.ok_or_else(|| Error::new(ErrorKind::InvalidArchive, format!("the archive has no {name}")))
+        let bytes = memory_of.image(&name)?;
+        bytes.ok_or_else(|| Error::new(ErrorKind::InvalidArchive, format!("there is no image {name}")))
     };
     let table = page_table(&image(format!("pagemap-{pid}.img"))?)?;
     let areas = memory(&image(format!("mm-{pid}.img"))?)?.areas;
@@ -40,6 +40,7 @@ pub(super) fn missing_by_images(pid: i32, archive: &mut Memory) -> Result<Missin
         let length = run.pages.saturating_mul(PAGE);
         // Tables are hostile: what is there twice, or beyond all addresses, is not there.
         if run.address.checked_add(length).is_some() && run.offset.checked_add(length).is_some() {
+            memory_of.require(table.file, run.offset + length)?;
             missing.remove(&(run.address..run.address + length));
             missing.insert(run.address, Piece { file: table.file, offset: run.offset, length });
         }
@@ -71,7 +72,7 @@ impl Process {
         !self.waiting.is_empty()
     }
 
-    /// A place in the archive that a thread waits for. Threads that wait for pages which are nowhere get zeros.
+    /// A place in the files of pages that a thread waits for. Threads that wait for pages which are nowhere get zeros.
     pub(super) fn wanted(&mut self) -> Result<Option<(u64, u32, u64)>> {
         let waiting = std::mem::take(&mut self.waiting);
         for (n, address) in waiting.iter().enumerate() {

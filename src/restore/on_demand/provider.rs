@@ -1,16 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Owns the process that brings memory from the archive to the container: this program, started again, with one thread.
+//! Owns the process that brings memory to the container: this program, started again, with one thread.
 //!
 //! ```text
-//! command ──job: archive, listener, directory──▶ provider ◀── descriptors of memory, "finished" ── CRIU
+//! command ──job: origin, listener, directory───▶ provider ◀── descriptors of memory, "finished" ── CRIU
 //!         ◀── ready, or an error ───────────────    │ ▲
 //!                                   pages, zeros    ▼ │ faults, forks, moves
 //!                                              processes
 //! ```
 //! Before CRIU has finished it only answers. Then it reads all memory once, from the beginning to the end: whatever is missing is
-//! filled on the way, and the digests are compared.
+//! filled on the way, and the digests are compared where there are any. Must not know where memory is.
 
-use std::fs::File;
 use std::io::Read as _;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -21,8 +20,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 
 use super::keeper::{self, Keeper};
+use super::origin::{Kind, Pages};
 use super::process::{Process, missing_by_images};
-use crate::archive::Memory;
 use crate::criu::image::PAGE;
 use crate::engine::OutstandingMemory;
 use crate::sys::fd::proc_path;
@@ -39,6 +38,7 @@ pub(super) struct Message {
     pub(super) root: PathBuf,
     pub(super) id: String,
     pub(super) source: String,
+    pub(super) kind: Kind,
 }
 
 /// Whose memory it is.
@@ -65,13 +65,13 @@ const SOON: u8 = 1;
 pub(super) fn run(control: &OwnedFd) -> Result<()> {
     let packet = seqpacket::receive(control.as_fd(), MESSAGE).context(|| "receive a job")?;
     let packet = packet.ok_or_else(|| Error::new(ErrorKind::System, "there is no job"))?;
-    let Message { root, id, source } =
+    let Message { root, id, source, kind } =
         serde_json::from_slice(&packet.bytes).context(|| "understand a job")?;
-    let Ok([archive, listener, directory]) = <[OwnedFd; 3]>::try_from(packet.fds) else {
+    let Ok([origin, listener, directory]) = <[OwnedFd; 3]>::try_from(packet.fds) else {
         return Err(Error::new(ErrorKind::System, "a job without its descriptors"));
     };
     let job = Job { root, id, source, directory };
-    let started = Memory::open(File::from(archive)).and_then(|memory| {
+    let started = Pages::open(kind, origin).and_then(|memory| {
         let keeper = Keeper::start(&job)?;
         write_down(&job, &keeper)?;
         Ok((memory, keeper))
@@ -144,7 +144,7 @@ struct Provider<'a> {
     /// The command, as long as it may ask.
     control: Option<&'a OwnedFd>,
     job: Job,
-    memory: Memory,
+    memory: Pages,
     keeper: Keeper,
     /// CRIU's connection, until it has finished.
     criu: Option<UnixStream>,
@@ -273,11 +273,11 @@ impl Provider<'_> {
         Ok(())
     }
 
-    /// Brings what threads wait for, and all that comes with it from the archive.
+    /// Brings what threads wait for, and all that comes with it.
     fn answer(&mut self) -> Result<()> {
         for n in 0..self.processes.len() {
             while let Some((address, file, offset)) = self.processes[n].wanted()? {
-                let (start, bytes) = self.memory.pages(file, offset, PAGE)?;
+                let (start, bytes) = self.memory.around(file, offset)?;
                 let at = (offset - start) as usize;
                 self.processes[n].fill(file, offset, &bytes[at..at + PAGE as usize])?;
                 // Before that, nobody has registered more than what is asked for.
@@ -311,7 +311,7 @@ impl Provider<'_> {
         let Some((file, offset)) = self.processes.iter().find_map(|process| process.missing.any()) else {
             return Ok(false);
         };
-        let (start, bytes) = self.memory.pages(file, offset, PAGE)?;
+        let (start, bytes) = self.memory.around(file, offset)?;
         for process in &mut self.processes {
             process.fill(file, start, bytes)?;
         }

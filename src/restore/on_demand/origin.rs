@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Owns where the memory of a restore on demand comes from: an archive, each part of which has a digest, or files of pages among the
+//! images, as they have come from another host.
+//!
+//! ```text
+//! Archive: pages-*.img in frames ──┐
+//!                                  ├─▶ Pages: any of them, and what is beside it
+//! Images:  pages-*.img ────────────┘
+//! ```
+//! Must not know whose pages they are, nor what is missing.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read as _;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt as _;
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+use serde::{Deserialize, Serialize};
+
+use crate::archive::Memory;
+use crate::criu::image::PAGE;
+use crate::sys::beneath::open_beneath;
+use crate::{Context, Error, ErrorKind, Result};
+
+/// Bytes that are read at once: a multiple of pages that a thread which waits for one of them can wait for.
+const BLOCK: u64 = 256 << 10;
+
+/// The longest image that is read into memory.
+const IMAGE: u64 = 64 << 20;
+
+/// Where it is, for who starts the provider.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::restore) enum Origin<'a> {
+    /// In an archive.
+    Archive(&'a File),
+    /// In this directory of images.
+    Images(BorrowedFd<'a>),
+}
+
+/// The same, without the descriptor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Kind {
+    Archive,
+    Images,
+}
+
+impl Origin<'_> {
+    pub(super) fn kind(self) -> Kind {
+        match self {
+            Self::Archive(_) => Kind::Archive,
+            Self::Images(_) => Kind::Images,
+        }
+    }
+}
+
+impl AsFd for Origin<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Archive(file) => file.as_fd(),
+            Self::Images(directory) => *directory,
+        }
+    }
+}
+
+/// All pages.
+#[derive(Debug)]
+pub(super) enum Pages {
+    Archive(Box<Memory>),
+    Images(Images),
+}
+
+impl Pages {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// When it is no archive of which parts can be read.
+    pub(super) fn open(kind: Kind, origin: OwnedFd) -> Result<Self> {
+        match kind {
+            Kind::Archive => Memory::open(File::from(origin)).map(|memory| Self::Archive(Box::new(memory))),
+            Kind::Images => Ok(Self::Images(Images::new(origin))),
+        }
+    }
+
+    /// An image beside the pages; `None` if there is none of that name.
+    ///
+    /// # Errors
+    /// When it is too long, damaged, or cannot be read.
+    pub(super) fn image(&mut self, name: &str) -> Result<Option<Vec<u8>>> {
+        match self {
+            Self::Archive(memory) => memory.image(name),
+            Self::Images(images) => images.image(name),
+        }
+    }
+
+    /// Makes sure that so much of a file of pages can be had, whatever becomes of its name.
+    ///
+    /// # Errors
+    /// `InvalidArchive` if there is less of it.
+    pub(super) fn require(&mut self, file: u32, length: u64) -> Result<()> {
+        match self {
+            // What is there is known when it is read: it has digests.
+            Self::Archive(_) => Ok(()),
+            Self::Images(images) => images.require(file, length),
+        }
+    }
+
+    /// Pages that can be had at once, among them the one at this place of the file: where they begin, and their bytes.
+    ///
+    /// # Errors
+    /// `InvalidArchive` if there is no such place, or if what is there is damaged.
+    pub(super) fn around(&mut self, file: u32, at: u64) -> Result<(u64, &[u8])> {
+        match self {
+            Self::Archive(memory) => memory.pages(file, at, PAGE),
+            Self::Images(images) => images.around(file, at),
+        }
+    }
+
+    /// The next part of what is to be compared with its digest, as it is read anyway: the file, where it begins, and its bytes.
+    /// `None` when all of it has been compared.
+    ///
+    /// # Errors
+    /// `InvalidArchive` if a digest is wrong, or a part is damaged.
+    pub(super) fn verify_next(&mut self) -> Result<Option<(u32, u64, &[u8])>> {
+        match self {
+            Self::Archive(memory) => memory.verify_next(),
+            // That all of it is there was seen before anything of it was needed.
+            Self::Images(_) => Ok(None),
+        }
+    }
+}
+
+/// Files of pages in a directory of images. They may lose their names once they are open.
+#[derive(Debug)]
+pub(super) struct Images {
+    directory: OwnedFd,
+    open: BTreeMap<u32, File>,
+    /// The block that was read last: its file, where it begins, and its bytes.
+    block: (u32, u64, Vec<u8>),
+}
+
+impl Images {
+    fn new(directory: OwnedFd) -> Self {
+        Self { directory, open: BTreeMap::new(), block: (0, 0, Vec::new()) }
+    }
+
+    fn file(&self, name: &str) -> Result<Option<File>> {
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+        match open_beneath(self.directory.as_fd(), name, flags, Mode::empty()) {
+            Ok(file) => Ok(Some(File::from(file))),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(e) => Err(e).context(|| format!("open {name}")),
+        }
+    }
+
+    fn image(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let Some(file) = self.file(name)? else { return Ok(None) };
+        let mut bytes = Vec::new();
+        file.take(IMAGE + 1).read_to_end(&mut bytes).context(|| format!("read {name}"))?;
+        if bytes.len() as u64 > IMAGE {
+            return Err(Error::new(
+                ErrorKind::InvalidArchive,
+                format!("{name} is longer than {IMAGE} bytes"),
+            ));
+        }
+        Ok(Some(bytes))
+    }
+
+    fn require(&mut self, id: u32, length: u64) -> Result<()> {
+        let name = name(id);
+        if !self.open.contains_key(&id) {
+            let missing = || Error::new(ErrorKind::InvalidArchive, format!("there is no {name}"));
+            let file = self.file(&name)?.ok_or_else(missing)?;
+            self.open.insert(id, file);
+        }
+        let size = self.open.get(&id).map(File::metadata).transpose();
+        let size = size.context(|| format!("stat {name}"))?.map_or(0, |metadata| metadata.len());
+        if size >= length { Ok(()) } else { Err(beyond(id, length)) }
+    }
+
+    fn around(&mut self, id: u32, at: u64) -> Result<(u64, &[u8])> {
+        let begin = at - at % BLOCK;
+        let end_of_page = (at - begin) + PAGE;
+        let (file, start, bytes) = &mut self.block;
+        if (*file, *start) != (id, begin) || (bytes.len() as u64) < end_of_page {
+            let from = self.open.get(&id).ok_or_else(|| beyond(id, at + PAGE))?;
+            (*file, *start) = (id, begin);
+            bytes.resize(BLOCK as usize, 0);
+            let read = read_at(from, bytes, begin).context(|| format!("read {}", name(id)));
+            bytes.truncate(*read.as_ref().unwrap_or(&0));
+            bytes.truncate(bytes.len() - bytes.len() % PAGE as usize);
+            read?;
+        }
+        if (bytes.len() as u64) < end_of_page {
+            return Err(beyond(id, at + PAGE));
+        }
+        Ok((begin, bytes))
+    }
+}
+
+/// As much as there is, up to the length of the buffer.
+fn read_at(file: &File, to: &mut [u8], from: u64) -> std::io::Result<usize> {
+    let mut filled = 0;
+    while filled < to.len() {
+        match file.read_at(&mut to[filled..], from + filled as u64) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(filled)
+}
+
+fn name(id: u32) -> String {
+    format!("pages-{id}.img")
+}
+
+fn beyond(id: u32, length: u64) -> Error {
+    Error::new(ErrorKind::InvalidArchive, format!("{} ends before {length}", name(id)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    const P: usize = PAGE as usize;
+
+    #[test]
+    fn any_page_can_be_had_when_the_names_are_gone() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let content: Vec<u8> = (0..150 * P).map(|at| (at / P * 31 + at % 251) as u8).collect();
+        fs::write(dir.path().join("pages-7.img"), &content).expect("write");
+        fs::write(dir.path().join("mm-1.img"), b"image").expect("write");
+        let directory = OwnedFd::from(File::open(dir.path()).expect("open"));
+        let mut pages = Pages::open(Kind::Images, directory).expect("a directory");
+        assert_eq!(pages.image("mm-1.img").expect("read").as_deref(), Some(&b"image"[..]));
+        assert_eq!(pages.image("mm-2.img").expect("none"), None);
+        pages.require(7, content.len() as u64).expect("all of it");
+        pages.require(7, content.len() as u64 + 1).expect_err("more than that");
+        pages.require(8, 0).expect_err("there is none");
+        fs::remove_file(dir.path().join("pages-7.img")).expect("remove");
+        for page in (0..150).chain([3, 149, 70]) {
+            let at = page * PAGE;
+            let (start, bytes) = pages.around(7, at).expect("read");
+            assert!(start <= at && at + PAGE <= start + bytes.len() as u64);
+            assert_eq!(*bytes, content[start as usize..start as usize + bytes.len()]);
+        }
+        for (file, page) in [(7, 150), (7, 1 << 30), (8, 0)] {
+            let error = pages.around(file, page * PAGE).expect_err("it is not there");
+            assert_eq!(error.kind(), ErrorKind::InvalidArchive);
+        }
+        assert!(pages.verify_next().expect("nothing to compare").is_none());
+    }
+
+    #[test]
+    fn a_link_is_no_file_of_pages() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        symlink("/dev/zero", dir.path().join("pages-1.img")).expect("link");
+        let directory = OwnedFd::from(File::open(dir.path()).expect("open"));
+        Pages::open(Kind::Images, directory).expect("a directory").require(1, PAGE).expect_err("a link");
+    }
+}
