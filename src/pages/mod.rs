@@ -6,10 +6,12 @@
 //!  a lazy restore  criu ──▶ asks for pages ──▶ us ──▶ the pages ──▶ criu
 //! ```
 //!
-//! It knows what stands on the wire ([`wire`]) and what becomes of a dump's ([`receive`]), and not where pages are kept.
+//! It knows what stands on the wire ([`wire`]) and what becomes of a dump's ([`receive`]).
 //!
-//! Besides, without CRIU: which pages running processes write to, and what is in them ([`track`]).
+//! Besides, without CRIU: which pages running processes write to, and what is in them ([`track`]); pages that have come from another
+//! host, and wait for their processes ([`store`]).
 
 pub mod receive;
+pub mod store;
 pub mod track;
 pub mod wire;
