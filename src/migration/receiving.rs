@@ -323,6 +323,7 @@ impl<'a> Receiving<'a> {
             name: "what the other host has sent".to_owned(),
             bytes: Box::new(self.place.archive()?),
             memory: self.place.memory()?,
+            store: None,
         };
         let [stdout, stderr] = self.place.output()?;
         let null = File::open("/dev/null").context(|| "open /dev/null")?;

@@ -137,12 +137,12 @@ fn run(
         Source::OnDemand { name, file } => {
             on_demand::require_kernel()?;
             let imported = import::unpack_without(new, &file, options, progress)?;
-            memory = Some((name, Some(file)));
+            memory = Some((name, Origin::Archive(file)));
             (imported.bundle(), imported.images(), Some(imported))
         }
-        Source::Peer { name, bytes, memory: sent } => {
+        Source::Peer { name, bytes, memory: sent, store } => {
             let imported = import::unpack_of_peer(new, bytes, &sent, options, progress)?;
-            memory = Some((name, None));
+            memory = Some((name, Origin::Peer(store.as_deref().map(import::open_dir).transpose()?)));
             (imported.bundle(), imported.images(), Some(imported))
         }
         Source::Images(path) => (
@@ -181,11 +181,8 @@ fn run(
     let logs = Logs::choose(new, options, imported.is_some() || !is_writable(&images));
     // In the host's mount namespace, where it stays.
     let memory = match (&memory, logs.path()) {
-        // CRIU reads all of it, and the container waits for that.
-        (Some((_, None)), _) if !can_bring_memory(new.user_namespace().is_some()) => None,
-        (Some((name, archive)), Some(work_dir)) => {
-            let origin = archive.as_ref().map_or(Origin::Images(images.as_fd()), Origin::Archive);
-            Some(on_demand::Provider::start(new, origin, name, work_dir)?)
+        (Some((name, origin)), Some(work_dir)) if origin.comes_on_demand(new)? => {
+            Some(on_demand::Provider::start(new, origin, images.as_fd(), name, work_dir)?)
         }
         _ => None,
     };

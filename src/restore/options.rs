@@ -61,6 +61,8 @@ pub enum Source {
         /// The directory with the files of memory, on the state root's file system. They may lose their names when the container is
         /// restored.
         memory: PathBuf,
+        /// The directory of the store with what the images leave to who provides memory, if they do. It may lose its name, too.
+        store: Option<PathBuf>,
     },
 }
 

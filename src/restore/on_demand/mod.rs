@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A restore whose memory stays where it is, in the archive or among the images, until it is asked for: the container runs at once, and a
+//! A restore whose memory stays where it is, in an archive or as it has come from a peer, until it is asked for: the container runs at once, and a
 //! process of ours that outlives the command brings its pages.
 //!
 //! ```text
@@ -15,7 +15,7 @@ mod provider;
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -153,7 +153,8 @@ impl Provider {
     /// Starts it for this container, with CRIU's work directory.
     pub(super) fn start(
         new: &NewContainer,
-        origin: Origin<'_>,
+        origin: &Origin,
+        images: BorrowedFd<'_>,
         source: &str,
         work_dir: &Path,
     ) -> Result<Self> {
@@ -173,7 +174,7 @@ impl Provider {
         };
         let message = serde_json::to_vec(&message).context(starting)?;
         let directory = File::open(new.dir()).context(|| format!("open {}", new.dir().display()))?;
-        let given = [origin.as_fd(), listener.as_fd(), directory.as_fd()];
+        let given = [&[listener.as_fd(), directory.as_fd()][..], &origin.descriptors(images)].concat();
         let sent = seqpacket::send_with(provider.control.as_fd(), &message, &given);
         // Only the one that it has forked stays.
         child.wait().context(starting)?;

@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Owns where the memory of a restore on demand comes from: an archive, each part of which has a digest, or files of pages among the
-//! images, as they have come from another host.
+//! Owns where the memory of a restore on demand comes from: an archive, each part of which has a digest, or what has come from another
+//! host, files of pages among the images and a store of what was sent while the processes still ran there.
 //!
 //! ```text
 //! Archive: pages-*.img in frames ──┐
 //!                                  ├─▶ Pages: any of them, and what is beside it
-//! Images:  pages-*.img ────────────┘
+//! Images:  pages-*.img, a store ───┘
 //! ```
+//! The store is the file of pages with the number 0, which CRIU gives none.
 //! Must not know whose pages they are, nor what is missing.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read as _;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 
@@ -20,48 +22,73 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use serde::{Deserialize, Serialize};
 
+use super::can_bring_memory;
+use super::missing::Piece;
 use crate::archive::Memory;
 use crate::criu::image::PAGE;
+use crate::engine::NewContainer;
+use crate::pages::store::{Place, StoreReader};
 use crate::sys::beneath::open_beneath;
+use crate::sys::fd::proc_path;
 use crate::{Context, Error, ErrorKind, Result};
 
 /// Bytes that are read at once: a multiple of pages that a thread which waits for one of them can wait for.
 const BLOCK: u64 = 256 << 10;
 
+/// The number of the store.
+const STORE: u32 = 0;
+
 /// The longest image that is read into memory.
 const IMAGE: u64 = 64 << 20;
 
 /// Where it is, for who starts the provider.
-#[derive(Debug, Clone, Copy)]
-pub(in crate::restore) enum Origin<'a> {
+#[derive(Debug)]
+pub(in crate::restore) enum Origin {
     /// In an archive.
-    Archive(&'a File),
-    /// In this directory of images.
-    Images(BorrowedFd<'a>),
+    Archive(File),
+    /// Among the images, as a peer has sent them, and in the store in this directory.
+    Peer(Option<File>),
 }
 
-/// The same, without the descriptor.
+/// The same, without descriptors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Kind {
     Archive,
-    Images,
+    Peer,
 }
 
-impl Origin<'_> {
-    pub(super) fn kind(self) -> Kind {
-        match self {
-            Self::Archive(_) => Kind::Archive,
-            Self::Images(_) => Kind::Images,
+impl Origin {
+    /// Whether the memory of this container comes on demand. Else CRIU reads all of it, and the container waits for that.
+    ///
+    /// # Errors
+    /// `Unsupported` if it cannot come in any way.
+    pub(in crate::restore) fn comes_on_demand(&self, new: &NewContainer) -> Result<bool> {
+        match (self, can_bring_memory(new.user_namespace().is_some())) {
+            (Self::Archive(_), _) | (_, true) => Ok(true),
+            (Self::Peer(None), false) => Ok(false),
+            (Self::Peer(Some(_)), false) => Err(Error::new(
+                ErrorKind::Unsupported,
+                "the other host has sent memory that could only be brought on demand, which the kernel does not allow here",
+            )
+            .with_hint("move it with --memory-rounds 0")),
         }
     }
-}
 
-impl AsFd for Origin<'_> {
-    fn as_fd(&self) -> BorrowedFd<'_> {
+    pub(super) fn kind(&self) -> Kind {
         match self {
-            Self::Archive(file) => file.as_fd(),
-            Self::Images(directory) => *directory,
+            Self::Archive(_) => Kind::Archive,
+            Self::Peer(_) => Kind::Peer,
+        }
+    }
+
+    /// What it is in, with these images: one descriptor, or two.
+    pub(super) fn descriptors<'a>(&'a self, images: BorrowedFd<'a>) -> Vec<BorrowedFd<'a>> {
+        match self {
+            Self::Archive(file) => vec![file.as_fd()],
+            Self::Peer(store) => {
+                [Some(images), store.as_ref().map(AsFd::as_fd)].into_iter().flatten().collect()
+            }
         }
     }
 }
@@ -74,14 +101,20 @@ pub(super) enum Pages {
 }
 
 impl Pages {
-    /// Opens it.
+    /// Opens it, by [`Origin::descriptors`].
     ///
     /// # Errors
-    /// When it is no archive of which parts can be read.
-    pub(super) fn open(kind: Kind, origin: OwnedFd) -> Result<Self> {
+    /// When it is no archive of which parts can be read, or a store that is not whole.
+    pub(super) fn open(kind: Kind, origin: Vec<OwnedFd>) -> Result<Self> {
+        let mut origin = origin.into_iter();
+        let none = || Error::new(ErrorKind::System, "memory from nowhere");
+        let (first, second) = (origin.next().ok_or_else(none)?, origin.next());
         match kind {
-            Kind::Archive => Memory::open(File::from(origin)).map(|memory| Self::Archive(Box::new(memory))),
-            Kind::Images => Ok(Self::Images(Images::new(origin))),
+            Kind::Archive => Memory::open(File::from(first)).map(|memory| Self::Archive(Box::new(memory))),
+            Kind::Peer => {
+                let store = second.map(|directory| StoreReader::open(&proc_path(directory.as_fd())));
+                Ok(Self::Images(Images::new(first, store.transpose()?)))
+            }
         }
     }
 
@@ -106,6 +139,22 @@ impl Pages {
             Self::Archive(_) => Ok(()),
             Self::Images(images) => images.require(file, length),
         }
+    }
+
+    /// Where the pages of these addresses are that are not in a file of pages of the process: what is in none of the pieces is zero.
+    ///
+    /// # Errors
+    /// `InvalidArchive` if not all of them are there.
+    pub(super) fn stored(&self, pid: i32, addresses: &Range<u64>) -> Result<Vec<(u64, Piece)>> {
+        let (Self::Images(Images { store: Some(store), .. }), Ok(number)) = (self, u32::try_from(pid)) else {
+            let message = format!("memory of process {pid} at {:#x} is not here", addresses.start);
+            return Err(Error::new(ErrorKind::InvalidArchive, message));
+        };
+        let piece = |(address, length, place)| match place {
+            Place::At(offset) => Some((address, Piece { file: STORE, offset, length })),
+            Place::Zeros => None,
+        };
+        Ok(store.places(number, addresses)?.into_iter().filter_map(piece).collect())
     }
 
     /// Pages that can be had at once, among them the one at this place of the file: where they begin, and their bytes.
@@ -133,18 +182,19 @@ impl Pages {
     }
 }
 
-/// Files of pages in a directory of images. They may lose their names once they are open.
+/// Files of pages in a directory of images, and a store. They may lose their names once they are open.
 #[derive(Debug)]
 pub(super) struct Images {
     directory: OwnedFd,
     open: BTreeMap<u32, File>,
+    store: Option<StoreReader>,
     /// The block that was read last: its file, where it begins, and its bytes.
     block: (u32, u64, Vec<u8>),
 }
 
 impl Images {
-    fn new(directory: OwnedFd) -> Self {
-        Self { directory, open: BTreeMap::new(), block: (0, 0, Vec::new()) }
+    fn new(directory: OwnedFd, store: Option<StoreReader>) -> Self {
+        Self { directory, open: BTreeMap::new(), store, block: (STORE, 0, Vec::new()) }
     }
 
     fn file(&self, name: &str) -> Result<Option<File>> {
@@ -171,6 +221,9 @@ impl Images {
 
     fn require(&mut self, id: u32, length: u64) -> Result<()> {
         let name = name(id);
+        if id == STORE {
+            return Err(Error::new(ErrorKind::InvalidArchive, format!("criu makes no {name}")));
+        }
         if !self.open.contains_key(&id) {
             let missing = || Error::new(ErrorKind::InvalidArchive, format!("there is no {name}"));
             let file = self.file(&name)?.ok_or_else(missing)?;
@@ -183,6 +236,11 @@ impl Images {
 
     fn around(&mut self, id: u32, at: u64) -> Result<(u64, &[u8])> {
         let begin = at - at % BLOCK;
+        if let (STORE, Some(store)) = (id, &mut self.store) {
+            // Where its pages are, it has said itself.
+            let length = BLOCK.min(store.size()?.saturating_sub(begin));
+            return store.read(begin, length).map(|bytes| (begin, bytes));
+        }
         let end_of_page = (at - begin) + PAGE;
         let (file, start, bytes) = &mut self.block;
         if (*file, *start) != (id, begin) || (bytes.len() as u64) < end_of_page {
@@ -229,6 +287,8 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+    use crate::pages::store::{Batch, StoreWriter};
+    use crate::pages::track::Contents;
 
     const P: usize = PAGE as usize;
 
@@ -239,7 +299,7 @@ mod tests {
         fs::write(dir.path().join("pages-7.img"), &content).expect("write");
         fs::write(dir.path().join("mm-1.img"), b"image").expect("write");
         let directory = OwnedFd::from(File::open(dir.path()).expect("open"));
-        let mut pages = Pages::open(Kind::Images, directory).expect("a directory");
+        let mut pages = Pages::open(Kind::Peer, vec![directory]).expect("a directory");
         assert_eq!(pages.image("mm-1.img").expect("read").as_deref(), Some(&b"image"[..]));
         assert_eq!(pages.image("mm-2.img").expect("none"), None);
         pages.require(7, content.len() as u64).expect("all of it");
@@ -264,6 +324,39 @@ mod tests {
         let dir = tempfile::tempdir().expect("tempdir");
         symlink("/dev/zero", dir.path().join("pages-1.img")).expect("link");
         let directory = OwnedFd::from(File::open(dir.path()).expect("open"));
-        Pages::open(Kind::Images, directory).expect("a directory").require(1, PAGE).expect_err("a link");
+        let mut pages = Pages::open(Kind::Peer, vec![directory]).expect("a directory");
+        pages.require(1, PAGE).expect_err("a link");
+    }
+
+    #[test]
+    fn what_is_in_a_store_is_found_by_process_and_address() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let (at, open) = (dir.path().join("store"), |path| OwnedFd::from(File::open(path).expect("open")));
+        let mut writer = StoreWriter::create(&at).expect("a store");
+        let content: Vec<u8> = (0..100 * P).map(|at| (at / P * 7 + at % 253) as u8).collect();
+        let mut batch = Batch::new(3, 1 << 20);
+        batch.add(20 * PAGE, Contents::Zeros(PAGE));
+        batch.add(21 * PAGE, Contents::Bytes(&content));
+        writer.take(batch.bytes(), &mut u64::MAX.clone()).expect("taken");
+        writer.seal(&[(9, 3)]).expect("whole");
+        let mut pages = Pages::open(Kind::Peer, vec![open(dir.path().to_owned()), open(at)]).expect("whole");
+        let found = pages.stored(9, &(20 * PAGE..121 * PAGE)).expect("all of it");
+        let piece = Piece { file: STORE, offset: 0, length: 100 * PAGE };
+        assert_eq!(found, [(21 * PAGE, piece)]);
+        for page in [0, 99, 64, 63] {
+            let (start, bytes) = pages.around(STORE, page * PAGE).expect("read");
+            let from = (page * PAGE - start) as usize;
+            assert_eq!(bytes[from..from + P], content[page as usize * P..][..P]);
+        }
+        // What was never sent is not zero.
+        for (pid, addresses) in
+            [(9, 19 * PAGE..21 * PAGE), (9, 120 * PAGE..122 * PAGE), (8, 0..PAGE), (-9, 0..PAGE)]
+        {
+            let error = pages.stored(pid, &addresses).expect_err("it has not come");
+            assert_eq!(error.kind(), ErrorKind::InvalidArchive);
+        }
+        let without = Pages::open(Kind::Peer, vec![open(dir.path().to_owned())]).expect("a directory");
+        without.stored(9, &(21 * PAGE..22 * PAGE)).expect_err("there is no store");
+        pages.require(STORE, 0).expect_err("a file of pages with its number");
     }
 }

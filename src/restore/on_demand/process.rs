@@ -36,14 +36,22 @@ pub(super) fn missing_by_images(pid: i32, memory_of: &mut Pages) -> Result<Missi
     let areas = memory(&image(format!("mm-{pid}.img"))?)?.areas;
     let wiped = areas.iter().filter(|area| area.wiped_on_fork).map(|area| area.start..area.end);
     let mut missing = Missing::new(wiped.collect());
-    for run in table.runs.iter().filter(|run| run.on_demand && run.kept == Kept::Here && run.pages > 0) {
+    for run in table.runs.iter().filter(|run| run.on_demand && run.pages > 0) {
         let length = run.pages.saturating_mul(PAGE);
         // Tables are hostile: what is there twice, or beyond all addresses, is not there.
-        if run.address.checked_add(length).is_some() && run.offset.checked_add(length).is_some() {
-            memory_of.require(table.file, run.offset + length)?;
-            missing.remove(&(run.address..run.address + length));
-            missing.insert(run.address, Piece { file: table.file, offset: run.offset, length });
-        }
+        let (Some(end), Some(_)) = (run.address.checked_add(length), run.offset.checked_add(length)) else {
+            continue;
+        };
+        let pieces = match run.kept {
+            Kept::Here => {
+                memory_of.require(table.file, run.offset + length)?;
+                vec![(run.address, Piece { file: table.file, offset: run.offset, length })]
+            }
+            Kept::Lazy => memory_of.stored(pid, &(run.address..end))?,
+            Kept::InParent | Kept::Zero => continue,
+        };
+        missing.remove(&(run.address..end));
+        pieces.into_iter().for_each(|(address, piece)| missing.insert(address, piece));
     }
     Ok(missing)
 }

@@ -2,7 +2,7 @@
 //! Owns the process that brings memory to the container: this program, started again, with one thread.
 //!
 //! ```text
-//! command ──job: origin, listener, directory───▶ provider ◀── descriptors of memory, "finished" ── CRIU
+//! command ──job: listener, directory, origin───▶ provider ◀── descriptors of memory, "finished" ── CRIU
 //!         ◀── ready, or an error ───────────────    │ ▲
 //!                                   pages, zeros    ▼ │ faults, forks, moves
 //!                                              processes
@@ -67,9 +67,11 @@ pub(super) fn run(control: &OwnedFd) -> Result<()> {
     let packet = packet.ok_or_else(|| Error::new(ErrorKind::System, "there is no job"))?;
     let Message { root, id, source, kind } =
         serde_json::from_slice(&packet.bytes).context(|| "understand a job")?;
-    let Ok([origin, listener, directory]) = <[OwnedFd; 3]>::try_from(packet.fds) else {
+    let mut fds = packet.fds.into_iter();
+    let (Some(listener), Some(directory)) = (fds.next(), fds.next()) else {
         return Err(Error::new(ErrorKind::System, "a job without its descriptors"));
     };
+    let origin = fds.collect();
     let job = Job { root, id, source, directory };
     let started = Pages::open(kind, origin).and_then(|memory| {
         let keeper = Keeper::start(&job)?;
