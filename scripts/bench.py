@@ -100,6 +100,17 @@ def verdict(what, value, goal, unit=""):
     print(f"{'ok  ' if good else 'MISS'}  {what}: {value:.2f}{unit} (goal: at most {goal:g}{unit})", flush=True)
 
 
+def interleaved(ours, theirs, pairs, warm_up=WARM_UP):
+    """The pairs of what both return, as tuples: `ours` first, whichever came first."""
+    measured = []
+    for number in range(warm_up + pairs):
+        order = (ours, theirs) if number % 2 == 0 else (theirs, ours)
+        taken = {f: f(number) for f in order}
+        if number >= warm_up:
+            measured.append([v if isinstance(v, tuple) else (v,) for v in (taken[ours], taken[theirs])])
+    return measured
+
+
 def compare(what, goal, ours, theirs, their_name, pairs=PAIRS, units=None):
     """`ours` and `theirs` take a running number and return seconds, or a tuple of them if `what` and `goal` are tuples.
 
@@ -107,12 +118,7 @@ def compare(what, goal, ours, theirs, their_name, pairs=PAIRS, units=None):
     """
     names, goals = (what, goal) if isinstance(what, tuple) else ((what,), (goal,))
     units = units or ("ms",) * len(names)
-    measured = []
-    for number in range(WARM_UP + pairs):
-        order = (ours, theirs) if number % 2 == 0 else (theirs, ours)
-        taken = {f: f(number) for f in order}
-        if number >= WARM_UP:
-            measured.append([v if isinstance(v, tuple) else (v,) for v in (taken[ours], taken[theirs])])
+    measured = interleaved(ours, theirs, pairs)
     for index, (name, limit) in enumerate(zip(names, goals)):
         mine = [pair[0][index] for pair in measured]
         other = [pair[1][index] for pair in measured]
@@ -580,8 +586,131 @@ def bench_inspect(scratch, ours, _theirs):
         verdict(" ".join(("inspect", *options, "of an archive of 4 GiB")), took, 0.2, " s")
 
 
+def stamps_in(path):
+    """The times of day, in seconds, that the workload `pulse` has written there."""
+    data = path.read_bytes() if path.exists() else b""
+    return [stamp / 1e9 for (stamp,) in struct.iter_unpack("<Q", data[:len(data) // 8 * 8])]
+
+
+class Pulse:
+    """A container that writes down when it runs, moved by `migrate to` from one state root to another or by CRIU alone, on one kernel."""
+
+    # Stamps, of a thousand a second, before and after.
+    STEADY = 500
+
+    def __init__(self, top, scratch, source, mebibytes, processes):
+        self.source, self.rootfs = source, scratch / "pulse" / "rootfs"
+        self.destination = Runtime("destination", [MIGRATE], top)
+        arguments = ["/workload", "pulse", "--stamps", "/stamps", "--memory", str(mebibytes << 20), "--processes", str(processes)]
+        self.bundle = bundle(scratch / "pulse", WORKLOAD, "workload", arguments)
+        config = json.loads((scratch / "pulse" / "config.json").read_text())
+        # What CRIU needs a runtime for.
+        config["mounts"] = [mount for mount in config["mounts"] if mount["type"] not in ("cgroup", "cgroup2")]
+        config["linux"]["maskedPaths"] = []
+        # Both hosts have one tree of cgroups: the container's own name is free at the destination.
+        config["linux"]["cgroupsPath"] = "/migrate-bench-live"
+        (scratch / "pulse" / "config.json").write_text(json.dumps(config))
+        self.socket = scratch / "receive"
+        # In memory, as state roots are.
+        self.images = top / "states" / "images"
+
+    def started(self, name):
+        stamps = self.rootfs / "stamps"
+        stamps.unlink(missing_ok=True)
+        self.source.detached("run", "--detach", "--bundle", self.bundle, name)
+        wait_until(f"{name} runs", lambda: len(stamps_in(stamps)) >= self.STEADY)
+
+    def ran_nowhere(self, stamps, began):
+        """The longest time without a stamp since then."""
+        wait_until(f"it writes to {stamps}", lambda: len([s for s in stamps_in(stamps) if s > began[1]]) >= self.STEADY)
+        seen = [s for s in stamps_in(stamps) if s > began[0] - 0.1]
+        return max(later - earlier for earlier, later in zip(seen, seen[1:]))
+
+    def moved(self, number):
+        """How long it ran nowhere, and how long the command took."""
+        name = f"migrate-bench-live-{number}"
+        self.started(name)
+        self.socket.unlink(missing_ok=True)
+        receiver = subprocess.Popen([*self.destination.command, "receive", "--listen", f"unix:{self.socket}"], stdin=subprocess.DEVNULL,
+                                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            wait_until("somebody listens", self.socket.exists)
+            began = time.time()
+            took = seconds(self.source, "to", f"unix:{self.socket}", name)
+            there = self.destination.root / name / "bundle" / "rootfs" / "stamps"
+            down = self.ran_nowhere(there, (began, time.time()))
+        finally:
+            receiver.kill()
+            receiver.wait()
+            self.destination.sweep()
+        self.source.sweep()
+        return down, took
+
+    def bare(self, number):
+        name = f"migrate-bench-live-{number}"
+        criu = BareCriu(self.source, self.rootfs)
+        directories = ("--image-path", str(self.images / "images"), "--work-path", str(self.images / "work"))
+        self.images.mkdir()
+        self.started(name)
+        began = time.time()
+        took = seconds(criu, "checkpoint", *directories, name)
+        reap()
+        took += seconds(criu.detached, "restore", *directories, name)
+        down = self.ran_nowhere(self.rootfs / "stamps", (began, time.time()))
+        criu("delete", name)
+        reap()
+        shutil.rmtree(self.images)
+        return down, took
+
+    def measure(self, what, goal, pairs):
+        """The medians of how long it ran nowhere, ours and CRIU's."""
+        call("mount", "--bind", str(self.rootfs), str(self.rootfs))
+        try:
+            measured = interleaved(self.moved, self.bare, pairs, warm_up=1)
+        finally:
+            call("umount", str(self.rootfs))
+        ratios = [mine[0] / other[0] for mine, other in measured]
+        medians = [[statistics.median(pair[side][index] for pair in measured) for index in (0, 1)] for side in (0, 1)]
+        ratio = statistics.median(ratios)
+        if goal is None:
+            print(f"      {what}: {ratio:.2f}", flush=True)
+        else:
+            verdict(what, ratio, goal)
+        print(f"      median of {pairs}: migrate {medians[0][0] * 1000:.0f} ms (the command {medians[0][1] * 1000:.0f} ms), criu {medians[1][0] * 1000:.0f} ms;"
+              f" ratios from {min(ratios):.2f} to {max(ratios):.2f}", flush=True)
+        return medians[0][0], medians[1][0]
+
+
+def slope(points):
+    """Of the line that fits these points best."""
+    xs, ys = zip(*points)
+    middle = statistics.mean(xs)
+    return sum((x - middle) * y for x, y in points) / sum((x - middle) ** 2 for x in xs)
+
+
+def bench_live(scratch, ours, _theirs):
+    """How long a container runs nowhere, by its own stamps of the time of day, while 1 % of its pages are written to each second."""
+    pairs = int(os.environ.get("PAIRS", "3"))
+    lines = ([], [])
+    for mebibytes in map(int, os.environ.get("LIVE_MIB", "256 1024 4096").split()):
+        where = scratch / str(mebibytes)
+        where.mkdir()
+        downtimes = Pulse(scratch.parent, where, ours, mebibytes, 1).measure(f"downtime with {mebibytes} MiB against criu", 0.25 if mebibytes == 1024 else None, pairs)
+        for line, downtime in zip(lines, downtimes):
+            line.append((mebibytes / 1024, downtime))
+        shutil.rmtree(where)
+    if len(lines[0]) > 1:
+        mine, other = map(slope, lines)
+        verdict(f"its growth with memory against criu ({mine * 1000:.0f} and {other * 1000:.0f} ms a GiB)", mine / other, 0.2)
+    for what, mebibytes, processes, goal in (("4 MiB", 4, 1, 1.0), ("50 processes of 4 threads", 4, 50, 0.8)):
+        where = scratch / f"{mebibytes}-{processes}"
+        where.mkdir()
+        Pulse(scratch.parent, where, ours, mebibytes, processes).measure(f"downtime of {what} against criu", goal, pairs)
+        shutil.rmtree(where)
+
+
 SECTIONS = {"run": bench_run, "commands": bench_commands, "crun": bench_crun, "size": bench_size, "checkpoint": bench_checkpoint, "bare": bench_bare,
-            "archive": bench_archive, "memory": bench_memory, "podman": bench_podman, "inspect": bench_inspect}
+            "archive": bench_archive, "memory": bench_memory, "podman": bench_podman, "inspect": bench_inspect, "live": bench_live}
 # What is not asked for by name, but by one of these.
 INNER = {"crun-run": bench_run, "crun-commands": bench_commands}
 

@@ -4,7 +4,7 @@
 //! A workload (`counter`, `dirty`, `files`, `pipes`, `tcp`, `threads`, `timers`, `tree`, `zoo` for one object of many, and `obstacle`
 //! for one that cannot be moved) verifies everything it holds on every tick and
 //! tells so in the file given with `--status`. The other subcommands are the tests' tools: `agent` answers questions about system calls, `calls` makes them, `inspect` prints what a
-//! process sees, `hog` takes what it can get, `hold` stops a CRIU at a notification, `hook` writes down what a hook sees, `notify` tells a service manager that it is ready, `orphan` leaves a process behind, `server` answers out of its memory, `exit` ends with a code, `host-init` is the first process of a test's host, `fake-criu` answers like a
+//! process sees, `hog` takes what it can get, `hold` stops a CRIU at a notification, `hook` writes down what a hook sees, `notify` tells a service manager that it is ready, `orphan` leaves a process behind, `pulse` shows when it did not run, `server` answers out of its memory, `exit` ends with a code, `host-init` is the first process of a test's host, `fake-criu` answers like a
 //! CRIU that is too old or that refuses.
 
 mod agent;
@@ -24,6 +24,7 @@ mod obstacle;
 mod options;
 mod orphan;
 mod pipes;
+mod pulse;
 mod report;
 mod server;
 mod sys;
@@ -75,6 +76,7 @@ fn main() -> ExitCode {
         "hook" => outcome(&name, hook::run(&options)),
         "orphan" => outcome(&name, orphan::run(&options)),
         "notify" => outcome(&name, notify::run(&options)),
+        "pulse" => outcome(&name, pulse::run(&options)),
         "server" => outcome(&name, server::run(&options)),
         "host-init" => outcome(&name, host_init::run(&options)),
         "fake-criu" => outcome(&name, fake_criu::run(&options)),
