@@ -42,7 +42,7 @@ pub use bundle::Bundle;
 pub use command::{Command, Output, Running};
 pub use container::Container;
 pub use containerd::Containerd;
-pub use contents::contents;
+pub use contents::{contents, put_back};
 pub use docker_registry::DockerRegistry;
 pub use held_criu::{HeldCriu, Moment};
 pub use host::Host;

@@ -8,7 +8,9 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use criu_tests::{Bundle, Host, Need, Output, PATIENCE, Running, Stage, contents, rounds, wait_until};
+use criu_tests::{
+    Bundle, Host, Need, Output, PATIENCE, Running, Stage, contents, put_back, rounds, wait_until,
+};
 
 const CRIU_FAILED: i32 = 5;
 
@@ -75,7 +77,7 @@ fn restores_are_killed(stage: &Stage, workload: &str, args: &[&str], count: usiz
     let all = lines(&log);
     container.checkpoint(&["--image-path", &images]);
     let mut whole = contents(&images);
-    // The files that go with them. A CRIU that is killed as it lets the processes go may let them write for a moment.
+    // The files that go with them.
     let state = format!("{}/state", container.rootfs());
     let mut files = contents(&state);
     let mut draw = Draw(1);
@@ -92,9 +94,7 @@ fn restores_are_killed(stage: &Stage, workload: &str, args: &[&str], count: usiz
             (whole, files) = (contents(&images), contents(&state));
         } else {
             assert_eq!(output.code, CRIU_FAILED, "{output:?}");
-            for (name, bytes) in &files {
-                fs::write(format!("{state}/{name}"), bytes).expect("put the file back");
-            }
+            put_back(&state, &files);
         }
         host.assert_no_trace();
         assert!(contents(&images) == whole, "the images are not what they were");

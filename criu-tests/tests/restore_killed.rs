@@ -6,7 +6,7 @@
 use std::cmp::Ordering;
 
 use criu_tests::{
-    Bundle, Container, Host, Moment, Need, PATIENCE, Stage, Status, contents, in_full, wait_until,
+    Bundle, Container, Host, Moment, Need, PATIENCE, Stage, Status, contents, in_full, put_back, wait_until,
 };
 
 const CRIU_FAILED: i32 = 5;
@@ -38,6 +38,8 @@ struct Restore<'h> {
     container: Container<'h>,
     images: String,
     whole: Vec<(String, Vec<u8>)>,
+    /// The files that go with the images.
+    files: Vec<(String, Vec<u8>)>,
     before: Status,
 }
 
@@ -47,8 +49,8 @@ impl<'h> Restore<'h> {
         let container = host.run_detached(&stage.id("killed"), &bundle);
         let (images, before) = (host.path("images"), container.reports());
         container.checkpoint(&["--image-path", &images]);
-        let whole = contents(&images);
-        Self { host, bundle, container, images, whole, before }
+        let (whole, files) = (contents(&images), contents(&state_of(&container)));
+        Self { host, bundle, container, images, whole, files, before }
     }
 
     fn args(&self) -> [String; 9] {
@@ -67,12 +69,13 @@ impl<'h> Restore<'h> {
     fn goes_on(&mut self) {
         self.before = self.container.goes_on(&self.before);
         self.container.checkpoint(&["--image-path", &self.images]);
-        self.whole = contents(&self.images);
+        (self.whole, self.files) = (contents(&self.images), contents(&state_of(&self.container)));
     }
 
     fn nothing_is_left(&self, moment: Moment) {
         self.host.assert_no_trace();
         assert!(contents(&self.images) == self.whole, "the images are not what they were: {moment:?}");
+        put_back(&state_of(&self.container), &self.files);
     }
 
     fn works(self) {
@@ -81,6 +84,11 @@ impl<'h> Restore<'h> {
         self.container.end();
         self.host.assert_no_trace();
     }
+}
+
+/// Where its report is, and what that is made from: a dump may meet it half written.
+fn state_of(container: &Container<'_>) -> String {
+    format!("{}/state", container.rootfs())
 }
 
 #[test]
