@@ -4,7 +4,9 @@
 
 use std::fs;
 
-use criu_tests::{Container, DockerRegistry, Host, Need, Podman, Stage};
+use criu_tests::{Container, DockerRegistry, Host, Need, PATIENCE, Podman, Stage, wait_until};
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 const NAME: &str = DockerRegistry::NAME;
@@ -151,9 +153,7 @@ fn a_container_becomes_an_image_at_once() {
     let said = checkpoint(&["--create-image", &target]).failed(8, &["127.0.0.1"]);
     assert!(said.contains("nothing listens on port 5000"), "{said}");
     checkpoint(&["--create-image", "oci:/proc/nowhere:1"]).failed(1, &["/proc/nowhere"]);
-    // A container is not a file.
-    let said = host.migrate(&["push", container.id(), &target]).failed(1, &["is a container, not a file"]);
-    assert!(said.contains("--create-image"), "{said}");
+    host.migrate(&["push", container.id(), &target]).failed(8, &["127.0.0.1"]);
     container.goes_on(&before);
     assert_eq!(files(), 0);
 
@@ -172,6 +172,85 @@ fn a_container_becomes_an_image_at_once() {
     }
     bundle.remove();
     registry.end();
+    host.assert_no_trace();
+}
+
+#[test]
+fn a_container_that_is_pushed_stands_still_until_its_image_is_there() {
+    let Some(stage) = Stage::set(&[Need::Criu]) else { return };
+    let host = stage.host("a");
+    let (bundle, container) = host.run_small(&stage.id("here"));
+    let (temporary, layout) = (host.path("tmp"), host.path("layout"));
+    fs::create_dir(&temporary).expect("mkdir");
+    let files = || fs::read_dir(&temporary).expect("list").count();
+    let push = |flags: &[&str], tag: &str| {
+        let criu = criu_tests::criu();
+        let environment =
+            [("TMPDIR", temporary.as_str()), ("PATH", "/usr/sbin:/usr/bin"), ("MIGRATE_CRIU", criu)];
+        let image = format!("oci:{layout}:{tag}");
+        let args = [&["push"], flags, &[container.id(), &image]].concat();
+        host.migrate_command(&args).environment(&environment)
+    };
+    let before = container.reports();
+    let digest = push(&["--leave-running"], "runs-on").run().succeeded();
+    assert!(digest.starts_with("sha256:"), "{digest}");
+    assert_eq!(files(), 0, "the file is not needed any more");
+    let before = container.goes_on(&before);
+
+    // Nobody adds an image to a layout that somebody else adds one to.
+    let busy = || Flock::lock(fs::File::open(&layout).expect("open"), FlockArg::LockExclusive).expect("lock");
+    let on_its_way = |lock: &Flock<fs::File>| {
+        let _ = lock;
+        let running = push(&[], "ends").start();
+        wait_until(PATIENCE, "the file is complete and the container stands still", || {
+            let is_whole = fs::read_dir(&temporary).expect("list").any(|directory| {
+                let file = directory.expect("list").path().join(format!("{}.tar.zst", container.id()));
+                file.exists()
+            });
+            if is_whole && container.state_status() == "paused" { Ok(()) } else { Err(is_whole) }
+        });
+        running
+    };
+    let lock = busy();
+    let running = on_its_way(&lock);
+    running.signal(Signal::SIGINT);
+    running.wait().failed(1, &["the checkpoint was given up on its way: the container runs on"]);
+    assert_eq!(files(), 0);
+    let before = container.goes_on(&before);
+    let running = on_its_way(&lock);
+    running.signal(Signal::SIGKILL);
+    running.wait();
+    wait_until(PATIENCE, "CRIU ends by itself", || {
+        if host.criu_runs() { Err(host.processes()) } else { Ok(()) }
+    });
+    assert_eq!(container.state_status(), "paused");
+    drop(lock);
+    fs::remove_dir_all(&temporary).and_then(|()| fs::create_dir(&temporary)).expect("remove the leftovers");
+
+    // What was killed is cleared up by the next one.
+    push(&[], "ends").run().succeeded();
+    assert_eq!(files(), 0);
+    assert!(host.container_ids().is_empty());
+    for tag in ["runs-on", "ends"] {
+        let there = stage.id("there");
+        host.migrate_detached(&["restore", "-d", "-i", &format!("oci:{layout}:{tag}"), &there]);
+        let moved = host.imported(&there);
+        moved.goes_on(&before);
+        moved.end();
+    }
+    bundle.remove();
+    host.assert_no_trace();
+}
+
+#[test]
+fn flags_for_a_checkpoint_are_none_for_a_file() {
+    let Some(stage) = Stage::set(&[]) else { return };
+    let host = stage.host("a");
+    fs::write(host.path("file"), "bytes").expect("write");
+    let to = format!("oci:{}:1", host.path("layout"));
+    let said =
+        host.migrate(&["push", "--leave-running", &host.path("file"), &to]).failed(1, &["is no container"]);
+    assert!(said.contains("id of a container"), "{said}");
     host.assert_no_trace();
 }
 

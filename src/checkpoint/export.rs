@@ -13,7 +13,9 @@ use nix::sys::stat::Mode;
 
 use super::hand_over::Decide;
 use super::volumes::Volume;
-use super::{ArchiveLayout, ArchiveOptions, ArchivedRootfs, Export, base, network_status, volumes};
+use super::{
+    ArchiveLayout, ArchiveOptions, ArchivedRootfs, Export, Passed, base, network_status, passed, volumes,
+};
 use crate::archive::{
     ArchiveFile, ArchiveWriter, BaseTree, Completes, Compression, ContainerFacts, CriuVersion, Ending,
     EngineFacts, Layout, Manifest, PackedBase, Packer, Progress, Recipients, RootfsForm, SmallMember,
@@ -102,6 +104,10 @@ impl<'a> Exporter<'a> {
         let target = match export {
             Export::File(path) => Target::File(ArchiveFile::create_after(&path, before)?),
             Export::Stream(stream) => Target::Stream(stream),
+            Export::Passed(Passed { file, take, give_up }) => {
+                decide = Some(passed::decide(take, give_up));
+                Target::File(ArchiveFile::create_after(&file, before)?)
+            }
             Export::Peer(peer) => {
                 (memory_to, decide) = (Some(peer.memory), Some(peer.decide));
                 Target::Stream(peer.stream)
@@ -177,13 +183,18 @@ impl<'a> Exporter<'a> {
     }
 
     /// Whether somebody takes it over while CRIU holds the processes.
-    pub(super) fn is_for_peer(&self) -> bool {
+    pub(super) fn is_taken_over(&self) -> bool {
         self.decide.is_some()
+    }
+
+    /// Whether that is another host, which may have it although nobody knows here.
+    pub(super) fn is_for_peer(&self) -> bool {
+        self.memory_to.is_some()
     }
 
     /// Lets the partial file stay from now on if memory is only there, and tells how to complete it.
     pub(super) fn keep(&mut self) -> Result<Option<Ending>> {
-        if self.is_for_peer() {
+        if self.is_taken_over() {
             return Ok(None);
         }
         self.memory.map(|_| self.file()?.0.keep()).transpose()

@@ -84,7 +84,12 @@ impl<'scope, 'p: 'scope> Notify for Hold<'_, 'scope, 'p> {
         }
         let Dump { container, config, images_fd, options, init, sessions, .. } = self.dump;
         let is_for_peer = self.exporter.as_ref().is_some_and(Exporter::is_for_peer);
-        if is_for_peer {
+        if self.exporter.as_ref().is_some_and(Exporter::is_taken_over) {
+            if !is_for_peer {
+                // No other host has it: after a kill here the next command lets it go on.
+                self.journal.mending = true;
+                self.journal.save(container)?;
+            }
             // They are held by ptrace now, and by the freezer, whoever dies.
             container.cgroup()?.freeze()?;
         }

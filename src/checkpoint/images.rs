@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::journal::Journal;
-use super::{CheckpointOptions, Export};
+use super::{CheckpointOptions, Export, Passed};
 use crate::engine::Container;
 use crate::{Context, Error, ErrorKind, Result};
 
@@ -31,7 +31,7 @@ impl ImagesDir {
     ) -> Result<Self> {
         let (path, owned) = match (&options.image_path, export) {
             (Some(path), _) => (path.clone(), false),
-            (None, Some(Export::File(file))) => (beside(file)?, true),
+            (None, Some(Export::File(file) | Export::Passed(Passed { file, .. }))) => (beside(file)?, true),
             (None, Some(Export::Stream(_) | Export::Peer(_))) => (container.dir().join("checkpoint"), true),
             (None, None) => (PathBuf::from("checkpoint"), false),
         };

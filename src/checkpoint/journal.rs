@@ -57,7 +57,7 @@ pub(super) struct Journal {
     /// Whether another CRIU has locked the same namespace with iptables: there is but one chain for all of them.
     #[serde(default)]
     pub(super) was_locked: bool,
-    /// Whether the container is frozen, if it is, by whoever mends it.
+    /// Whether the container is frozen, if it is, by whoever mends it or waits for its file to be taken away.
     #[serde(default)]
     pub(super) mending: bool,
     /// A network namespace that outlives the container.

@@ -25,6 +25,7 @@ mod memory;
 mod namespaces;
 mod network_status;
 mod options;
+mod passed;
 mod pre_dump;
 mod preflight;
 mod programs;
@@ -47,6 +48,7 @@ pub use memory::MemoryOptions;
 pub use options::{
     ArchiveLayout, ArchiveOptions, ArchivedRootfs, CheckpointOptions, ExecSessions, Export, LeaveRunning,
 };
+pub use passed::{Passed, Take};
 pub use pre_dump::pre_dump;
 pub use preflight::dumpable;
 
@@ -134,7 +136,7 @@ fn run(
     require_complete(options, export.as_ref())?;
     let ready = ready(container, options)?;
     let status = ready.status;
-    let handed_over = matches!(export, Some(Export::Peer(_)));
+    let handed_over = matches!(export, Some(Export::Peer(_) | Export::Passed(_)));
     if handed_over && status == Status::Paused {
         return Err(wrong_status(status).with_hint("let it go on first: `migrate resume`"));
     }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::freezer::Freezer;
-use super::{Dump, HandOver, MemoryOptions};
+use super::{Dump, HandOver, MemoryOptions, Passed};
 use crate::archive::{Identities, Recipients};
 use crate::criu::{
     AfterDump, CONFIG_ANNOTATION, DumpRequest, ExternalMount, ManageCgroups, NetworkLock, TcpConnections,
@@ -37,6 +37,8 @@ pub enum Export {
     File(PathBuf),
     /// To a stream.
     Stream(Box<dyn Write + Send>),
+    /// To a file, and from there to where it stays while CRIU holds the processes.
+    Passed(Passed),
     /// To somebody who takes it over while CRIU holds the processes.
     Peer(HandOver),
 }
@@ -46,6 +48,7 @@ impl fmt::Debug for Export {
         match self {
             Self::File(path) => f.debug_tuple("File").field(path).finish(),
             Self::Stream(_) => f.write_str("Stream(..)"),
+            Self::Passed(passed) => f.debug_tuple("Passed").field(passed).finish(),
             Self::Peer(_) => f.write_str("Peer(..)"),
         }
     }

@@ -47,7 +47,7 @@ pub(super) fn note_lock(dump: &Dump<'_>, journal: &mut Journal, lock: NetworkLoc
 /// What could not be mended. The container is thawed in any case.
 pub(super) fn rescue(container: &Container, journal: &Journal) -> Result<()> {
     if !journal.locked {
-        return Ok(());
+        return if journal.mending { container.cgroup()?.thaw() } else { Ok(()) };
     }
     // Who was killed while it mended has left it frozen, which is nobody's wish.
     let running = journal.mending || container.status()? == Status::Running;
@@ -86,7 +86,7 @@ pub(super) fn watching<T>(container: &Container, journal: &Journal, work: impl F
     let Some((criu, (until, done))) = watch() else { return Some(work()) };
     std::thread::scope(|scope| {
         let watcher = scope.spawn(move || {
-            let ended = sys::pidfd::wait_ended_unless(&criu, until.as_fd()).unwrap_or(false);
+            let ended = sys::fd::wait_for_first(criu.as_fd(), until.as_fd()).unwrap_or(false);
             if ended && let Err(error) = rescue(container, journal) {
                 tracing::warn!(error = error.chain(), "criu was killed, and what it left is not all mended");
             }

@@ -27,7 +27,7 @@ const SINCE: Version = Version::new(4, 1, 0);
 /// Whether memory can go straight into the archive, or to whoever takes the checkpoint over: what is in an archive must be written
 /// again when its size is known, which no envelope and no packed archive allows, and the caller must not want it among the images.
 pub(super) fn suits(options: &CheckpointOptions, export: Option<&Export>) -> bool {
-    let takes = matches!(export, Some(Export::File(_) | Export::Peer(_)));
+    let takes = matches!(export, Some(Export::File(_) | Export::Passed(_) | Export::Peer(_)));
     let is_full = matches!(options.archive.layout, ArchiveLayout::Full);
     takes && is_full && options.archive.recipients.is_none() && options.image_path.is_none()
 }

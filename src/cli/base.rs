@@ -13,7 +13,7 @@ use crate::registry::{Reference, unpack_image};
 use crate::{Context, Error, Result};
 
 /// What a name of files means.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum BaseArg {
     Directory(PathBuf),
     Image(Reference),

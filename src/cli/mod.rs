@@ -7,6 +7,7 @@ mod as_tar;
 mod base;
 mod commands;
 mod criu_values;
+mod dump;
 mod durations;
 mod exit;
 mod flags;

@@ -6,10 +6,11 @@ use std::fs;
 use std::io::Read;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
 
 use super::output;
 use super::progress::Bar;
-use crate::checkpoint::Export;
+use crate::checkpoint::{Export, Passed, signals_to_give_up};
 use crate::engine::ContainerId;
 use crate::registry::{Credentials, Reference, RegistryOptions, check_push, push};
 use crate::{Context, Error, ErrorKind, Result};
@@ -89,15 +90,14 @@ impl NewImage {
     /// Finds out whether it can be pushed, before anything is stopped, and where the file goes.
     pub(super) fn begin(
         reference: &Reference,
-        args: &RegistryArgs,
+        options: RegistryOptions,
         id: &ContainerId,
         export: &mut Option<Export>,
     ) -> Result<Self> {
-        let options = args.options()?;
         check_push(reference, &options)?;
         let (file, own) = match export {
             Some(Export::File(file)) => (file.clone(), None),
-            Some(Export::Stream(_) | Export::Peer(_)) => {
+            Some(Export::Stream(_) | Export::Passed(_) | Export::Peer(_)) => {
                 let message = "an archive on stdout cannot be pushed, too";
                 return Err(
                     Error::new(ErrorKind::InvalidInput, message).with_hint("name a file with --export")
@@ -111,6 +111,39 @@ impl NewImage {
             }
         };
         Ok(Self { reference: reference.clone(), options, file, own })
+    }
+
+    /// Checkpoints a container into it that stands still until it is where it belongs. It ends then, and runs on if it cannot be pushed:
+    /// nothing stays of the file in either case.
+    pub(super) fn and_end(
+        reference: &Reference,
+        options: RegistryOptions,
+        id: &ContainerId,
+        checkpoint: impl FnOnce(Export) -> Result<()>,
+    ) -> Result<()> {
+        // Before any thread is made.
+        let give_up = signals_to_give_up()?;
+        check_push(reference, &options)?;
+        let directory = own_directory(id)?;
+        let file = directory.join(format!("{id}.tar.zst"));
+        let (tell, told) = mpsc::channel();
+        let (archive, to) = (file.clone(), reference.clone());
+        let take = move || {
+            // Who does not listen any more has given up.
+            let _ = tell.send(push(&archive, &to, &options, &mut Bar::new("pushing"))?);
+            Ok(())
+        };
+        let ended = checkpoint(Export::Passed(Passed { file, take: Box::new(take), give_up }));
+        let removed = fs::remove_dir_all(&directory).context(|| format!("remove {}", directory.display()));
+        match (ended, told.try_recv()) {
+            (Ok(()), Ok(pushed)) => removed.and_then(|()| output::text(&format!("{}\n", pushed.digest))),
+            (Ok(()), Err(_)) => removed,
+            (Err(error), Ok(pushed)) => {
+                let hint = format!("the image {reference} is there: {}", pushed.digest);
+                Err(error.with_hint(hint).with_cleanup(removed.err()))
+            }
+            (Err(error), Err(_)) => Err(error.with_cleanup(removed.err())),
+        }
     }
 
     /// Pushes the file that is there now.

@@ -7,6 +7,7 @@ use std::io::{self, Seek, Write};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// Marks every descriptor from `first` on close-on-exec (close_range(2), Linux 5.11).
 ///
@@ -55,6 +56,21 @@ pub fn above_stdio(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let number = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(4))?;
     // SAFETY: F_DUPFD_CLOEXEC has just made this descriptor, and nobody else knows its number.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Waits until one of two has something to read or is at its end, as a pidfd is when its process has ended; tells whether the first has.
+///
+/// # Errors
+/// The error of poll(2).
+pub fn wait_for_first(first: BorrowedFd<'_>, other: BorrowedFd<'_>) -> io::Result<bool> {
+    loop {
+        let mut fds = [PollFd::new(first, PollFlags::POLLIN), PollFd::new(other, PollFlags::POLLIN)];
+        match poll(&mut fds, PollTimeout::NONE) {
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(e) => return Err(e.into()),
+            Ok(_) => return Ok(fds[0].revents().is_some_and(|events| !events.is_empty())),
+        }
+    }
 }
 
 /// This process's stdin, stdout or stderr, borrowed.

@@ -72,19 +72,3 @@ pub fn wait_ended(pidfd: &OwnedFd, timeout: Duration) -> io::Result<bool> {
         }
     }
 }
-
-/// Waits until the process has ended, or the other descriptor has something to read or is at its end; tells whether it is
-/// the process.
-///
-/// # Errors
-/// The error of poll(2).
-pub fn wait_ended_unless(pidfd: &OwnedFd, other: BorrowedFd<'_>) -> io::Result<bool> {
-    loop {
-        let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN), PollFd::new(other, PollFlags::POLLIN)];
-        match poll(&mut fds, PollTimeout::NONE) {
-            Err(nix::errno::Errno::EINTR) => {}
-            Err(e) => return Err(e.into()),
-            Ok(_) => return Ok(fds[0].revents().is_some_and(|events| !events.is_empty())),
-        }
-    }
-}

@@ -4,17 +4,22 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::checkpoint::{CheckpointOptions, checkpoint};
+use crate::cli::dump::DumpArgs;
 use crate::cli::progress::Bar;
-use crate::cli::registry::{self, RegistryArgs};
+use crate::cli::registry::{self, NewImage, RegistryArgs};
 use crate::cli::{Global, output, parse_id, sizes};
+use crate::engine::Container;
 use crate::registry::{Reference, RegistryOptions, push};
 use crate::{Error, ErrorKind, Result};
 
 #[derive(Debug, clap::Args)]
+#[group(skip)]
+#[command(group(clap::ArgGroup::new("into_one").args(["image"])))]
 pub(in crate::cli) struct Args {
-    /// What `checkpoint --export` has written
-    #[arg(value_name = "FILE")]
-    file: PathBuf,
+    /// What `checkpoint --export` has written, or the id of a container: a checkpoint of it is pushed, and it ends when the image is there
+    #[arg(value_name = "FILE|CONTAINER")]
+    source: PathBuf,
     /// REGISTRY/NAME:TAG, or `oci:DIRECTORY:TAG`
     #[arg(value_name = "IMAGE", value_parser = registry::reference)]
     image: Reference,
@@ -25,6 +30,8 @@ pub(in crate::cli) struct Args {
     /// The most that is sent in one request, like 64M [default: all]
     #[arg(long, value_name = "SIZE", value_parser = chunk)]
     chunk_size: Option<u64>,
+    #[command(flatten)]
+    dump: DumpArgs,
 }
 
 /// What push and pull share.
@@ -56,21 +63,45 @@ impl Args {
     pub(in crate::cli) fn run(&self, global: &Global) -> Result<()> {
         let mut options = self.transfer.options(&self.registry)?;
         options.chunk = self.chunk_size;
-        if let Some(error) = self.is_container(global) {
-            return Err(error);
+        if let Some(container) = self.container(global)? {
+            return self.push_container(global, container, options);
         }
-        let pushed = push(&self.file, &self.image, &options, &mut Bar::new("pushing"))?;
+        if self.dump != DumpArgs::default() {
+            let message = format!("{} is no container: a file is pushed as it is", self.source.display());
+            return Err(Error::new(ErrorKind::InvalidInput, message)
+                .with_hint("flags of `checkpoint` go with the id of a container"));
+        }
+        let pushed = push(&self.source, &self.image, &options, &mut Bar::new("pushing"))?;
         output::text(&format!("{}\n", pushed.digest))
     }
 
-    /// What to do instead, if there is no such file but a container.
-    fn is_container(&self, global: &Global) -> Option<Error> {
-        let name = self.file.to_str().filter(|_| !self.file.exists())?;
-        let id = parse_id(name).ok()?;
-        global.state_root().ok()?.load(&id).ok()?;
-        Some(Error::new(ErrorKind::InvalidInput, format!("{id} is a container, not a file")).with_hint(format!(
-            "`migrate checkpoint --create-image {} {id}` pushes a checkpoint of it; with --leave-running it runs on",
-            self.image
-        )))
+    /// The container of that id, unless there is such a file.
+    fn container(&self, global: &Global) -> Result<Option<Container>> {
+        let name = self.source.to_str().filter(|_| !self.source.exists());
+        let Some(id) = name.and_then(|name| parse_id(name).ok()) else { return Ok(None) };
+        match global.state_root()?.load(&id) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            found => found.map(Some),
+        }
+    }
+
+    fn push_container(
+        &self,
+        global: &Global,
+        mut container: Container,
+        registry: RegistryOptions,
+    ) -> Result<()> {
+        let mut options = CheckpointOptions::default();
+        options.criu.clone_from(&global.criu);
+        let _base = self.dump.apply(&mut options)?;
+        let id = container.id().clone();
+        let mut take = |export| checkpoint(&mut container, &options, export, &mut Bar::new("exporting"));
+        if self.dump.leaves_running() {
+            let mut export = None;
+            let image = NewImage::begin(&self.image, registry, &id, &mut export)?;
+            take(export)?;
+            return image.push();
+        }
+        NewImage::and_end(&self.image, registry, &id, |export| take(Some(export)).map(drop))
     }
 }

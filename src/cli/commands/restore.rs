@@ -9,12 +9,12 @@ use std::sync::Arc;
 
 use clap::ValueEnum;
 
-use super::checkpoint::CriuArgs;
 use super::create::{detached_io, refuse_console_socket, require_pid_file, write_pid_file};
 use super::run::stay;
 use crate::archive::Identities;
 use crate::archive::signature::{Verification, beside};
 use crate::cli::base::BaseArg;
+use crate::cli::dump::{CriuArgs, CriuTimeout};
 use crate::cli::progress::Bar;
 use crate::cli::registry::{self, RegistryArgs};
 use crate::cli::{Global, criu_values, exit, parse_id};
@@ -73,6 +73,8 @@ pub(in crate::cli) struct Args {
     no_pivot: bool,
     #[command(flatten)]
     criu: CriuArgs,
+    #[command(flatten)]
+    timeout: CriuTimeout,
     /// Start before all memory is there: a process that stays reads it from the archive; without --import, `criu lazy-pages`
     /// must be running in the work directory
     #[arg(long, conflicts_with = "verify")]
@@ -164,7 +166,7 @@ impl Args {
         options.shell_job = self.criu.shell_job();
         options.file_locks = self.criu.file_locks();
         options.manage_cgroups = self.criu.manage_cgroups();
-        options.timeout = self.criu.timeout();
+        options.timeout = self.timeout.duration();
         options.external = self.criu.external().to_vec();
         options.auto_dedup = self.criu.auto_dedup();
         options.lazy_pages = self.lazy_pages;
