@@ -126,6 +126,39 @@ fn agrees(seen: &Seen, report: &Value) {
     }
 }
 
+/// What a container that runs and a checkpoint of it are told in the same words.
+#[track_caller]
+fn in_both(report: &Value) -> Value {
+    let list = |value: &Value| value.as_array().expect("a list").clone();
+    let pick = |value: &Value, names: &[&str]| -> Value {
+        names.iter().map(|name| ((*name).to_owned(), value[*name].clone())).collect()
+    };
+    let socket =
+        |value: &Value| pick(value, &["family", "type", "protocol", "state", "local", "remote", "peer"]);
+    // Without what a workload opens for a moment only.
+    let lasts = |open: &Value| {
+        open["path"].as_str().is_none_or(|path| !path.starts_with("/proc") && !path.ends_with(".tmp"))
+    };
+    let open = |open: &Value| json!([open["fd"], open["kind"], open["flags"], socket(&open["socket"])]);
+    let process = |process: &Value| {
+        let ended = process["state"] == "zombie";
+        // CRIU writes nothing else of one that has ended.
+        let of_all = pick(process, &["pid", "parent", "name", "state", "exit_status"]);
+        let named = ["group", "session", "threads", "command_line", "uid", "gid", "program", "directory"];
+        let of_living = if ended { Value::Null } else { pick(process, &named) };
+        let descriptors: Vec<Value> =
+            list(&process["descriptors"]).iter().filter(|d| lasts(d)).map(open).collect();
+        json!([of_all, of_living, descriptors])
+    };
+    // Of a filesystem that CRIU does not know, as often the root's, it does not write the type.
+    let mounts = list(&report["mounts"]);
+    let mounts: BTreeSet<&str> = mounts.iter().filter_map(|mount| mount["mountpoint"].as_str()).collect();
+    let mut processes = list(&report["processes"]);
+    processes.sort_by_key(|process| process["pid"].as_u64());
+    let hostname = &report["checkpoint"]["hostname"];
+    json!([processes.iter().map(process).collect::<Vec<_>>(), mounts, hostname])
+}
+
 /// Pauses a container of this workload, compares an archive and a directory with it, and gives the archive's report.
 #[track_caller]
 fn both_sides(stage: &Stage, host: &Host, workload: &str, options: &[&str], flags: &[&str]) -> Value {
@@ -140,10 +173,11 @@ fn both_sides(stage: &Stage, host: &Host, workload: &str, options: &[&str], flag
         let pids = host.migrate(&["ps", "--format", "json", container.id()]).succeeded();
         let pids: Vec<i64> = serde_json::from_str(&pids).expect("pids");
         let seen = (look(host, &pids), mountpoints(host, pids[0]));
+        let alive = inspected(host, &[container.id()]);
         container.checkpoint(&[&["--leave-running"], &target[..], flags].concat());
-        seen
+        (seen, alive)
     };
-    let (seen, mounts) = checkpoint(["--export", &archive]);
+    let ((seen, mounts), alive) = checkpoint(["--export", &archive]);
     let report = inspected(host, &[&archive]);
     assert_eq!(report["form"], "archive");
     assert_eq!(report["checkpoint"]["id"], container.id());
@@ -155,7 +189,10 @@ fn both_sides(stage: &Stage, host: &Host, workload: &str, options: &[&str], flag
         .filter_map(|m| m["mountpoint"].as_str())
         .collect();
     assert_eq!(told, mounts.iter().map(String::as_str).collect(), "mounts");
-    let (seen, _) = checkpoint(["--image-path", &images]);
+    assert_eq!((&alive["form"], &alive["checkpoint"]["id"]), (&json!("container"), &json!(container.id())));
+    agrees(&seen, &alive);
+    assert_eq!(in_both(&alive), in_both(&report));
+    let ((seen, _), _) = checkpoint(["--image-path", &images]);
     let of_images = inspected(host, &[&images]);
     assert_eq!((&of_images["form"], &of_images["mounts"]), (&json!("images"), &report["mounts"]));
     agrees(&seen, &of_images);

@@ -51,6 +51,9 @@ pub struct Manifest {
     /// The source's processor features, as `/proc/cpuinfo` lists them.
     #[serde(default)]
     pub cpu_features: Vec<String>,
+    /// The version of cgroups that the source has at `/sys/fs/cgroup`: 1 or 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup_version: Option<u32>,
     /// How the archive is laid out: [`LAYOUT_FULL`], or with [`SCHEMA_PACKED`] [`LAYOUT_PACKED`].
     pub layout: String,
     /// `zstd` or `none`. For people: a reader goes by the magic number. The writer fills it in.
@@ -190,6 +193,7 @@ impl Manifest {
             kernel: String::new(),
             arch: String::new(),
             cpu_features: Vec::new(),
+            cgroup_version: None,
             layout: LAYOUT_FULL.into(),
             compression: String::new(),
             container: ContainerFacts::default(),

@@ -117,6 +117,7 @@ impl<'a> Exporter<'a> {
         manifest.kernel = sys::proc::kernel_release().context(|| "uname()")?;
         manifest.arch = sys::arch::NAME.to_owned();
         manifest.cpu_features = sys::proc::cpu_features().context(|| "read /proc/cpuinfo")?;
+        manifest.cgroup_version = Some(sys::proc::cgroup_version());
         manifest.container = ContainerFacts {
             hostname: config.spec.hostname().clone(),
             rootfs: options.rootfs != ArchivedRootfs::None,

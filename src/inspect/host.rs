@@ -30,7 +30,6 @@ pub(super) fn compare(header: &Header, features: &[String], criu: Option<&Path>)
         features.iter().map(String::as_str).filter(|f| !here.iter().any(|h| h == f)).collect();
     let release = sys::proc::kernel_release().ok();
     let criu = Criu::find(criu).and_then(|criu| criu.ask_version()).ok();
-    let unified = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
     vec![
         row("arch", header.arch.clone(), Some(sys::arch::NAME.to_owned()), |_, _| "hinders"),
         Comparison {
@@ -56,7 +55,7 @@ pub(super) fn compare(header: &Header, features: &[String], criu: Option<&Path>)
         row(
             "cgroup_version",
             header.cgroup_version.map(|version| version.to_string()),
-            Some(if unified { "2" } else { "1" }.to_owned()),
+            Some(sys::proc::cgroup_version().to_string()),
             |_, _| "differs",
         ),
     ]

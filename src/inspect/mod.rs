@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What is in a checkpoint, without restoring it: an archive of ours or another engine's, or a directory of CRIU's images.
+//! What is in a checkpoint, without restoring it: an archive of ours or another engine's, or a directory of CRIU's images. And the same of
+//! a container that runs.
 //!
 //! ```text
 //! archive ──▶ archive::select ─┐
 //!                              ├─▶ Images (small, in memory; pieces of pages) ──▶ Report ──▶ text, JSON
-//! directory ───────────────────┘
+//! directory ───────────────────┘                                                ▲
+//! container ──▶ /proc ──────────────────────────────────────────────────────────┘
 //! ```
 //! Reads, and changes nothing. What it reads is hostile and unverified: sizes are bounded, an image that is damaged is a
 //! sentence in [`Report::problems`]. The environment is a secret that is asked for; memory is never shown. Must not know how
@@ -18,6 +20,8 @@ mod images;
 mod pages;
 mod processes;
 mod report;
+mod running;
+mod running_files;
 mod shelf;
 #[cfg(test)]
 mod tests;
@@ -34,6 +38,7 @@ pub use report::{
     Environment, MappedArea, MemoryReport, MountReport, OpenDescriptor, Pages, ProcessReport, Report, Sizes,
     SocketReport, Statistics, Summary,
 };
+pub use running::{RunningContainer, inspect_running};
 pub use shelf::{Quota, Shelved, discard, shelf, surplus};
 pub use text::Section;
 pub use verify::{Verification, verify};

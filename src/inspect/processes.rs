@@ -14,10 +14,10 @@ use crate::criu::image::{
 };
 
 /// Processes, and descriptors of all of them, that are told.
-const PROCESSES: usize = 1 << 16;
-const DESCRIPTORS: usize = 1 << 20;
+pub(super) const PROCESSES: usize = 1 << 16;
+pub(super) const DESCRIPTORS: usize = 1 << 20;
 /// Kinds and files of a process's memory.
-const AREAS: usize = 1 << 12;
+pub(super) const AREAS: usize = 1 << 12;
 
 /// What all processes share.
 struct Shared<'a> {
@@ -269,7 +269,7 @@ fn address(address: &Address) -> String {
 }
 
 /// Flags of open(2), in the words of fcntl's names.
-fn flags(flags: Option<u32>) -> Vec<&'static str> {
+pub(super) fn flags(flags: Option<u32>) -> Vec<&'static str> {
     let Some(flags) = flags else { return Vec::new() };
     let mut words = vec![["rdonly", "wronly", "rdwr", "path"][(flags & 3) as usize]];
     let named = [

@@ -30,7 +30,7 @@ pub struct Report {
     pub schema: u32,
     /// What was read.
     pub path: String,
-    /// `archive` or `images`.
+    /// `archive`, `images` or `container`.
     pub form: &'static str,
     /// Of which container it is, and who made it.
     pub checkpoint: Header,

@@ -92,17 +92,17 @@ impl Report {
         row("needs", Some(&header.bases.join(", ")).filter(|list| !list.is_empty()).map(String::as_str));
         row("base", header.rootfs_base.as_deref());
         row("volumes", Some(&header.volumes.join(", ")).filter(|list| !list.is_empty()).map(String::as_str));
-        row(
-            "size",
-            Some(&format!(
+        let sizes = (self.form != "container").then(|| {
+            format!(
                 "{} ({} unpacked: {} of images, of that {} of memory; {} of root filesystem)",
                 bytes(size.file),
                 bytes(size.unpacked),
                 bytes(size.images),
                 bytes(size.memory_pages),
                 bytes(size.rootfs)
-            )),
-        );
+            )
+        });
+        row("size", sizes.as_deref());
         let found = &self.summary;
         row(
             "holds",
@@ -129,10 +129,8 @@ impl Report {
                 format!("{} {}: {}, here {}", row.name, row.verdict, value(&row.checkpoint), value(&row.host))
             })
             .collect();
-        row(
-            "this host",
-            Some(&if told.is_empty() { "nothing known differs".to_owned() } else { told.join("; ") }),
-        );
+        let told = if told.is_empty() { "nothing known differs".to_owned() } else { told.join("; ") };
+        row("this host", Some(&told[..]).filter(|_| !self.host.is_empty()));
     }
 
     /// Draws the processes from those without a parent on. A process that no such one leads to, as one that is its own

@@ -367,6 +367,11 @@ pub fn effective_capabilities() -> io::Result<u64> {
         .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
 }
 
+/// The version of cgroups that `/sys/fs/cgroup` is of: 2, or 1, also where the other one is mounted somewhere beneath it.
+pub fn cgroup_version() -> u32 {
+    if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() { 2 } else { 1 }
+}
+
 /// The release of the running kernel, as `uname -r`.
 pub fn kernel_release() -> io::Result<String> {
     Ok(nix::sys::utsname::uname()?.release().to_string_lossy().into_owned())

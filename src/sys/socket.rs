@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the kernel tells about a socket that is at hand: family, type, protocol, state, and where it was made.
+//! What the kernel tells about a socket that is at hand: family, type, protocol, state, names, and where it was made.
 
 use std::fs::File;
 use std::io;
 use std::mem::size_of_val;
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt;
+
+use nix::sys::socket::{SockaddrStorage, getpeername, getsockname};
 
 /// `SIOCGSKNS` of linux/sockios.h.
 const SIOCGSKNS: libc::Ioctl = 0x894c;
@@ -53,6 +57,50 @@ impl SocketFacts {
         let tcp = if is_tcp { tcp(socket)? } else { None };
         Ok(Self { family, kind, protocol, tcp, namespace: namespace(socket).ok() })
     }
+}
+
+/// What a socket is called, or what it is connected to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Name {
+    /// An address and a port.
+    Internet(SocketAddr),
+    /// A path.
+    Path(Vec<u8>),
+    /// An abstract name, without the zero byte before it.
+    Abstract(Vec<u8>),
+    /// A port of netlink.
+    Port(u32),
+    /// That of another family.
+    Other,
+}
+
+/// The name of a socket, and of what it is connected to.
+pub fn names(socket: BorrowedFd<'_>) -> (Option<Name>, Option<Name>) {
+    let number = socket.as_raw_fd();
+    let local = getsockname::<SockaddrStorage>(number).ok().and_then(|address| name(&address));
+    let remote = getpeername::<SockaddrStorage>(number).ok().and_then(|address| name(&address));
+    (local, remote)
+}
+
+fn name(address: &SockaddrStorage) -> Option<Name> {
+    if let Some(v4) = address.as_sockaddr_in() {
+        return Some(Name::Internet(SocketAddr::V4((*v4).into())));
+    }
+    if let Some(v6) = address.as_sockaddr_in6() {
+        return Some(Name::Internet(SocketAddr::V6((*v6).into())));
+    }
+    if let Some(unix) = address.as_unix_addr() {
+        let path = unix.path().map(|path| Name::Path(path.as_os_str().as_bytes().to_vec()));
+        return path.or_else(|| unix.as_abstract().map(|name| Name::Abstract(name.to_vec())));
+    }
+    Some(address.as_netlink_addr().map_or(Name::Other, |netlink| Name::Port(netlink.pid())))
+}
+
+/// Whether connections come to a socket (`SO_ACCEPTCONN`).
+pub fn listens(socket: BorrowedFd<'_>) -> bool {
+    let mut value = [0; 4];
+    let asked = get(socket, libc::SOL_SOCKET, libc::SO_ACCEPTCONN, &mut value);
+    asked.is_ok() && i32::from_ne_bytes(value) != 0
 }
 
 fn tcp(socket: BorrowedFd<'_>) -> io::Result<Option<Tcp>> {

@@ -3,9 +3,13 @@
 
 use std::path::PathBuf;
 
-use crate::Result;
+use super::container;
 use crate::cli::{Global, output};
-use crate::inspect::{Environment, InspectOptions, Section, inspect};
+use crate::engine::{Container, InitProcess};
+use crate::inspect::{
+    Environment, InspectOptions, Report, RunningContainer, Section, inspect, inspect_running,
+};
+use crate::{Context, Error, ErrorKind, Result};
 
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
@@ -33,8 +37,8 @@ pub(in crate::cli) struct Args {
     /// Archive that it needs, or the directory that it is in [default: the archive's directory]
     #[arg(long, value_name = "FILE|DIR")]
     base_archive: Vec<PathBuf>,
-    /// An archive, of this program's or of Podman, CRI-O or containerd, or a directory of CRIU's images
-    #[arg(value_name = "FILE|DIR")]
+    /// An archive, of this program's or of Podman, CRI-O or containerd, a directory of CRIU's images, or the id of a container that runs
+    #[arg(value_name = "FILE|DIR|CONTAINER")]
     path: PathBuf,
 }
 
@@ -46,7 +50,16 @@ impl Args {
         if self.env {
             options.environment = Environment::Shown;
         }
-        let report = inspect(&self.path, &options)?;
+        let report = match container(&self.path, global)? {
+            Some(container) => {
+                if !self.base_archive.is_empty() {
+                    let message = "--base-archive goes with an archive, not with a container";
+                    return Err(Error::new(ErrorKind::InvalidInput, message));
+                }
+                running(&container, &options)?
+            }
+            None => inspect(&self.path, &options)?,
+        };
         if self.json { output::json(&report) } else { output::text(&report.text(&self.sections())) }
     }
 
@@ -61,4 +74,20 @@ impl Args {
         ];
         asked.iter().filter(|(asked, _)| *asked).map(|(_, section)| *section).collect()
     }
+}
+
+fn running(container: &Container, options: &InspectOptions) -> Result<Report> {
+    let attempt = || format!("look at container {}", container.id());
+    let init = container.init().filter(InitProcess::is_alive).ok_or_else(|| {
+        Error::new(ErrorKind::WrongStatus, format!("container {} has no process", container.id()))
+    })?;
+    let running = RunningContainer {
+        id: container.id().to_string(),
+        hostname: container.config()?.spec.hostname().clone(),
+        created: Some(container.state().created.clone()),
+        init: init.pid,
+        pids: container.processes().context(attempt)?,
+        outside: container.state().external_descriptors.to_vec(),
+    };
+    inspect_running(&running, options).context(attempt)
 }

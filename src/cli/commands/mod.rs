@@ -28,13 +28,14 @@ pub(super) mod to;
 pub(super) mod update;
 pub(super) mod verify;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
 use super::{Global, exit, parse_id};
-use crate::Result;
 use crate::engine::{Container, ContainerId};
+use crate::{ErrorKind, Result};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -56,7 +57,7 @@ pub(super) enum Command {
     Exec(exec::Args),
     /// Print what this program can do as JSON
     Features(features::Args),
-    /// Look into an archive, or a directory of images, without restoring it
+    /// Look into an archive or a directory of images without restoring it, or into a container that runs
     Inspect(inspect::Args),
     /// Send a signal to a container's first process
     Kill(kill::Args),
@@ -152,5 +153,15 @@ impl Command {
             Self::Update(args) => done(args.run(global)),
             Self::Verify(args) => done(args.run()),
         }
+    }
+}
+
+/// The container of that id, unless there is such a file.
+fn container(name: &Path, global: &Global) -> Result<Option<Container>> {
+    let name = name.to_str().filter(|_| name.symlink_metadata().is_err());
+    let Some(id) = name.and_then(|name| parse_id(name).ok()) else { return Ok(None) };
+    match global.state_root()?.load(&id) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        found => found.map(Some),
     }
 }

@@ -4,11 +4,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::container;
 use crate::checkpoint::{CheckpointOptions, checkpoint};
 use crate::cli::dump::DumpArgs;
 use crate::cli::progress::Bar;
 use crate::cli::registry::{self, NewImage, RegistryArgs};
-use crate::cli::{Global, output, parse_id, sizes};
+use crate::cli::{Global, output, sizes};
 use crate::engine::Container;
 use crate::registry::{Reference, RegistryOptions, push};
 use crate::{Error, ErrorKind, Result};
@@ -63,7 +64,7 @@ impl Args {
     pub(in crate::cli) fn run(&self, global: &Global) -> Result<()> {
         let mut options = self.transfer.options(&self.registry)?;
         options.chunk = self.chunk_size;
-        if let Some(container) = self.container(global)? {
+        if let Some(container) = container(&self.source, global)? {
             return self.push_container(global, container, options);
         }
         if self.dump != DumpArgs::default() {
@@ -73,16 +74,6 @@ impl Args {
         }
         let pushed = push(&self.source, &self.image, &options, &mut Bar::new("pushing"))?;
         output::text(&format!("{}\n", pushed.digest))
-    }
-
-    /// The container of that id, unless there is such a file.
-    fn container(&self, global: &Global) -> Result<Option<Container>> {
-        let name = self.source.to_str().filter(|_| !self.source.exists());
-        let Some(id) = name.and_then(|name| parse_id(name).ok()) else { return Ok(None) };
-        match global.state_root()?.load(&id) {
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            found => found.map(Some),
-        }
     }
 
     fn push_container(

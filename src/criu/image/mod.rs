@@ -12,6 +12,7 @@ mod files;
 mod memory;
 mod mounts;
 mod names;
+pub mod socket_words;
 mod sockets;
 mod stats;
 mod tasks;

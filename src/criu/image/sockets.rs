@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::proto::criu_images::{InetSkEntry, NetlinkSkEntry, PacketSkEntry, UnixSkEntry};
+use super::socket_words;
 
 /// A socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,54 +40,22 @@ pub enum Address {
     Port(u32),
 }
 
-/// States of TCP, which the kernel has for other sockets too.
-fn state(number: Option<u32>) -> &'static str {
-    const STATES: [&str; 13] = [
-        "unknown",
-        "established",
-        "syn-sent",
-        "syn-recv",
-        "fin-wait-1",
-        "fin-wait-2",
-        "time-wait",
-        "close",
-        "close-wait",
-        "last-ack",
-        "listen",
-        "closing",
-        "new-syn-recv",
-    ];
-    let at = number.and_then(|number| usize::try_from(number).ok()).unwrap_or(0);
-    STATES.get(at).unwrap_or(&"unknown")
+fn kind(number: Option<u32>) -> &'static str {
+    socket_words::kind(number.unwrap_or(0))
 }
 
-fn kind(number: Option<u32>) -> &'static str {
-    match number {
-        Some(1) => "stream",
-        Some(2) => "dgram",
-        Some(3) => "raw",
-        Some(5) => "seqpacket",
-        _ => "unknown",
-    }
+fn state(number: Option<u32>) -> &'static str {
+    socket_words::state(number.unwrap_or(0))
 }
 
 impl Socket {
     pub(super) fn inet(entry: &InetSkEntry) -> Self {
         let is_v6 = entry.family == Some(10);
         let address = |words: &[u32], port: Option<u32>| internet(words, is_v6, port).map(Address::Internet);
-        let protocol = match entry.proto {
-            Some(1) => "icmp".to_owned(),
-            Some(6) => "tcp".to_owned(),
-            Some(17) => "udp".to_owned(),
-            Some(58) => "icmpv6".to_owned(),
-            Some(132) => "sctp".to_owned(),
-            Some(136) => "udplite".to_owned(),
-            other => other.unwrap_or(0).to_string(),
-        };
         Self {
             family: if is_v6 { "inet6" } else { "inet" },
             kind: kind(entry.type_),
-            protocol,
+            protocol: socket_words::protocol(entry.proto.unwrap_or(0)),
             state: state(entry.state),
             inode: entry.ino.unwrap_or(0),
             local: address(&entry.src_addr, entry.src_port),
