@@ -419,8 +419,10 @@ impl Dump<'_> {
             let gave_up = hold.lazy.gave_up();
             let Hold { receiving, exporter, handed_over, .. } = hold;
             if self.custody.fate() == Fate::Ended {
-                // No restore on this host will remove it.
-                rescue::unlock(self.container, journal)?;
+                if self.container.is_fenced() {
+                    // It runs elsewhere: no restore on this host will remove CRIU's lock.
+                    rescue::unlock(self.container, journal)?;
+                }
                 // Whatever CRIU makes of it.
                 let stats =
                     dumped.inspect_err(|e| tracing::debug!(error = e.chain(), "after the hand-over")).ok();

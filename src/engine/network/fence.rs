@@ -287,6 +287,11 @@ impl Container {
         fence.raise(&namespace)
     }
 
+    /// Whether packets are kept from it.
+    pub fn is_fenced(&self) -> bool {
+        self.dir().join(FILE).exists()
+    }
+
     /// Lets packets through again, and tells the neighbours that its addresses are here.
     ///
     /// # Errors
