@@ -39,6 +39,16 @@ impl Receiver {
     }
 }
 
+impl Receiver {
+    /// The command itself, which is the caller's to end.
+    ///
+    /// # Panics
+    /// Never.
+    pub fn into_running(mut self) -> Running {
+        self.running.take().expect("one that runs")
+    }
+}
+
 impl Drop for Receiver {
     fn drop(&mut self) {
         if let Some(running) = self.running.take() {

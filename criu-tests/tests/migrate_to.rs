@@ -7,7 +7,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use criu_tests::{
-    Bundle, Container, Host, Moment, Need, PATIENCE, Receiver, Stage, migration, recorded, wait_until,
+    Bundle, Container, Host, Moment, Need, PATIENCE, Receiver, Running, Stage, migration, recorded,
+    wait_until,
 };
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -595,8 +596,7 @@ fn memory_lost_before_the_decision(receiver_too: bool) {
     });
     let receiver = if receiver_too {
         receiver.wait();
-        let mut other = Receiver::on(&pair.b, &[]);
-        other.running.take().expect("one that runs")
+        Receiver::on(&pair.b, &[]).into_running()
     } else {
         receiver
     };
