@@ -36,6 +36,11 @@ impl NewContainer {
         Some(if self.spared { without_tight_limits(resources) } else { resources.clone() })
     }
 
+    /// How much memory in bytes its processes may have, swap aside; `None`: as much as there is.
+    pub fn memory_limit(&self) -> Option<u64> {
+        self.resources().and_then(memory_limit)
+    }
+
     fn resources(&self) -> Option<&LinuxResources> {
         self.config().spec.linux().as_ref()?.resources().as_ref()
     }

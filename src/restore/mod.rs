@@ -181,7 +181,7 @@ fn run(
     let logs = Logs::choose(new, options, imported.is_some() || !is_writable(&images));
     // In the host's mount namespace, where it stays.
     let memory = match (&memory, logs.path()) {
-        (Some((name, origin)), Some(work_dir)) if origin.comes_on_demand(new)? => {
+        (Some((name, origin)), Some(work_dir)) if origin.comes_on_demand(new, images.as_fd())? => {
             Some(on_demand::Provider::start(new, origin, images.as_fd(), name, work_dir)?)
         }
         _ => None,

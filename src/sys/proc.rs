@@ -356,6 +356,20 @@ pub fn pipe_max_size() -> io::Result<u64> {
     text.trim().parse().map_err(|_| io::Error::from(io::ErrorKind::InvalidData))
 }
 
+/// Memory that processes could get more of, in bytes: `MemAvailable` and `SwapFree` of `/proc/meminfo`.
+///
+/// # Errors
+/// When it cannot be read, or has no such lines (`InvalidData`).
+pub fn available_memory() -> io::Result<u64> {
+    let text = fs::read_to_string("/proc/meminfo")?;
+    let bytes = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        line.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
+    };
+    let sum = bytes("MemAvailable").zip(bytes("SwapFree")).map(|(memory, swap)| memory.saturating_add(swap));
+    sum.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+}
+
 /// The effective capabilities of the calling thread, one bit each (capabilities(7)).
 ///
 /// # Errors

@@ -32,6 +32,11 @@ impl Missing {
         Self { wiped_on_fork, ..Self::default() }
     }
 
+    /// How many pieces there are.
+    pub(super) fn len(&self) -> usize {
+        self.by_address.len()
+    }
+
     /// Adds pages that no others are at the place of.
     pub(super) fn insert(&mut self, address: u64, piece: Piece) {
         self.by_address.insert(address, piece);

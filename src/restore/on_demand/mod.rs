@@ -105,12 +105,7 @@ pub(super) fn copy_direct(archive: File, images: &Path) -> Result<()> {
     let mut memory = Memory::open(archive)?;
     let directory = Dir::open(images, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty());
     let directory = directory.context(|| format!("open {}", images.display()))?;
-    let names: Vec<String> = fs::read_dir(images)
-        .context(|| format!("list {}", images.display()))?
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter(|name| name.starts_with("pagemap-") && name.ends_with(".img"))
-        .collect();
-    for name in names {
+    for name in page_tables(images)? {
         let table =
             page_table(&memory.image(&name)?.unwrap_or_default()).context(|| format!("read {name}"))?;
         let here = table.runs.iter().filter(|run| run.kept == Kept::Here && !run.on_demand && run.pages > 0);
@@ -132,6 +127,13 @@ pub(super) fn copy_direct(archive: File, images: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The names of the tables of pages in a directory of images.
+fn page_tables(images: &Path) -> Result<Vec<String>> {
+    let entries = fs::read_dir(images).context(|| format!("list {}", images.display()))?;
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    Ok(names.filter(|name| name.starts_with("pagemap-") && name.ends_with(".img")).collect())
 }
 
 fn pages_file(images: &Dir, id: u32) -> Result<File> {

@@ -22,14 +22,14 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use serde::{Deserialize, Serialize};
 
-use super::can_bring_memory;
 use super::missing::Piece;
+use super::{can_bring_memory, page_tables};
 use crate::archive::Memory;
-use crate::criu::image::PAGE;
+use crate::criu::image::{Kept, PAGE, page_table};
 use crate::engine::NewContainer;
 use crate::pages::store::{Place, StoreReader};
 use crate::sys::beneath::open_beneath;
-use crate::sys::fd::proc_path;
+use crate::sys::{self, fd::proc_path};
 use crate::{Context, Error, ErrorKind, Result};
 
 /// Bytes that are read at once: a multiple of pages that a thread which waits for one of them can wait for.
@@ -59,20 +59,29 @@ pub(super) enum Kind {
 }
 
 impl Origin {
-    /// Whether the memory of this container comes on demand. Else CRIU reads all of it, and the container waits for that.
+    /// Whether the memory of this container, with these images, comes on demand. Else CRIU reads all of it, and the container waits for
+    /// that: also where memory may not suffice, for that must be seen while somebody still has another copy of the container.
     ///
     /// # Errors
-    /// `Unsupported` if it cannot come in any way.
-    pub(in crate::restore) fn comes_on_demand(&self, new: &NewContainer) -> Result<bool> {
-        match (self, can_bring_memory(new.user_namespace().is_some())) {
-            (Self::Archive(_), _) | (_, true) => Ok(true),
-            (Self::Peer(None), false) => Ok(false),
-            (Self::Peer(Some(_)), false) => Err(Error::new(
-                ErrorKind::Unsupported,
-                "the other host has sent memory that could only be brought on demand, which the kernel does not allow here",
-            )
-            .with_hint("move it with --memory-rounds 0")),
+    /// `Unsupported` if it cannot come in any way; when images or `/proc` cannot be read.
+    pub(in crate::restore) fn comes_on_demand(
+        &self,
+        new: &NewContainer,
+        images: BorrowedFd<'_>,
+    ) -> Result<bool> {
+        let Self::Peer(store) = self else { return Ok(true) };
+        let possible = can_bring_memory(new.user_namespace().is_some());
+        let available = sys::proc::available_memory().context(|| "read how much memory is available")?;
+        if possible && fits(brought(images)?, new.memory_limit(), available) {
+            return Ok(true);
         }
+        if store.is_none() {
+            return Ok(false);
+        }
+        let why =
+            if possible { "it is more than there is here" } else { "the kernel does not allow that here" };
+        let message = format!("the other host has sent memory that can only be brought on demand: {why}");
+        Err(Error::new(ErrorKind::Unsupported, message).with_hint("move it with --memory-rounds 0"))
     }
 
     pub(super) fn kind(&self) -> Kind {
@@ -91,6 +100,26 @@ impl Origin {
             }
         }
     }
+}
+
+/// How many bytes of memory are brought to processes with these images.
+fn brought(images: BorrowedFd<'_>) -> Result<u64> {
+    let images = Images::new(images.try_clone_to_owned().context(|| "duplicate a descriptor")?, None);
+    let mut pages: u64 = 0;
+    for name in page_tables(&proc_path(images.directory.as_fd()))? {
+        let table =
+            page_table(&images.image(&name)?.unwrap_or_default()).context(|| format!("read {name}"))?;
+        let brought =
+            table.runs.iter().filter(|run| run.on_demand && matches!(run.kept, Kept::Here | Kept::Lazy));
+        pages = brought.fold(pages, |sum, run| sum.saturating_add(run.pages));
+    }
+    Ok(pages.saturating_mul(PAGE))
+}
+
+/// Whether so much memory can be had under a limit, of what is available, all in bytes. Some of it is the kernel's for its tables.
+fn fits(bytes: u64, limit: Option<u64>, available: u64) -> bool {
+    let most = limit.unwrap_or(u64::MAX).min(available);
+    bytes <= most - most / 64
 }
 
 /// All pages.
@@ -317,6 +346,14 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::InvalidArchive);
         }
         assert!(pages.verify_next().expect("nothing to compare").is_none());
+    }
+
+    #[test]
+    fn memory_that_may_not_suffice_is_not_left_for_later() {
+        let gib = 1 << 30;
+        assert!(fits(gib, None, 2 * gib) && fits(gib, Some(2 * gib), 2 * gib) && fits(0, Some(0), 0));
+        assert!(!fits(gib, None, gib) && !fits(gib, Some(gib), 8 * gib) && !fits(u64::MAX, None, u64::MAX));
+        assert!(sys::proc::available_memory().expect("this machine has memory") > 1 << 20);
     }
 
     #[test]

@@ -58,6 +58,9 @@ pub(super) const HELD: &[u8] = b"held";
 /// Bytes of a message.
 pub(super) const MESSAGE: usize = 64 << 10;
 
+/// Pieces of memory that are known at once: what a hostile table could make of a few bytes each must not fill memory.
+const PIECES: usize = 1 << 23;
+
 /// How long to wait for who changes its memory, in milliseconds.
 const SOON: u8 = 1;
 
@@ -256,6 +259,11 @@ impl Provider<'_> {
         let fault = fds.into_iter().next();
         let fault = fault.ok_or_else(|| Error::new(ErrorKind::CriuFailed, "CRIU sent no descriptor"))?;
         let missing = missing_by_images(pid, &mut self.memory)?;
+        let known: usize = self.processes.iter().map(|process| process.missing.len()).sum();
+        if known.saturating_add(missing.len()) > PIECES {
+            let message = format!("memory is in more than {PIECES} pieces");
+            return Err(Error::new(ErrorKind::InvalidArchive, message));
+        }
         self.add(Process::new(Userfault::from(fault), missing));
         Ok(Heard::Something)
     }
