@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-const DOCUMENTS: [&str; 19] = [
+const DOCUMENTS: [&str; 20] = [
     "README.md",
     "ARCHITECTURE.md",
     "CHANGELOG.md",
@@ -24,6 +24,7 @@ const DOCUMENTS: [&str; 19] = [
     "docs/diagnoses.md",
     "docs/moving.md",
     "docs/live-migration.md",
+    "docs/agent.md",
     "docs/ci/README.md",
     "docs/inspect.md",
     "docs/migration.md",

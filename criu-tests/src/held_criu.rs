@@ -113,9 +113,10 @@ impl HeldCriu {
         self.command
     }
 
-    /// Kills the command, and lets CRIU go on without it until it ends.
+    /// Kills the command and whatever it has started for connections, and lets CRIU go on without it until it ends.
     pub fn kill_command(self, host: &Host) {
         self.command.signal(Signal::SIGKILL);
+        host.signal_served(Signal::SIGKILL);
         let criu = self.criu.clone();
         self.release().wait();
         wait_until(PATIENCE, "CRIU ends by itself", || {
@@ -126,10 +127,12 @@ impl HeldCriu {
     /// Stops the command, lets CRIU go on until `there` says so, and kills it; gives the command, which goes on.
     pub fn kill_later(self, host: &Host, there: impl Fn() -> bool) -> Running {
         self.command.signal(Signal::SIGSTOP);
+        host.signal_served(Signal::SIGSTOP);
         let criu = self.criu.clone();
         let command = self.release();
         wait_until(PATIENCE, "CRIU comes as far", || if there() { Ok(()) } else { Err(host.processes()) });
         host.command(&["sh", "-c", &format!("kill -KILL {criu}")]).run().succeeded();
+        host.signal_served(Signal::SIGCONT);
         command.signal(Signal::SIGCONT);
         command
     }

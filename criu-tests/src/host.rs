@@ -6,6 +6,7 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command as Program, Stdio};
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::bundle::Bundle;
@@ -167,6 +168,30 @@ impl Host {
             Some((pid, String::from_utf8_lossy(&line).replace('\0', " ").trim_end().to_owned()))
         })
         .collect()
+    }
+
+    /// Sends a signal to each process that serves a connection to a listening `migrate`, which goes on when that one ends.
+    pub fn signal_served(&self, signal: Signal) {
+        let served = self.processes().into_iter().filter(|(_, line)| line.ends_with(" --served"));
+        for (pid, _) in served {
+            // It may have ended meanwhile.
+            self.command(&["sh", "-c", &format!("kill -{} {pid}", signal as i32)]).run();
+        }
+    }
+
+    /// Connects this host with another: both get an address.
+    ///
+    /// # Panics
+    /// When the kernel does not make it.
+    pub fn connect(&self, other: &Self, addresses: [&str; 2]) {
+        let (own, others) = (self.init.to_string(), other.init.to_string());
+        let pair = ["link", "add", "between", "netns", &own, "type", "veth", "peer", "name", "between"];
+        let made = Program::new("ip").args(pair).args(["netns", &others]).output().expect("start ip(8)");
+        assert!(made.status.success(), "{made:?}");
+        for (host, address) in [self, other].into_iter().zip(addresses) {
+            host.command(&["ip", "address", "add", address, "dev", "between"]).run().succeeded();
+            host.command(&["ip", "link", "set", "between", "up"]).run().succeeded();
+        }
     }
 
     /// Whether a CRIU works on the host.

@@ -12,19 +12,20 @@ use crate::wait::{PATIENCE, wait_until};
 
 /// A receiver that listens on a host.
 #[derive(Debug)]
-pub struct Receiver {
+pub struct Receiver<'h> {
+    host: &'h Host,
     running: Option<Running>,
     /// Where it listens, as a destination of `migrate to`.
     pub at: String,
 }
 
-impl Receiver {
+impl<'h> Receiver<'h> {
     /// Starts it with these further arguments, and waits until it listens.
     ///
     /// # Panics
     /// When it ends instead.
     #[track_caller]
-    pub fn on(host: &Host, args: &[&str]) -> Self {
+    pub fn on(host: &'h Host, args: &[&str]) -> Self {
         let path = host.path("receive.sock");
         let _ = fs::remove_file(&path);
         let at = format!("unix:{path}");
@@ -35,11 +36,11 @@ impl Receiver {
             Err(e) if running.has_ended() => panic!("the receiver has ended: {e}"),
             Err(e) => Err(e.to_string()),
         });
-        Self { running: Some(running), at }
+        Self { host, running: Some(running), at }
     }
 }
 
-impl Receiver {
+impl Receiver<'_> {
     /// The command itself, which is the caller's to end.
     ///
     /// # Panics
@@ -49,11 +50,12 @@ impl Receiver {
     }
 }
 
-impl Drop for Receiver {
+impl Drop for Receiver<'_> {
     fn drop(&mut self) {
         if let Some(running) = self.running.take() {
             running.signal(Signal::SIGKILL);
             running.wait();
+            self.host.signal_served(Signal::SIGKILL);
         }
     }
 }

@@ -17,6 +17,7 @@ mod logging;
 mod output;
 mod progress;
 mod registry;
+mod served;
 mod sizes;
 mod usage;
 mod version;
@@ -198,6 +199,7 @@ mod tests {
                 "archives" => (1, Some(3)),
                 "diff" => (2, Some(2)),
                 "list" | "spec" | "features" | "receive" => (0, Some(0)),
+                "agent" => (0, Some(3)),
                 "to" => (0, Some(2)),
                 "check" | "migrations" => (0, Some(1)),
                 "push" => (2, Some(2)),

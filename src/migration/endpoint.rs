@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Where the other host is, and the way there: a unix socket, or a program such as ssh that starts `migrate receive` there.
+//! Where the other host is, and the way there: a unix socket, an agent, or a program such as ssh that starts `migrate receive` there.
 //!
 //! | written | means |
 //! | --- | --- |
 //! | `unix:PATH`, `unix://PATH` | whoever listens at this path: `migrate receive --listen` |
+//! | `tls://HOST[:PORT]` | the agent of that host, which is trusted under this name ([`super::agent`]) |
 //! | `[USER@]HOST`, `ssh://[USER@]HOST[:PORT]` | `ssh HOST migrate receive` |
 //!
 //! Must not know what is said there.
@@ -16,11 +17,13 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
+use super::agent::{self, Tls};
 use super::protocol::{Receiver, Sender};
 use crate::sys::pidfd;
 use crate::{Context, Error, ErrorKind, Result};
@@ -34,6 +37,13 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub enum Endpoint {
     /// At a unix socket.
     Unix(PathBuf),
+    /// At an agent.
+    Tls {
+        /// Its name or address.
+        host: String,
+        /// Its port.
+        port: u16,
+    },
     /// Where ssh leads to.
     Ssh {
         /// `[USER@]HOST`.
@@ -43,7 +53,7 @@ pub enum Endpoint {
     },
 }
 
-/// How a program such as ssh is used.
+/// How a program such as ssh is used, and who this host is where none is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shell {
     /// The program and its first arguments, separated by spaces.
@@ -52,11 +62,19 @@ pub struct Shell {
     pub remote: String,
     /// Further arguments of `receive`.
     pub receive: Vec<String>,
+    /// The directory with this host's key and those that it trusts.
+    #[serde(default = "agent_directory")]
+    pub agent: PathBuf,
+}
+
+fn agent_directory() -> PathBuf {
+    agent::DIRECTORY.into()
 }
 
 impl Default for Shell {
     fn default() -> Self {
-        Self { command: "ssh".to_owned(), remote: "migrate".to_owned(), receive: Vec::new() }
+        let (command, remote) = ("ssh".to_owned(), "migrate".to_owned());
+        Self { command, remote, receive: Vec::new(), agent: agent_directory() }
     }
 }
 
@@ -66,11 +84,17 @@ impl FromStr for Endpoint {
     fn from_str(text: &str) -> Result<Self> {
         let refuse = |why: &str| {
             Err(Error::new(ErrorKind::InvalidInput, format!("destination {text:?} {why}"))
-                .with_hint("write [USER@]HOST, ssh://[USER@]HOST[:PORT] or unix:PATH"))
+                .with_hint("write [USER@]HOST, ssh://[USER@]HOST[:PORT], tls://HOST[:PORT] or unix:PATH"))
         };
         if let Some(path) = text.strip_prefix("unix:") {
             let path = path.strip_prefix("//").unwrap_or(path);
             return if path.is_empty() { refuse("names no socket") } else { Ok(Self::Unix(path.into())) };
+        }
+        if let Some(rest) = text.strip_prefix("tls://") {
+            return match agent::address(rest) {
+                Some((host, port)) => Ok(Self::Tls { host, port }),
+                None => refuse("names no host"),
+            };
         }
         let (host, port) = match text.strip_prefix("ssh://") {
             None if text.contains("://") => return refuse("is of a kind that is not known"),
@@ -96,6 +120,8 @@ impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Tls { host, port } if host.contains(':') => write!(f, "tls://[{host}]:{port}"),
+            Self::Tls { host, port } => write!(f, "tls://{host}:{port}"),
             Self::Ssh { host, port: None } => f.write_str(host),
             Self::Ssh { host, port: Some(port) } => write!(f, "ssh://{host}:{port}"),
         }
@@ -119,8 +145,24 @@ impl From<Endpoint> for String {
 /// The way to the other host, as long as it is open.
 #[derive(Debug)]
 pub struct Connection {
-    stream: UnixStream,
+    way: Way,
     child: Option<Child>,
+}
+
+/// What it goes over.
+#[derive(Debug, Clone)]
+enum Way {
+    Plain(Arc<UnixStream>),
+    Encrypted(Arc<Tls>),
+}
+
+impl Way {
+    fn cut(&self) {
+        match self {
+            Self::Plain(stream) => drop(stream.shutdown(Shutdown::Both)),
+            Self::Encrypted(tls) => tls.cut(),
+        }
+    }
 }
 
 impl Connection {
@@ -133,7 +175,11 @@ impl Connection {
             Endpoint::Unix(path) => {
                 let stream =
                     UnixStream::connect(path).context(|| format!("connect to {}", path.display()))?;
-                return Ok(Self { stream, child: None });
+                return Ok(Self { way: Way::Plain(Arc::new(stream)), child: None });
+            }
+            Endpoint::Tls { host, port } => {
+                let way = Way::Encrypted(agent::connect(host, *port, &shell.agent)?);
+                return Ok(Self { way, child: None });
             }
             Endpoint::Ssh { host, port } => (host, port),
         };
@@ -151,7 +197,7 @@ impl Connection {
         let output = theirs.try_clone().context(|| "duplicate a socket")?;
         command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::from(OwnedFd::from(output)));
         let child = command.spawn().context(|| format!("start {program}"))?;
-        Ok(Self { stream, child: Some(child) })
+        Ok(Self { way: Way::Plain(Arc::new(stream)), child: Some(child) })
     }
 
     /// Both ends.
@@ -159,21 +205,28 @@ impl Connection {
     /// # Errors
     /// When a descriptor cannot be duplicated.
     pub fn split(&self) -> Result<(Sender, Receiver)> {
-        let clone = || self.stream.try_clone().context(|| "duplicate a socket");
-        Ok((Sender::new(Box::new(clone()?)), Receiver::new(Box::new(clone()?))))
+        match &self.way {
+            Way::Plain(stream) => {
+                let clone = || stream.try_clone().context(|| "duplicate a socket");
+                Ok((Sender::new(Box::new(clone()?)), Receiver::new(Box::new(clone()?))))
+            }
+            Way::Encrypted(tls) => {
+                Ok((Sender::new(Box::new(tls.writer())), Receiver::new(Box::new(tls.reader()))))
+            }
+        }
     }
 
     /// What breaks the connection, from wherever.
-    ///
-    /// # Errors
-    /// When a descriptor cannot be duplicated.
-    pub fn breaker(&self) -> Result<Breaker> {
-        self.stream.try_clone().map(Breaker).context(|| "duplicate a socket")
+    pub fn breaker(&self) -> Breaker {
+        Breaker(self.way.clone())
     }
 
     /// Closes it in order: what was said arrives, and the program may come to its end.
     pub fn close(self) {
-        let _ = self.stream.shutdown(Shutdown::Write);
+        match &self.way {
+            Way::Plain(stream) => drop(stream.shutdown(Shutdown::Write)),
+            Way::Encrypted(tls) => tls.end(),
+        }
         if let Some(pidfd) =
             self.child.as_ref().and_then(|child| pidfd::open(Pid::from_raw(child.id() as i32)).ok())
         {
@@ -184,7 +237,7 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        let _ = self.stream.shutdown(Shutdown::Both);
+        self.way.cut();
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();
@@ -194,12 +247,12 @@ impl Drop for Connection {
 
 /// Breaks a connection.
 #[derive(Debug)]
-pub struct Breaker(UnixStream);
+pub struct Breaker(Way);
 
 impl Breaker {
     /// What is being written fails, and what is being read ends.
     pub fn cut(&self) {
-        let _ = self.0.shutdown(Shutdown::Both);
+        self.0.cut();
     }
 }
 
@@ -221,6 +274,7 @@ mod tests {
     #[test]
     fn a_destination_is_read_as_it_is_written() {
         let ssh = |host: &str, port| Endpoint::Ssh { host: host.to_owned(), port };
+        let tls = |host: &str, port| Endpoint::Tls { host: host.to_owned(), port };
         for (text, endpoint) in [
             ("unix:///run/x.sock", Endpoint::Unix("/run/x.sock".into())),
             ("unix:x.sock", Endpoint::Unix("x.sock".into())),
@@ -229,6 +283,10 @@ mod tests {
             ("ssh://host", ssh("host", None)),
             ("ssh://root@host:2222", ssh("root@host", Some(2222))),
             ("ssh://[::1]:22", ssh("[::1]", Some(22))),
+            ("tls://host", tls("host", agent::PORT)),
+            ("tls://10.0.0.1:99", tls("10.0.0.1", 99)),
+            ("tls://[fe80::1%eth0]", tls("fe80::1%eth0", agent::PORT)),
+            ("tls://[::1]:99", tls("::1", 99)),
         ] {
             let read: Endpoint = text.parse().expect(text);
             assert_eq!(read, endpoint);
@@ -245,7 +303,15 @@ mod tests {
             "a b",
             "a;b",
             "$(x)",
-            "tls://h",
+            "tls://",
+            "tls://root@h",
+            "tls://h:",
+            "tls://h:0",
+            "tls://h:99999",
+            "tls://::1",
+            "tls://[::1",
+            "tls://[h]x",
+            "http://h",
             "ssh://h:x",
             "unix:",
             "u@-x",

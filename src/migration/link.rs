@@ -56,7 +56,7 @@ impl Link {
 
     fn with(connection: Connection, tell: mpsc::Sender<Happening>, number: u32) -> Result<Self> {
         let (sender, receiver) = connection.split()?;
-        let breaker = connection.breaker()?;
+        let breaker = connection.breaker();
         Ok(Self { connection, breaker, sender, receiver: Some(receiver), tell, number })
     }
 

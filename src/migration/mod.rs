@@ -4,6 +4,7 @@
 //!
 //! * [`handoff`] is the protocol: one pure function a side.
 //! * [`journal`] is what each side has written down of it, and may never take back.
+//! * [`agent`] is how hosts know each other that reach each other without ssh, and what one may bring to the other.
 //! * [`claim`] is what a migration may do to the container on this host.
 //! * [`resolve`](resolve()) is an operator's decision, when the other host will never answer again.
 //! * [`MigrationId`] and [`Epoch`] name a migration and one attempt of it; they are in every message and record.
@@ -11,12 +12,14 @@
 //! The top of the library: it may use every layer beneath, and none of them knows of it. The engine keeps who owns a
 //! container ([`crate::engine::Ownership`]) without knowing what a migration is.
 
+pub mod agent;
 pub mod claim;
 mod endpoint;
 pub mod handoff;
 mod held;
 mod id;
 pub mod journal;
+mod limits;
 mod link;
 mod offering;
 mod place;
@@ -29,6 +32,7 @@ mod sending;
 
 pub use endpoint::{Breaker, Connection, Endpoint, Shell};
 pub use id::{Epoch, MigrationId, Tag};
+pub use limits::Limits;
 pub use offering::survey;
 pub use receiving::{ReceiveOptions, receive};
 pub use report::{Moved, Phase};

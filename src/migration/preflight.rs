@@ -41,6 +41,9 @@ pub(super) fn judge(root: &StateRoot, offer: &Offer, options: &ReceiveOptions) -
     look(has_room(offer));
     look(allows(&offer.config, &options.restore(offer.flags)));
     look(has_interfaces(offer));
+    look(options.limits.has_name(&offer.container));
+    look(options.limits.has_disk(offer));
+    look(options.peer.as_ref().map_or(Ok(()), |peer| options.limits.has_room(root, peer)));
     look(free_space(root).and_then(|free| {
         answer.free = free;
         if free >= offer.memory {

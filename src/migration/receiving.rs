@@ -12,17 +12,19 @@ use std::fs::File;
 use std::io::Write;
 use std::path::PathBuf;
 
+use super::agent::Peer;
 use super::claim::Claim;
 use super::handoff::{Destination, Effect, Event, Message, Recorded, Side, Tree};
 use super::id::{MigrationId, Tag};
 use super::journal::About;
+use super::limits::{Limits, PEER, require_own};
 use super::place::Place;
 use super::preflight;
 use super::protocol::{Blocker, Flags, Frame, Hello, Offer, Receiver, Said, Sender};
 use crate::criu::TcpConnections;
 use crate::engine::{ContainerId, ProcessIo, StateRoot};
 use crate::restore::{MappedMount, RestoreOptions, Source, restore};
-use crate::spec::HostAccess;
+use crate::spec::{Grants, HostAccess};
 use crate::{Context, Error, ErrorKind, Result};
 
 /// The journal's note of how the container is restored.
@@ -40,6 +42,12 @@ pub struct ReceiveOptions {
     pub allow: Vec<HostAccess>,
     /// What its bind mounts are here.
     pub map_mounts: Vec<MappedMount>,
+    /// What of this host it may have one by one.
+    pub grants: Grants,
+    /// How much of this host it may take.
+    pub limits: Limits,
+    /// Who sends, if that one has shown a key.
+    pub peer: Option<Peer>,
 }
 
 impl ReceiveOptions {
@@ -48,6 +56,7 @@ impl ReceiveOptions {
         options.criu.clone_from(&self.criu);
         options.allow.clone_from(&self.allow);
         options.map_mounts.clone_from(&self.map_mounts);
+        options.grants.clone_from(&self.grants);
         options.tcp = match flags {
             Flags { tcp_established: true, .. } => TcpConnections::Keep,
             Flags { tcp_close: true, .. } => TcpConnections::Close,
@@ -108,8 +117,21 @@ fn begin<'a>(
     }
 }
 
-fn about(migration: MigrationId, container: &str) -> About<'_> {
-    About { migration, side: Side::Destination, container, peer: "" }
+/// Writes down that there is such a migration, and whose it is.
+fn open(
+    root: &StateRoot,
+    options: &ReceiveOptions,
+    migration: MigrationId,
+    container: &str,
+) -> Result<Place> {
+    let peer = options.peer.as_ref();
+    peer.map_or(Ok(()), |peer| options.limits.has_room(root, peer))?;
+    let name = peer.map_or("", |peer| &peer.name);
+    let mut place = Place::make(root, &About { migration, side: Side::Destination, container, peer: name })?;
+    if let Some(peer) = peer {
+        place.note(PEER, &peer.fingerprint.to_string())?;
+    }
+    Ok(place)
 }
 
 fn out_of_turn() -> Error {
@@ -145,12 +167,12 @@ struct Store {
 impl<'a> Receiving<'a> {
     fn new(root: &'a StateRoot, sender: Sender, options: &'a ReceiveOptions, offer: &Offer) -> Result<Self> {
         let id: ContainerId = offer.container.parse()?;
-        let mut place = Place::make(root, &about(offer.migration, id.as_str()))?;
+        let mut place = open(root, options, offer.migration, id.as_str())?;
         place.note(FLAGS, &offer.flags)?;
         place.note(ADDRESSES, &offer.addresses)?;
         place.memory()?;
         let state = Destination::new(offer.migration);
-        let room = preflight::free_space(root)? / 16 * 15;
+        let room = options.limits.room(preflight::free_space(root)? / 16 * 15);
         let (flags, store) = (offer.flags, Store { room, ..Store::default() });
         Ok(Self { root, options, sender, place, id, flags, state, store, trouble: None, settled: false })
     }
@@ -165,10 +187,12 @@ impl<'a> Receiving<'a> {
         let place = match Place::open(root, migration, Side::Destination) {
             // Nothing was ever promised: what is asked about it has one answer.
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                Place::make(root, &about(migration, &migration.to_string()))?
+                open(root, options, migration, &migration.to_string())?
             }
             opened => opened?,
         };
+        let noted: Option<String> = place.noted(PEER)?;
+        require_own(noted.as_deref().map(str::parse).transpose()?, options.peer.as_ref())?;
         let state = Destination::new(migration);
         let store = Store { complete: place.archive().is_ok(), ..Store::default() };
         let (id, flags) = (place.container()?, place.noted(FLAGS)?.unwrap_or_default());

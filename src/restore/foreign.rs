@@ -52,7 +52,7 @@ pub(super) fn unpack(
     let mapping = Mapping { options, found, stand_ins: &stand_ins };
     let wanted = mapping.apply(&mut config)?;
     let wishes = serde_json::to_vec(&without(&config, &wanted)).context(|| "serialise the configuration")?;
-    allowed::check(&wishes, open_dir(&unpacked.join("checkpoint"))?.as_fd(), &options.allow)?;
+    allowed::check(&wishes, open_dir(&unpacked.join("checkpoint"))?.as_fd(), options)?;
 
     fs::create_dir(&stand_ins).context(|| format!("make {}", stand_ins.display()))?;
     mapping.make_stand_ins(&config, &unpacked, unpack, progress)?;

@@ -180,6 +180,8 @@ fn unpack_options(options: &RestoreOptions) -> UnpackOptions {
     if options.allow.contains(&HostAccess::Devices) {
         unpack.devices = DeviceNodes::Any;
     }
+    let most = &mut unpack.limits.total_bytes;
+    *most = options.grants.disk.map_or(*most, |disk| disk.min(*most));
     unpack
 }
 
@@ -211,7 +213,7 @@ fn place(
         let mut config = foreign::read_config(&then)?;
         let answered = volumes::answer(&mut config, &facts, options, &imported.bundle.path)?;
         let wishes = serde_json::to_vec(&answered.rest(&config)).context(|| "serialise the configuration")?;
-        allowed::check(&wishes, open_dir(&imported.images())?.as_fd(), &options.allow)?;
+        allowed::check(&wishes, open_dir(&imported.images())?.as_fd(), options)?;
         answered.fill(&imported.unpacked, options.overwrite_volumes, &limits, progress)?;
         if let Some(difference) = difference {
             difference.lay_over_base(

@@ -21,7 +21,7 @@ use crate::criu::{
     TcpConnections, has_image,
 };
 use crate::engine::{MovingAddresses, Namespaces};
-use crate::spec::HostAccess;
+use crate::spec::{Grants, HostAccess};
 use crate::{Error, ErrorKind, Result};
 
 /// Where the checkpoint is.
@@ -148,6 +148,8 @@ pub struct RestoreOptions {
     pub verification: Option<Verification>,
     /// What the configuration in an archive may have of this host. One of the caller's, in `bundle`, may have everything.
     pub allow: Vec<HostAccess>,
+    /// What of it may be had one by one.
+    pub grants: Grants,
     /// Objects that were outside at the checkpoint, in CRIU's spelling: `mnt[KEY]:PATH`, `veth[IN]:OUT`, ….
     pub external: Vec<String>,
     /// Descriptors for objects that were outside, by their key.

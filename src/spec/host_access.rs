@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use super::grants::Grant;
 use super::oci::{
     Hook, Linux, LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType, LinuxNamespaceType, Mount, Spec,
 };
@@ -48,12 +49,21 @@ pub struct Wish {
     pub access: HostAccess,
     /// The field and what it says.
     pub what: String,
+    /// What of the host it is about, where that can be granted by itself.
+    pub wants: Vec<Grant>,
 }
 
 impl Wish {
     /// A wish of this kind.
     pub fn new(access: HostAccess, what: impl Into<String>) -> Self {
-        Self { access, what: what.into() }
+        Self { access, what: what.into(), wants: Vec::new() }
+    }
+
+    /// The same, about this.
+    #[must_use]
+    pub fn of(mut self, wants: impl IntoIterator<Item = Grant>) -> Self {
+        self.wants.extend(wants);
+        self
     }
 }
 
@@ -119,7 +129,8 @@ pub fn host_access(spec: &Spec, given_anew: Option<usize>) -> Vec<Wish> {
         ];
         for (name, list) in lists {
             let of = |(i, hook): (usize, &Hook)| {
-                Wish::new(HostAccess::Hooks, format!("hooks.{name}[{i}] runs {:?}", hook.path()))
+                let what = format!("hooks.{name}[{i}] runs {:?}", hook.path());
+                Wish::new(HostAccess::Hooks, what).of([Grant::Hook(hook.path().clone())])
             };
             wishes.extend(list.iter().flatten().enumerate().map(of));
         }
@@ -151,31 +162,39 @@ fn of_mount(i: usize, mount: &Mount) -> Option<Wish> {
     let source = mount.source().clone().unwrap_or_default();
     let kind = if binds { String::new() } else { format!(" of type {typ:?}") };
     let destination = mount.destination();
-    Some(Wish::new(HostAccess::Mounts, format!("mounts[{i}] {what} {source:?}{kind} on {destination:?}")))
+    let what = format!("mounts[{i}] {what} {source:?}{kind} on {destination:?}");
+    Some(Wish::new(HostAccess::Mounts, what).of(binds.then_some(Grant::Mount(source))))
 }
 
 fn of_namespaces(linux: &Linux, wishes: &mut Vec<Wish>) {
-    let mut wish = |what: String| wishes.push(Wish::new(HostAccess::Namespaces, what));
+    let mut wish = |what: String, which: String| {
+        wishes.push(Wish::new(HostAccess::Namespaces, what).of([Grant::Namespace(which)]));
+    };
     let list = linux.namespaces().as_deref().unwrap_or_default();
     for (i, namespace) in list.iter().enumerate() {
         if let Some(path) = namespace.path().as_ref().filter(|path| !path.as_os_str().is_empty()) {
-            wish(format!("linux.namespaces[{i}] joins {path:?}"));
+            let which = path.to_string_lossy().into_owned();
+            wish(format!("linux.namespaces[{i}] joins {path:?}"), which);
         }
     }
     for kind in OWN_NAMESPACES {
         if !list.iter().any(|namespace| namespace.typ() == kind) {
-            wish(format!("linux.namespaces has none of type `{kind}`: it uses the host's"));
+            let what = format!("linux.namespaces has none of type `{kind}`: it uses the host's");
+            wish(what, format!("host:{kind}"));
         }
     }
 }
 
 fn of_devices(linux: &Linux, wishes: &mut Vec<Wish>) {
-    let mut wish = |what: String| wishes.push(Wish::new(HostAccess::Devices, what));
+    let mut wish = |what: String, which: Grant| {
+        wishes.push(Wish::new(HostAccess::Devices, what).of([which]));
+    };
     for (i, device) in linux.devices().iter().flatten().enumerate() {
         if !is_usual(device) {
             let (typ, major, minor) = (device.typ(), device.major(), device.minor());
-            let typ = typ.as_str();
-            wish(format!("linux.devices[{i}] is {:?}, {typ} {major}:{minor}", device.path()));
+            let which = format!("{} {major}:{minor}", typ.as_str());
+            let what = format!("linux.devices[{i}] is {:?}, {which}", device.path());
+            wish(what, Grant::Device(which));
         }
     }
     let rules = linux.resources().as_ref().and_then(|resources| resources.devices().as_deref());
@@ -184,14 +203,15 @@ fn of_devices(linux: &Linux, wishes: &mut Vec<Wish>) {
             let number = |number: Option<i64>| number.map_or("*".to_owned(), |number| number.to_string());
             let (major, minor) = (number(rule.major()), number(rule.minor()));
             let typ = rule.typ().unwrap_or_default();
-            let typ = typ.as_str();
-            wish(format!("linux.resources.devices[{i}] allows {typ} {major}:{minor}"));
+            let which = format!("{} {major}:{minor}", typ.as_str());
+            wish(format!("linux.resources.devices[{i}] allows {which}"), Grant::Device(which));
         }
     }
     let mut interfaces: Vec<_> = linux.net_devices().iter().flatten().map(|(name, _)| name).collect();
     interfaces.sort();
     for name in interfaces {
-        wish(format!("linux.netDevices takes the interface {name:?}"));
+        let which = Grant::Interface(name.clone());
+        wish(format!("linux.netDevices takes the interface {name:?}"), which);
     }
 }
 
@@ -236,7 +256,9 @@ fn of_privileges(spec: &Spec, linux: &Linux, wishes: &mut Vec<Wish>) {
     names.sort();
     names.dedup();
     if !names.is_empty() {
-        wish(format!("process.capabilities has CAP_{}", names.join(" CAP_")));
+        let what = format!("process.capabilities has CAP_{}", names.join(" CAP_"));
+        let each = names.iter().map(|name| Grant::Capability(format!("CAP_{name}")));
+        wishes.push(Wish::new(HostAccess::Privileges, what).of(each));
     }
 }
 

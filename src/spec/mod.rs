@@ -6,6 +6,7 @@
 //! find out.
 
 mod differences;
+mod grants;
 mod host_access;
 mod load;
 mod namespaces;
@@ -17,6 +18,7 @@ mod template;
 mod validate;
 
 pub use differences::kept_fields;
+pub use grants::{Grant, Grants, TooLarge};
 pub use host_access::{HostAccess, Wish, host_access, is_bind};
 pub use load::{Config, parse_process};
 pub use network::is_interface_name;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The commands. Each file has the flags of one command and runs it.
 
+pub(super) mod agent;
 pub(super) mod archives;
 pub(super) mod check;
 pub(super) mod checkpoint;
@@ -39,6 +40,8 @@ use crate::{ErrorKind, Result};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
+    /// Receive containers of hosts that are trusted by their keys, and say which those are
+    Agent(agent::Args),
     /// List the archives in a directory, or remove the oldest of them
     Archives(archives::Args),
     /// Tell whether a checkpoint is possible, and what stands in its way
@@ -123,6 +126,7 @@ impl Command {
     pub(super) fn run(&self, global: &Global) -> Result<ExitCode> {
         let done = |result: Result<()>| result.map(|()| ExitCode::from(exit::SUCCESS));
         match self {
+            Self::Agent(args) => done(args.run(global)),
             Self::Archives(args) => done(args.run()),
             Self::Check(args) => args.run(global),
             Self::Checkpoint(args) => done(args.run(global)),

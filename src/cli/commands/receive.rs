@@ -6,16 +6,17 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use super::restore::{AllowArg, mapped_mount};
-use crate::cli::{Global, output};
+use crate::cli::{Global, served};
 use crate::engine::StateRoot;
-use crate::migration::protocol::{Receiver, Sender};
+use crate::migration::agent::{Bounds, Door, Policy, admitted};
+use crate::migration::protocol::{Blocker, Receiver, Said, Sender};
 use crate::migration::{ReceiveOptions, receive};
 use crate::restore::MappedMount;
-use crate::{Context, Result, sys};
+use crate::{Context, Error, ErrorKind, Result, sys};
 
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
-    /// Listen at this unix socket for one container after the other, instead of receiving one on stdin and stdout
+    /// Listen at this unix socket for any number of containers, instead of receiving one on stdin and stdout
     #[arg(long, value_name = "unix:PATH", value_parser = socket)]
     listen: Option<PathBuf>,
     /// What the configuration of a container may have of this host
@@ -24,6 +25,15 @@ pub(in crate::cli) struct Args {
     /// What is mounted at DESTINATION, instead of what the configuration says
     #[arg(long, value_name = "DESTINATION=SOURCE", value_parser = mapped_mount)]
     map_mount: Vec<MappedMount>,
+    /// File with what it may have one by one, and how much of this host it may take
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+    /// The name under which that file speaks of who sends
+    #[arg(long, value_name = "NAME", requires = "policy")]
+    peer: Option<String>,
+    /// Stdin is a connection, and whether it is served is asked at stdout
+    #[arg(long, hide = true)]
+    served: bool,
 }
 
 /// `unix:PATH`.
@@ -40,8 +50,12 @@ impl Args {
         options.criu.clone_from(&global.criu);
         options.allow = self.allow.iter().flat_map(|what| what.accesses()).collect();
         options.map_mounts.clone_from(&self.map_mount);
+        if let Some(policy) = &self.policy {
+            Policy::load(policy)?.apply(self.peer.as_deref().unwrap_or_default(), &mut options)?;
+        }
         match &self.listen {
-            Some(path) => listen(path, &root, &options),
+            Some(_) if self.served => serve(&root, &options),
+            Some(path) => listen(path),
             None => {
                 let duplicate = |number| {
                     let fd = sys::fd::stdio(number).try_clone_to_owned();
@@ -54,19 +68,24 @@ impl Args {
     }
 }
 
-/// Serves whoever connects, one after the other, for ever.
-fn listen(path: &Path, root: &StateRoot, options: &ReceiveOptions) -> Result<()> {
+/// Serves whoever connects, for ever.
+fn listen(path: &Path) -> Result<()> {
     let listener = UnixListener::bind(path).context(|| format!("listen at {}", path.display()))?;
-    loop {
-        let (stream, _) = listener.accept().context(|| format!("accept at {}", path.display()))?;
-        if let Err(error) = serve(&stream, root, options) {
-            // It is not the last one.
-            output::error(&error);
-        }
-    }
+    served::serve_all(&Door::Unix(listener), Bounds::default())
 }
 
-fn serve(stream: &UnixStream, root: &StateRoot, options: &ReceiveOptions) -> Result<()> {
+/// Serves one of those.
+fn serve(root: &StateRoot, options: &ReceiveOptions) -> Result<()> {
+    let (connection, desk) = admitted()?;
+    let stream = UnixStream::from(connection);
     let end = || stream.try_clone().context(|| "duplicate a socket");
-    receive(root, (Sender::new(Box::new(end()?)), Receiver::new(Box::new(end()?))), options)
+    let (sender, receiver) = (Sender::new(Box::new(end()?)), Receiver::new(Box::new(end()?)));
+    // Who may connect to the socket is one and the same.
+    if desk.ask("", u32::MAX)? {
+        return receive(root, (sender, receiver), options);
+    }
+    let error = Error::new(ErrorKind::System, "as many containers are being received as may be at once")
+        .with_hint("wait for one to arrive");
+    sender.say(&Said::Failed(Blocker::from(&error)))?;
+    Err(error)
 }

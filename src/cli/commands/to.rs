@@ -22,7 +22,7 @@ const SSH_COMMAND: &str = "MIGRATE_SSH_COMMAND";
 
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
-    /// Where to: [USER@]HOST, ssh://[USER@]HOST[:PORT], or unix:PATH
+    /// Where to: [USER@]HOST, ssh://[USER@]HOST[:PORT], tls://HOST[:PORT], or unix:PATH
     #[arg(value_name = "DESTINATION", required_unless_present = "continue_")]
     destination: Option<Endpoint>,
     /// The container's id, here and there
@@ -46,10 +46,13 @@ pub(in crate::cli) struct Args {
     /// The program there [default: migrate]
     #[arg(long, value_name = "COMMAND")]
     remote_command: Option<String>,
-    /// What is mounted at DESTINATION there, instead of what the configuration says; of no effect with unix:PATH
+    /// Directory with this host's key and the hosts that it trusts, for tls: [default: /etc/migrate/agent]
+    #[arg(long, value_name = "DIR")]
+    agent_dir: Option<PathBuf>,
+    /// What is mounted at DESTINATION there, instead of what the configuration says; of no effect with tls: and unix:
     #[arg(long, value_name = "DESTINATION=SOURCE", value_parser = mapped_mount)]
     map_mount: Vec<MappedMount>,
-    /// What the configuration may have of the other host, as for `receive`; of no effect with unix:PATH
+    /// What the configuration may have of the other host, as for `receive`; of no effect with tls: and unix:
     #[arg(long, value_name = "WHAT", value_delimiter = ',', value_parser = ["mounts", "devices", "hooks", "namespaces", "privileges", "all"])]
     allow: Vec<String>,
     /// Take established TCP connections along; the container's address must come along as well
@@ -94,7 +97,7 @@ impl Args {
         let moved = match (&self.proceed, &self.destination, &self.id) {
             (Some(migration), ..) => proceed(&root, *migration, Some(give_up), &mut tell)?,
             (None, Some(destination), Some(id)) => {
-                let mut options = self.options(global, destination);
+                let mut options = self.options(global, destination)?;
                 if self.dry_run {
                     let container = root.load(id)?;
                     return dry_run(&survey(&container, &options)?);
@@ -107,7 +110,7 @@ impl Args {
         self.conclude(&moved)
     }
 
-    fn options(&self, global: &Global, destination: &Endpoint) -> MoveOptions {
+    fn options(&self, global: &Global, destination: &Endpoint) -> Result<MoveOptions> {
         let mut options = MoveOptions::new(destination.clone());
         let checkpoint = &mut options.checkpoint;
         checkpoint.criu.clone_from(&global.criu);
@@ -122,11 +125,11 @@ impl Args {
         checkpoint.file_locks = self.file_locks;
         checkpoint.link_remap = self.link_remap;
         checkpoint.no_check = self.no_check;
-        options.shell = self.shell();
-        options
+        options.shell = self.shell()?;
+        Ok(options)
     }
 
-    fn shell(&self) -> Shell {
+    fn shell(&self) -> Result<Shell> {
         let mut shell = Shell::default();
         let of_environment = || std::env::var(SSH_COMMAND).ok().filter(|command| !command.is_empty());
         if let Some(command) = self.ssh_command.clone().or_else(of_environment) {
@@ -135,6 +138,10 @@ impl Args {
         if let Some(remote) = &self.remote_command {
             shell.remote.clone_from(remote);
         }
+        if let Some(directory) = &self.agent_dir {
+            shell.agent =
+                std::path::absolute(directory).context(|| format!("resolve {}", directory.display()))?;
+        }
         for mount in &self.map_mount {
             let mapped = format!("{}={}", mount.destination, mount.source.display());
             shell.receive.extend(["--map-mount".to_owned(), mapped]);
@@ -142,7 +149,7 @@ impl Args {
         if !self.allow.is_empty() {
             shell.receive.extend(["--allow".to_owned(), self.allow.join(",")]);
         }
-        shell
+        Ok(shell)
     }
 
     fn conclude(&self, moved: &Moved) -> Result<()> {
