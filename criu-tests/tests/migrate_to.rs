@@ -502,6 +502,7 @@ fn a_criu_that_is_killed_before_the_container_is_frozen_leaves_nothing_that_runs
         let receiver = held.kill_later(&pair.b, comes_to);
         sender.join().expect("the sender").failed(1, &["was not moved: it goes on here"]);
         receiver.signal(Signal::SIGKILL);
+        pair.b.signal_served(Signal::SIGKILL);
         receiver.wait();
     });
     let ran = |line: &(i32, String)| line.1.contains("counter");
@@ -574,6 +575,7 @@ fn a_container_runs_before_its_memory_is_there() {
     there.goes_on(&before);
     is_whole(&pair);
     receiver.signal(Signal::SIGKILL);
+    pair.b.signal_served(Signal::SIGKILL);
     receiver.wait();
     there.end();
     pair.b.assert_no_trace();
@@ -588,6 +590,7 @@ fn memory_lost_before_the_decision(receiver_too: bool) {
     assert_eq!(pair.is_at(&pair.b).as_deref(), Some("paused"));
     if receiver_too {
         receiver.signal(Signal::SIGKILL);
+        pair.b.signal_served(Signal::SIGKILL);
     }
     signal(&pair.b, "KILL", provider);
     wait_until(PATIENCE, "what is there is ended", || match pair.is_at(&pair.b).as_deref() {
@@ -607,6 +610,7 @@ fn memory_lost_before_the_decision(receiver_too: bool) {
     there.goes_on(&before);
     is_whole(&pair);
     receiver.signal(Signal::SIGKILL);
+    pair.b.signal_served(Signal::SIGKILL);
     receiver.wait();
     there.end();
     pair.b.assert_no_trace();
@@ -639,6 +643,7 @@ fn memory_that_is_lost_when_the_container_runs_ends_it() {
         "{log}"
     );
     receiver.signal(Signal::SIGKILL);
+    pair.b.signal_served(Signal::SIGKILL);
     receiver.wait();
     pair.b.migrate(&["delete", &pair.id]).succeeded();
     pair.b.assert_no_trace();
