@@ -91,6 +91,12 @@ impl Host {
         HeldCriu { command, tracer, criu }
     }
 
+    fn sees_the_end_of(&self, criu: &str) {
+        wait_until(PATIENCE, "CRIU ends", || {
+            if self.has_process(criu) { Err(self.processes()) } else { Ok(()) }
+        });
+    }
+
     /// Whether a process of this number is on the host.
     fn has_process(&self, pid: &str) -> bool {
         fs::exists(self.outside(&format!("/proc/{pid}"))).unwrap_or(false)
@@ -119,9 +125,7 @@ impl HeldCriu {
         host.signal_served(Signal::SIGKILL);
         let criu = self.criu.clone();
         self.release().wait();
-        wait_until(PATIENCE, "CRIU ends by itself", || {
-            if host.has_process(&criu) { Err(host.processes()) } else { Ok(()) }
-        });
+        host.sees_the_end_of(&criu);
     }
 
     /// Stops the command, lets CRIU go on until `there` says so, and kills it; gives the command, which goes on.
@@ -141,6 +145,8 @@ impl HeldCriu {
     pub fn kill_both(self, host: &Host) {
         self.command.signal(Signal::SIGSTOP);
         self.command.signal(Signal::SIGKILL);
+        let criu = self.criu.clone();
         self.kill(host).wait();
+        host.sees_the_end_of(&criu);
     }
 }

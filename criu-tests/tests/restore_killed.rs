@@ -4,6 +4,7 @@
 //! they were, and the next restore works.
 
 use std::cmp::Ordering;
+use std::fs;
 
 use criu_tests::{
     Bundle, Container, Host, Moment, Need, PATIENCE, Stage, Status, contents, in_full, put_back, wait_until,
@@ -76,6 +77,30 @@ impl<'h> Restore<'h> {
         self.host.assert_no_trace();
         assert!(contents(&self.images) == self.whole, "the images are not what they were: {moment:?}");
         put_back(&state_of(&self.container), &self.files);
+    }
+
+    /// Its processes hang: who wants it to do something is told so, and what helps. A first process that has not survived CRIU's
+    /// death, or does not for long, needs no explanation.
+    fn is_told_as_half(&self, moment: Moment) {
+        let (host, id) = (self.host, self.container.id());
+        let stopped = || self.container.state_status() == "stopped";
+        let remedy = format!("migrate delete --force {id}");
+        let tells =
+            |said: &str| said.contains("was killed before its processes ran") && said.contains(&remedy);
+        // What it warns of goes to the log.
+        let log = host.path("migrate.log");
+        fs::remove_file(&log).expect("remove the log");
+        if stopped() {
+            return;
+        }
+        let said = fs::read_to_string(log).unwrap_or_default();
+        assert!(tells(&said), "{moment:?}: {said}");
+        let images = host.path("other-images");
+        let args = self.args();
+        for args in [&["checkpoint", "--image-path", &images, id][..], &args.each_ref().map(String::as_str)] {
+            let refused = host.migrate(args).failed(1, &[]);
+            assert!(tells(&refused) || stopped(), "{moment:?}: {refused}");
+        }
     }
 
     fn works(self) {
@@ -156,6 +181,16 @@ fn both_are_killed() {
             let state = host.migrate(&["state", id]);
             if state.code == 0 { Ok(()) } else { Err(state) }
         });
+        // Before that CRIU has not told of a first process.
+        if moment.script == "post-restore" && moment.answered
+            || ["network-unlock", "pre-resume"].contains(&moment.script)
+        {
+            restore.is_told_as_half(moment);
+        }
+        if moment.script == "post-resume" {
+            let images = host.path("other-images");
+            host.migrate(&["checkpoint", "--leave-running", "--image-path", &images, id]).succeeded();
+        }
         host.migrate(&["delete", "--force", id]).succeeded();
         restore.nothing_is_left(moment);
     }

@@ -91,7 +91,7 @@ fn look(container: &mut Container, tracker: &mut DirtyTracker) -> Result<DirtyRo
                 .with_hint("what it dirties can be measured while it runs only"));
         }
     }
-    container.require_whole_memory()?;
+    container.require_whole()?;
     tracker.round(&container.processes()?)
 }
 

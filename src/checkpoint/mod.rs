@@ -255,7 +255,7 @@ fn ready(container: &Container, options: &CheckpointOptions) -> Result<Ready> {
     if !container.has_started()? {
         return Err(wrong_status(Status::Created));
     }
-    container.require_whole_memory()?;
+    container.require_whole()?;
     require_root()?;
     let config = container.config()?;
     Ok(Ready { status, config, criu: Criu::find(options.criu.as_deref())? })

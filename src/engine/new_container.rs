@@ -96,6 +96,7 @@ impl NewContainer {
                 namespace_paths: BTreeMap::new(),
                 external_descriptors: Default::default(),
                 poststop_due: false,
+                resuming: None,
                 no_new_keyring: false,
                 ownership: Ownership::Here,
                 annotations: BTreeMap::new(),

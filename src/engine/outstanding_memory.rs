@@ -86,7 +86,7 @@ impl Container {
     ///
     /// # Errors
     /// [`ErrorKind::WrongStatus`] when it is not yet, or never will be.
-    pub fn require_whole_memory(&self) -> Result<()> {
+    pub(super) fn require_whole_memory(&self) -> Result<()> {
         let (message, hint) = if let Some(why) = self.lost_memory()? {
             (why, "remove the container with `migrate delete --force` and restore it again")
         } else if let Some(memory) = self.outstanding_memory()? {

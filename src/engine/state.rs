@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use super::intel_rdt::RdtGroups;
 use super::network::NetworkState;
 use super::ownership::Ownership;
+use super::resuming::Resuming;
 use super::rootfs::host::HostMount;
 use crate::cgroup::{CgroupState, Unit};
 use crate::sys::proc::Stat;
@@ -135,6 +136,9 @@ pub struct State {
     /// Whether the configuration's hooks may have run, so that those for its end must.
     #[serde(default)]
     pub poststop_due: bool,
+    /// A restore that has not let its processes go yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resuming: Option<Resuming>,
     /// Whether its processes keep the session keyring of whoever starts them.
     #[serde(default)]
     pub no_new_keyring: bool,
@@ -247,6 +251,7 @@ mod tests {
 
     fn record(creator: i32, init: Option<i32>) -> State {
         State {
+            resuming: None,
             schema: SCHEMA,
             id: "web".to_owned(),
             init: init.map(|pid| InitProcess { pid, start_time: 1 }),

@@ -237,7 +237,15 @@ impl StateRoot {
     }
 
     pub(super) fn already_exists(&self, id: &ContainerId) -> Error {
-        let held = State::load(&self.dir(id)).ok().and_then(|state| state.ownership.refusal(id.as_str()));
+        let state = State::load(&self.dir(id)).ok();
+        if state.as_ref().is_some_and(State::is_half_restored) {
+            let message = format!(
+                "container with given ID already exists, and its restore was killed before its processes ran: {id}"
+            );
+            return Error::new(ErrorKind::AlreadyExists, message)
+                .with_hint(State::half_restored_remedy(id.as_str()));
+        }
+        let held = state.and_then(|state| state.ownership.refusal(id.as_str()));
         if let Some(held) = held {
             let message = format!("container with given ID already exists: {id}");
             return Error::new(ErrorKind::AlreadyExists, message).with_source(held);

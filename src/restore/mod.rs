@@ -41,16 +41,17 @@ pub use options::{MappedMount, RestoreOptions, Source};
 use crate::archive::Progress;
 use crate::cgroup::CgroupTree;
 use crate::criu::{
-    CONFIG_ANNOTATION, Criu, CriuClient, InheritFd, Notify, SpawnOptions, Stdio, config_file,
+    CONFIG_ANNOTATION, Criu, CriuClient, InheritFd, Notify, RestoreStats, SpawnOptions, Stdio, config_file,
     require_complete, require_root,
 };
 use crate::diagnose::explained;
 use crate::engine::rootfs::prepare_mountpoints;
 use crate::engine::{
-    Container, ContainerId, LimitsDue, Namespaces, NewContainer, ProcessIo, ResolvedIo, SavedThreads,
-    StateRoot, descriptors, image_files,
+    Container, ContainerId, LimitsDue, Namespaces, NewContainer, ProcessIo, ResolvedIo, Resuming,
+    SavedThreads, StateRoot, descriptors, image_files,
 };
 use crate::spec::kept_fields;
+use crate::sys::fd::proc_path;
 use crate::sys::namespace::{PrivateMounts, in_private_mount_namespace};
 use crate::sys::proc::{anonymous_memory, namespace_inode};
 use crate::{Context, Error, ErrorKind, Result};
@@ -325,6 +326,7 @@ fn restore_processes(
     request.options.config_file.clone_from(&files.config);
     files.network.ask(new, &namespaces, &mut request.options);
     let names = stdio_names(&names, new_names);
+    let log_dir = fs::read_link(proc_path(work_dir.as_ref().unwrap_or(images).as_fd()));
     let mut steps = Steps {
         new,
         namespaces: &namespaces,
@@ -333,6 +335,7 @@ fn restore_processes(
         names,
         terminal: fixups::Terminal::new(console),
         criu: client.pid(),
+        log: log_dir.ok().map(|directory| directory.join(&request.options.log_file)),
         memory: files.memory,
         cgroups: files.cgroups.as_ref(),
         threads: files.threads.as_ref(),
@@ -346,6 +349,7 @@ fn restore_processes(
     restored.map_err(|error| explained(error, || failure::context(steps.new, options, images)))?;
     steps.hold.take().map_or(Ok(()), Hold::end)?;
     TakenLock::is_gone(steps.new)?;
+    steps.new.has_resumed()?;
     let due = steps.due;
     new.set_due_limits(due)
 }
@@ -395,6 +399,8 @@ struct Steps<'a> {
     names: [String; 3],
     terminal: fixups::Terminal,
     criu: i32,
+    /// CRIU's log, where it can be named.
+    log: Option<PathBuf>,
     memory: Option<&'a on_demand::Provider>,
     cgroups: Option<&'a CgroupTree>,
     threads: Option<&'a SavedThreads>,
@@ -443,6 +449,9 @@ impl Notify for Steps<'_> {
         self.memory.map_or(Ok(()), on_demand::Provider::check)?;
         let criu = anonymous_memory(Pid::from_raw(self.criu)).context(|| "look at criu's memory")?;
         self.due = self.new.set_spared_limits(criu)?;
+        let log = self.log.as_deref();
+        let resuming = log.map(|log| Resuming::of(self.criu, log, RestoreStats::FILE)).transpose()?;
+        self.new.set_resuming(resuming.flatten());
         // Written before any process runs: if we die now, CRIU undoes everything; later, the container is known.
         self.new.record(pid, self.names.clone(), &types)
     }

@@ -52,6 +52,9 @@ impl Report {
 }
 
 pub(super) fn print(container: &Container) -> Result<()> {
+    if let Err(half) = container.require_restored() {
+        tracing::warn!("{}; {}", half, half.hint().unwrap_or_default());
+    }
     if let Some(why) = container.lost_memory()? {
         tracing::warn!("{why}");
     }

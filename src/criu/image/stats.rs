@@ -89,12 +89,15 @@ impl DumpStats {
 }
 
 impl RestoreStats {
-    /// Reads `stats-restore` in CRIU's work directory.
+    /// The name of the image, which CRIU writes when the restored processes run.
+    pub const FILE: &str = "stats-restore";
+
+    /// Reads it in CRIU's work directory.
     ///
     /// # Errors
     /// As [`DumpStats::read`].
     pub fn read(dir: BorrowedFd<'_>) -> Result<Self> {
-        Self::parse(open_image(dir, "stats-restore")?).context(|| "read stats-restore")
+        Self::parse(open_image(dir, Self::FILE)?).context(|| format!("read {}", Self::FILE))
     }
 
     /// Reads the bytes of a `stats-restore` image.
