@@ -4,6 +4,7 @@
 exhibits![
     tcp_listener,
     tcp_connection_within => |row| row.flags(&["--tcp-established"]),
+    tcp_that_the_peer_has_closed => |row| row.flags(&["--tcp-established"]),
     udp_bound,
     udp_connected,
     udp_of_ipv6,

@@ -18,6 +18,9 @@ exhibits![
     open_file_read_lock => locked,
     lease_to_read => locked,
     lease_to_write => locked,
+    lease_that_a_reader_breaks => locked,
+    lease_that_a_writer_breaks => locked,
+    lease_to_read_that_is_broken => locked,
     waiting_for_a_lock => locked,
     lock_that_a_child_holds => locked,
 ];

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Sockets of the network within the container, and those to the kernel: UDP, UDP-Lite, TCP, raw, packet, netlink.
 
-use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use nix::sys::socket::{
@@ -13,11 +13,14 @@ use nix::sys::socket::{
 use super::held::{same_bytes, when_back};
 use super::sys::net::{self, number_of, set_number};
 use super::{Made, made};
-use crate::lifecycle::{Checked, During as _, expect_eq};
+use crate::lifecycle::{Checked, During as _, PATIENCE, expect_eq};
 
 super::exhibits![
     tcp_listener,
     tcp_connection_within,
+    tcp_that_the_peer_has_closed,
+    tcp_that_is_closed_with_bytes_to_send,
+    tcp_that_both_have_closed,
     udp_bound,
     udp_connected,
     udp_of_ipv6,
@@ -80,6 +83,72 @@ fn tcp_connection_within() -> Made {
         same_bytes(&bytes, b"under way")?;
         one.write_all(b"under way").during("write")
     })
+}
+
+/// Two ends of a connection.
+fn connected() -> Result<(TcpStream, TcpStream), String> {
+    let listener = TcpListener::bind("127.0.0.1:0").during("bind")?;
+    let one = TcpStream::connect(listener.local_addr().during("getsockname")?).during("connect")?;
+    let (other, _) = listener.accept().during("accept")?;
+    Ok((one, other))
+}
+
+/// It has seen the end of what the peer says (`CLOSE_WAIT`), and goes on saying something itself; the peer listens (`FIN_WAIT2`).
+fn tcp_that_the_peer_has_closed() -> Made {
+    let (mut one, mut other) = connected()?;
+    other.shutdown(Shutdown::Write).during("shutdown")?;
+    one.write_all(b"under way").during("write")?;
+    made(move || {
+        expect_eq("bytes after the end", one.read(&mut [0; 1]).during("read")?, 0)?;
+        let mut bytes = [0; 9];
+        other.read_exact(&mut bytes).during("read")?;
+        same_bytes(&bytes, b"under way")?;
+        one.write_all(b"under way").during("write")
+    })
+}
+
+/// It has said that it has no more to say, after more than its peer takes at a time: the end has to wait (`FIN_WAIT1`).
+fn tcp_that_is_closed_with_bytes_to_send() -> Made {
+    let (one, other) = connected()?;
+    closes_with_bytes_to_send(one, other)
+}
+
+/// As above, after the peer has said the same (`LAST_ACK`).
+fn tcp_that_both_have_closed() -> Made {
+    let (one, other) = connected()?;
+    other.shutdown(Shutdown::Write).during("shutdown")?;
+    closes_with_bytes_to_send(one, other)
+}
+
+fn closes_with_bytes_to_send(mut one: TcpStream, mut other: TcpStream) -> Made {
+    one.set_nonblocking(true).during("O_NONBLOCK")?;
+    let mut sent = 0_usize;
+    loop {
+        let next: Vec<u8> = (sent..sent + 1000).map(|n| (n % 251) as u8).collect();
+        match one.write(&next) {
+            Ok(taken) => sent += taken,
+            Err(e) if e.kind() == ErrorKind::WouldBlock => break,
+            Err(e) => return Err(e).during("write"),
+        }
+    }
+    one.shutdown(Shutdown::Write).during("shutdown")?;
+    let mut looks = 0;
+    made(when_back(move || {
+        looks += 1;
+        // The first is before it was away, and once everything is read nothing more comes.
+        if looks != 2 {
+            return one.local_addr().map(drop).during("getsockname");
+        }
+        let mut bytes = Vec::new();
+        other.set_read_timeout(Some(PATIENCE)).during("SO_RCVTIMEO")?;
+        other.read_to_end(&mut bytes).during("read")?;
+        expect_eq("bytes", bytes.len(), sent)?;
+        expect_eq(
+            "they are the same",
+            bytes.iter().enumerate().all(|(n, byte)| *byte == (n % 251) as u8),
+            true,
+        )
+    }))
 }
 
 fn udp_bound() -> Made {

@@ -24,6 +24,9 @@ super::exhibits![
     open_file_read_lock,
     lease_to_read,
     lease_to_write,
+    lease_that_a_reader_breaks,
+    lease_that_a_writer_breaks,
+    lease_to_read_that_is_broken,
     waiting_for_a_lock,
     lock_that_a_child_holds,
 ];
@@ -199,6 +202,40 @@ fn lease(kind: i32, own: OFlag, theirs: OFlag) -> Made {
         // The lease is being broken: given up, and taken again.
         files::fcntl(&file, libc::F_SETLEASE, libc::F_UNLCK).during("F_SETLEASE")?;
         files::fcntl(&file, libc::F_SETLEASE, kind).during("F_SETLEASE").map(drop)
+    })
+}
+
+/// Somebody who is to read waits for its end, and its holder has not said anything yet: it may become one to read.
+fn lease_that_a_reader_breaks() -> Made {
+    lease_that_is_broken(libc::F_WRLCK, OFlag::O_RDWR, OFlag::O_RDONLY, libc::F_RDLCK)
+}
+
+/// As above, by somebody who is to write: it has to be given up.
+fn lease_that_a_writer_breaks() -> Made {
+    lease_that_is_broken(libc::F_WRLCK, OFlag::O_RDWR, OFlag::O_WRONLY, libc::F_UNLCK)
+}
+
+/// As above, of one to read.
+fn lease_to_read_that_is_broken() -> Made {
+    lease_that_is_broken(libc::F_RDLCK, OFlag::O_RDONLY, OFlag::O_WRONLY, libc::F_UNLCK)
+}
+
+fn lease_that_is_broken(kind: i32, own: OFlag, theirs: OFlag, wanted: i32) -> Made {
+    let at = path("leased");
+    drop(new_file(&at)?);
+    sys::block(&[libc::SIGIO]).during("block SIGIO")?;
+    let intruder = at.clone();
+    let mut child = Child::start(move || {
+        Ok(move |_: &str| Ok(format!("{:?}", open_without_waiting(&intruder, theirs).err())))
+    })?;
+    let file = open(&at, own)?;
+    files::fcntl(&file, libc::F_SETLEASE, kind).during("F_SETLEASE")?;
+    let refused = format!("{:?}", Some(Errno::EAGAIN));
+    child.expect("open", &refused)?;
+    // The kernel ends it by itself after `fs.lease-break-time`, 45 s.
+    made(move || {
+        expect_eq("lease", files::fcntl(&file, libc::F_GETLEASE, 0).during("F_GETLEASE")?, wanted)?;
+        child.expect("open", &refused)
     })
 }
 

@@ -26,6 +26,13 @@ pub(super) const RULES: &[Rule] = &[
         ..Rule::DUMP
     },
     Rule {
+        name: "tcp-closed-with-bytes-to-send",
+        seen: &["Can't restore not-sent send queue data"],
+        cause: "a TCP connection of {who} was shut down at the checkpoint with bytes still to be sent",
+        remedy: "make another checkpoint when the peer has taken them",
+        ..Rule::RESTORE
+    },
+    Rule {
         name: "multipath-tcp",
         seen: &["inet: Unsupported proto 262 for socket"],
         cause: "{who} has a Multipath TCP socket{fd}, which CRIU cannot dump",
