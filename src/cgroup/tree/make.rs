@@ -190,3 +190,106 @@ fn set(directory: &Directory, version: Version, group: &Group, file: &str) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command, Stdio};
+
+    use super::*;
+
+    /// A cgroup with a group beneath it in each hierarchy, all of which go with it.
+    struct Guard(Cgroup);
+
+    impl Guard {
+        fn new(name: &str) -> Self {
+            let hierarchies = Hierarchies::detect().expect("this host has cgroups");
+            let id = format!("migrate-test-{name}-{}", std::process::id());
+            let guard =
+                Self(Cgroup::plan(&hierarchies, Some(&Path::new("/").join(&id)), &id).expect("a plan"));
+            guard.0.create().expect("this test needs root: it makes cgroups");
+            guard
+        }
+
+        fn at(&self, node: &Node, path: &str) -> Directory {
+            existing(&node.existing().expect("it was made"), path).expect("it is there")
+        }
+    }
+
+    impl Drop for Guard {
+        fn drop(&mut self) {
+            let gone = self.0.kill_all().and_then(|()| self.0.destroy());
+            if !std::thread::panicking() {
+                gone.expect("the test's cgroup can be removed");
+            }
+        }
+    }
+
+    /// Waits for the end of its standard input.
+    struct Waiter(Child);
+
+    impl Waiter {
+        fn spawn() -> (Self, i32) {
+            let child =
+                Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("cat runs");
+            let pid = i32::try_from(child.id()).expect("a pid");
+            (Self(child), pid)
+        }
+    }
+
+    impl Drop for Waiter {
+        fn drop(&mut self) {
+            self.0.kill().ok();
+            self.0.wait().ok();
+        }
+    }
+
+    #[test]
+    fn members_and_limits_are_where_they_were_and_the_helper_is_not_among_them() {
+        let (from, to) = (Guard::new("tree-from"), Guard::new("tree-to"));
+        let ((_member, member), (_helper, helper)) = (Waiter::spawn(), Waiter::spawn());
+        from.0.apply(member).expect("it joins");
+        for node in &from.0.nodes {
+            let leaf = make(&node.existing().expect("it was made"), "inner/leaf").expect("made");
+            // Before anybody is in it: v1 wants these.
+            for file in ["cpuset.cpus", "cpuset.mems"].iter().filter(|_| node.version == Version::V1) {
+                for path in ["", "inner"] {
+                    let above =
+                        if path.is_empty() { node.existing().expect("there") } else { from.at(node, path) };
+                    let Some(value) = above.read_if_exists(file).expect("read") else { continue };
+                    let below =
+                        if path.is_empty() { from.at(node, "inner") } else { from.at(node, "inner/leaf") };
+                    below.write(file, value.trim()).expect("set");
+                }
+            }
+            leaf.write("cgroup.procs", &member.to_string()).expect("it joins");
+        }
+        let limited = from.0.nodes.iter().find(|node| from.at(node, "inner/leaf").has("pids.max"));
+        if let Some(node) = limited {
+            from.at(node, "inner/leaf").write("pids.max", "7").expect("set");
+        }
+        let tree = from.0.tree(&|ids| Some(ids)).expect("read").expect("there is something");
+
+        to.0.apply(member).expect("it joins");
+        to.0.apply(helper).expect("it joins");
+        to.0.make_tree(&tree, &|ids| Some(ids)).expect("made");
+        for node in &to.0.nodes {
+            let empty = to.at(node, "inner/leaf").pids().expect("read").is_empty();
+            assert!(empty, "{node}: until it is filled");
+        }
+        to.0.fill_tree(&tree, helper).expect("filled");
+        for node in &to.0.nodes {
+            let top = node.existing().expect("it is there");
+            assert_eq!(to.at(node, "inner/leaf").pids().expect("read"), [member], "{node}");
+            assert!(to.at(node, "inner").pids().expect("read").is_empty(), "{node}");
+            // On v2 it leaves where those beneath are given controllers.
+            let stays = node.version == Version::V1;
+            assert!(!stays || top.pids().expect("read") == [helper], "{node}");
+        }
+        if let Some(node) = limited {
+            let there = to.0.nodes.iter().find(|there| there.mountpoint == node.mountpoint);
+            let there = there.expect("both are on this host");
+            let value = to.at(there, "inner/leaf").read_if_exists("pids.max").expect("read");
+            assert_eq!(value.as_deref().map(str::trim), Some("7"));
+        }
+    }
+}
