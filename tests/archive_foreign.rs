@@ -78,12 +78,23 @@ fn what_a_restore_needs_is_unpacked() {
     std::io::Write::write_all(&mut gzip, &plain).expect("memory");
     let gzip = gzip.finish().expect("memory");
     let zstd = zstd::encode_all(&plain[..], 1).expect("memory");
+    let mut bzip2 = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+    std::io::Write::write_all(&mut bzip2, &plain).expect("memory");
+    let bzip2 = bzip2.finish().expect("memory");
+    let xz = xz(&plain, 1 << 16);
     // With and without a prefix, and with no entries for directories.
     let dotted: Vec<_> = with(&more).into_iter().filter(|(_, kind, _)| *kind == FILE).collect();
     let names: Vec<_> = dotted.iter().map(|(name, ..)| format!("./{name}")).collect();
     let mut dotted: Vec<_> = names.iter().zip(&dotted).map(|(name, m)| (name.as_str(), m.1, m.2)).collect();
     dotted.retain(|(name, ..)| !name.contains("sub"));
-    for (form, bytes) in [("plain", plain), ("gzip", gzip), ("zstd", zstd), ("dotted", tar(&dotted))] {
+    for (form, bytes) in [
+        ("plain", plain),
+        ("gzip", gzip),
+        ("zstd", zstd),
+        ("bzip2", bzip2),
+        ("xz", xz),
+        ("dotted", tar(&dotted)),
+    ] {
         let (directory, unpacked) = unpacked(&bytes);
         let unpacked = unpacked.unwrap_or_else(|error| panic!("{form}: {}", error.chain()));
         assert!(unpacked.has_difference && unpacked.has_deletions && !unpacked.has_shared_memory, "{form}");
@@ -92,6 +103,32 @@ fn what_a_restore_needs_is_unpacked() {
         assert_eq!(read("checkpoint/inventory.img").expect("kept"), "inventory", "{form}");
         for left_out in ["ctr.log", "volumes/v.tar", "something/else"] {
             read(left_out).expect_err(left_out);
+        }
+    }
+}
+
+/// With a dictionary of that size.
+fn xz(bytes: &[u8], dictionary: u32) -> Vec<u8> {
+    let mut options = lzma_rust2::XzOptions::with_preset(0);
+    options.lzma_options.dict_size = dictionary;
+    let mut xz = lzma_rust2::XzWriter::new(Vec::new(), options).expect("memory");
+    std::io::Write::write_all(&mut xz, bytes).expect("memory");
+    xz.finish().expect("memory")
+}
+
+#[test]
+fn what_takes_too_much_memory_or_is_cut_off_is_refused() {
+    let plain = tar(&with(&[]));
+    let (_directory, result) = unpacked(&xz(&plain, 256 << 20));
+    let error = result.expect_err("a dictionary of 256 MiB");
+    assert_eq!(error.kind(), ErrorKind::InvalidArchive, "{}", error.chain());
+    let whole = xz(&plain, 1 << 16);
+    let mut bzip2 = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+    std::io::Write::write_all(&mut bzip2, &plain).expect("memory");
+    for whole in [whole, bzip2.finish().expect("memory")] {
+        for cut in [1, 5, whole.len() / 2] {
+            let (_directory, result) = unpacked(&whole[..whole.len() - cut]);
+            assert_eq!(result.expect_err("it is cut off").kind(), ErrorKind::InvalidArchive);
         }
     }
 }

@@ -202,8 +202,9 @@ fn foreign_files_are_named() {
         ("one byte", vec![b'm'], "first 1 bytes are neither"),
         ("random", (0..5000).map(|_| random()).collect(), "neither a tar header nor compressed"),
         ("gzip", b"\x1f\x8b\x08\0rest".to_vec(), "truncated"),
-        ("xz", b"\xfd7zXZ\0rest".to_vec(), "compressed with xz: not supported yet"),
-        ("bzip2", b"BZh9rest".to_vec(), "compressed with bzip2: not supported yet"),
+        ("xz", b"\xfd7zXZ\0rest".to_vec(), "truncated"),
+        ("bzip2", b"BZh9rest".to_vec(), "archive"),
+        ("lz4", b"\x04\x22\x4d\x18rest".to_vec(), "compressed with lz4: not supported yet"),
         ("half a magic", b"\x28\xb5\x2f".to_vec(), "not a checkpoint archive"),
         ("only a magic", b"\x28\xb5\x2f\xfd".to_vec(), "truncated"),
         ("zstd of nothing", zstd::encode_all(&b""[..], 1).expect("memory"), "truncated"),
@@ -219,8 +220,8 @@ fn foreign_files_are_named() {
         assert_eq!(error.kind(), ErrorKind::InvalidArchive, "{name}");
         assert!(error.chain().contains(reason), "{name}: {}", error.chain());
     }
-    let error = Archive::open(&b"BZh9"[..]).expect_err("bzip2");
-    assert!(error.hint().expect("a remedy").contains("bzip2 -dc"));
+    let error = Archive::open(&b"LZIP"[..]).expect_err("lzip");
+    assert!(error.hint().expect("a remedy").contains("lzip -dc"));
 }
 
 #[test]

@@ -82,7 +82,7 @@ const LOW: &[&str] = &[
 ];
 
 /// Each third-party crate with one home, and that home. Others (serde, tracing, thiserror) are at home everywhere.
-const HOMES: [(&str, &[&str]); 21] = [
+const HOMES: [(&str, &[&str]); 24] = [
     ("nix", LOW),
     ("libc", LOW),
     ("clap", &["cli"]),
@@ -94,7 +94,10 @@ const HOMES: [(&str, &[&str]); 21] = [
     ("sha2", &["archive", "registry", "migration"]),
     ("rustls", &["registry", "migration"]),
     ("httparse", &["registry"]),
-    ("base64", &["registry", "migration"]),
+    ("base64", &["archive", "registry", "migration"]),
+    ("blake2", &["archive"]),
+    ("bzip2", &["archive"]),
+    ("lzma_rust2", &["archive"]),
     ("age", &["archive"]),
     ("ssh_key", &["archive"]),
     ("signature", &["archive"]),

@@ -5,7 +5,9 @@
 
 use std::io::{self, BufRead, BufReader, Chain, Cursor, Read};
 
+use bzip2::bufread::MultiBzDecoder;
 use flate2::bufread::MultiGzDecoder;
+use lzma_rust2::XzReader;
 use sha2::{Digest as _, Sha256};
 use zstd::stream::read::Decoder as ZstdDecoder;
 
@@ -23,6 +25,9 @@ const BUFFER: usize = 128 << 10;
 /// Largest window that a compressed stream may ask for: log2 of bytes. What zstd itself allows without being told.
 const WINDOW_LOG_MAX: u32 = 27;
 
+/// What a decoder of xz may use, in KiB: a dictionary as large as such a window, and its tables.
+const XZ_MEMORY: u32 = (128 + 2) << 10;
+
 /// What precedes the tar magic in a header.
 const TAR_MAGIC_AT: usize = 257;
 
@@ -33,6 +38,8 @@ pub(super) enum Decoded<R: Read> {
     Plain(Source<R>),
     Zstd(Box<BufReader<ZstdDecoder<'static, Source<R>>>>),
     Gzip(Box<BufReader<MultiGzDecoder<Source<R>>>>),
+    Bzip2(Box<BufReader<MultiBzDecoder<Source<R>>>>),
+    Xz(Box<BufReader<XzReader<Source<R>>>>),
 }
 
 impl<R: Read> Decoded<R> {
@@ -42,6 +49,8 @@ impl<R: Read> Decoded<R> {
             Self::Plain(_) => "none",
             Self::Zstd(_) => "zstd",
             Self::Gzip(_) => "gzip",
+            Self::Bzip2(_) => "bzip2",
+            Self::Xz(_) => "xz",
         }
     }
 }
@@ -52,6 +61,8 @@ impl<R: Read> Read for Decoded<R> {
             Self::Plain(source) => source.read(to),
             Self::Zstd(source) => source.read(to),
             Self::Gzip(source) => source.read(to),
+            Self::Bzip2(source) => source.read(to),
+            Self::Xz(source) => source.read(to),
         }
     }
 }
@@ -62,6 +73,8 @@ impl<R: Read> BufRead for Decoded<R> {
             Self::Plain(source) => source.fill_buf(),
             Self::Zstd(source) => source.fill_buf(),
             Self::Gzip(source) => source.fill_buf(),
+            Self::Bzip2(source) => source.fill_buf(),
+            Self::Xz(source) => source.fill_buf(),
         }
     }
 
@@ -70,6 +83,8 @@ impl<R: Read> BufRead for Decoded<R> {
             Self::Plain(source) => source.consume(amount),
             Self::Zstd(source) => source.consume(amount),
             Self::Gzip(source) => source.consume(amount),
+            Self::Bzip2(source) => source.consume(amount),
+            Self::Xz(source) => source.consume(amount),
         }
     }
 }
@@ -184,6 +199,14 @@ pub(super) fn decoded<R: Read>(mut source: R) -> Result<Decoded<R>> {
             let decoder = MultiGzDecoder::new(source);
             Ok(Decoded::Gzip(Box::new(BufReader::with_capacity(BUFFER, decoder))))
         }
+        FileKind::Bzip2 => {
+            let decoder = MultiBzDecoder::new(source);
+            Ok(Decoded::Bzip2(Box::new(BufReader::with_capacity(BUFFER, decoder))))
+        }
+        FileKind::Xz => {
+            let decoder = XzReader::new_mem_limit(source, true, XZ_MEMORY);
+            Ok(Decoded::Xz(Box::new(BufReader::with_capacity(BUFFER, decoder))))
+        }
         FileKind::Compressed(name, command) => {
             Err(invalid(format!("archive is compressed with {name}: not supported yet"))
                 .with_hint(format!("recompress it: {command} -dc FILE | zstd > NEW")))
@@ -200,6 +223,8 @@ enum FileKind {
     Tar,
     Zstd,
     Gzip,
+    Bzip2,
+    Xz,
     /// Name, and the command that decompresses it.
     Compressed(&'static str, &'static str),
     Other,
@@ -211,8 +236,8 @@ impl FileKind {
         let compressed: [(&[u8], Self); 6] = [
             (b"\x28\xb5\x2f\xfd", Self::Zstd),
             (b"\x1f\x8b", Self::Gzip),
-            (b"\xfd7zXZ\0", Self::Compressed("xz", "xz")),
-            (b"BZh", Self::Compressed("bzip2", "bzip2")),
+            (b"\xfd7zXZ\0", Self::Xz),
+            (b"BZh", Self::Bzip2),
             (b"\x04\x22\x4d\x18", Self::Compressed("lz4", "lz4")),
             (b"LZIP", Self::Compressed("lzip", "lzip")),
         ];
@@ -236,7 +261,8 @@ mod tests {
         assert_eq!(FileKind::of(&tar[..511]), FileKind::Other);
         assert_eq!(FileKind::of(&zstd::encode_all(&tar[..], 1).expect("memory")), FileKind::Zstd);
         assert_eq!(FileKind::of(b"\x1f\x8b\x08"), FileKind::Gzip);
-        assert_eq!(FileKind::of(b"BZh9"), FileKind::Compressed("bzip2", "bzip2"));
+        assert_eq!(FileKind::of(b"BZh9"), FileKind::Bzip2);
+        assert_eq!(FileKind::of(b"LZIP"), FileKind::Compressed("lzip", "lzip"));
         assert_eq!(FileKind::of(b""), FileKind::Other);
     }
 }

@@ -3,6 +3,7 @@
 
 use std::io::Read;
 
+use super::invalid;
 use super::open::{Decoded, decoded};
 use crate::Result;
 
@@ -28,6 +29,10 @@ pub fn tar_stream<'a, R: Read + 'a>(source: R) -> Result<(TarForm, Box<dyn Read 
         Decoded::Plain(_) => TarForm::Plain,
         Decoded::Zstd(_) => TarForm::Zstd,
         Decoded::Gzip(_) => TarForm::Gzip,
+        Decoded::Bzip2(_) | Decoded::Xz(_) => {
+            let message = format!("a tar that is compressed with {} is no layer", decoded.compression());
+            return Err(invalid(message));
+        }
     };
     Ok((form, Box::new(decoded)))
 }
