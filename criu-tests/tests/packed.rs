@@ -265,6 +265,43 @@ fn packed_encrypted_and_signed() {
 }
 
 #[test]
+fn packed_as_an_image_and_on_standard_input() {
+    let Some(stage) = Stage::set(&[Need::Criu]) else { return };
+    let host = stage.host("a");
+    let (bundle, container) = host.run_small(&stage.id("here"));
+    let before = container.reports();
+    let (archive, image) = (stage.path("packed"), format!("oci:{}:1", stage.path("layout")));
+    container.checkpoint(&[&["--leave-running", "--create-image", &image], &PACKED[..]].concat());
+    container.checkpoint(&[&["--export", &archive], &PACKED[..]].concat());
+    // Nobody takes it for a layer.
+    let index = fs::read_to_string(format!("{}/index.json", stage.path("layout"))).expect("read");
+    let index: Value = serde_json::from_str(&index).expect("JSON");
+    let digest = index["manifests"][0]["digest"].as_str().expect("a digest").replace(':', "/");
+    let manifest = fs::read_to_string(format!("{}/blobs/{digest}", stage.path("layout"))).expect("read");
+    assert!(manifest.contains("application/vnd.migrate.checkpoint.v1"), "{manifest}");
+    goes_on(&host, &stage, &image, &[], &before);
+    let id = stage.id("back");
+    let from = |archive: &str| {
+        let stdin = File::open(archive).expect("open");
+        host.migrate_command(&["restore", "-d", "--import", "-", &id]).without_stdio().stdin(stdin).run().code
+    };
+    assert_eq!(from(&archive), 0, "a file can be read as any other");
+    let back = host.imported(&id);
+    back.goes_on(&before);
+    back.end();
+    // Of a pipe only the beginning is there.
+    let piped = [
+        "sh",
+        "-c",
+        &format!("cat {archive} | {} restore -d --import - {id}", host.migrate_argv(&[]).join(" ")),
+    ];
+    let said = host.command(&piped).run().failed(BAD_ARCHIVE, &["cannot be read from its beginning"]);
+    assert!(said.contains("save it to a file first"), "{said}");
+    bundle.remove();
+    host.assert_no_trace();
+}
+
+#[test]
 fn what_an_archive_needs_is_not_pruned() {
     let Some(stage) = Stage::set(&[Need::Criu]) else { return };
     let host = stage.host("a");

@@ -13,6 +13,14 @@ const GENERAL: i32 = 1;
 const BAD_ARCHIVE: i32 = 3;
 const NOT_ALLOWED: i32 = 7;
 
+/// What `minisign -G -W` has made.
+const MINISIGN_SECRET: &str = "untrusted comment: minisign encrypted secret key
+RWQAAEIyAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAjOd0PXXxcjsjiyBDX0AeovDMoyPFRHZMdqjWrzUT/pIDK5aqzKmgsxKFRR7ZOSKc5E7Y8BW9MWf5Mj208mozvYiOkS5HUSQqAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=
+";
+const MINISIGN_PUBLIC: &str = "untrusted comment: minisign public key 3B72F1753D74E78C
+RWSM53Q9dfFyOxKFRR7ZOSKc5E7Y8BW9MWf5Mj208mozvYiOkS5HUSQq
+";
+
 /// A new secret key in a file, and its public key.
 fn key(stage: &Stage, name: &str) -> (String, String) {
     let secret = Identity::generate();
@@ -47,7 +55,10 @@ fn an_encrypted_archive_opens_for_its_recipients() {
         .failed(GENERAL, &["age1none"]);
     container.goes_on(&status);
     let status = container.reports();
-    container.checkpoint(&["--export", &archive, "--encrypt-to", &public]);
+    // Both kinds of recipients at once.
+    let ssh = ssh_key(&stage, &host, "ssh");
+    let of_ssh = fs::read_to_string(format!("{ssh}.pub")).expect("read the public key");
+    container.checkpoint(&["--export", &archive, "--encrypt-to", &public, "--encrypt-to", of_ssh.trim()]);
     let head = fs::read(&archive).expect("read the archive");
     assert!(head.starts_with(b"age-encryption.org/v1\n"));
 
@@ -62,7 +73,7 @@ fn an_encrypted_archive_opens_for_its_recipients() {
     fs::write(&changed, &head[..head.len() - 70_000]).expect("write a part");
     restore(&changed, &["--identity", &secret]).failed(BAD_ARCHIVE, &[&changed]);
     host.assert_no_trace();
-    let flags = ["restore", "-d", "--import", "-", "--identity", &other, "--identity", &secret, &id];
+    let flags = ["restore", "-d", "--import", "-", "--identity", &other, "--identity", &ssh, &id];
     let stream = File::open(&archive).expect("open the archive");
     assert_eq!(host.migrate_command(&flags).without_stdio().stdin(stream).run().code, 0);
     let restored = host.imported(&id);
@@ -91,6 +102,13 @@ fn a_signed_archive_is_restored_as_it_was_signed() {
         host.migrate(&[&["restore", "-d", "--import", file], flags, &[&id]].concat())
     };
     restore(&archive, &["--verify", &strangers]).failed(NOT_ALLOWED, &[&signature, "not among"]);
+    for command in ["verify", "inspect"] {
+        let look = |signers: &str| host.migrate(&[command, "--verify", signers, &archive]);
+        look(&strangers).failed(NOT_ALLOWED, &[&signature, "not among"]);
+        look(&signers).succeeded();
+    }
+    let text = host.migrate(&["verify", "--verify", &signers, &archive]).succeeded();
+    assert!(text.contains("signed by SHA256:"), "{text}");
     let (changed, missing) = (stage.path("changed"), format!("{archive}.no"));
     restore(&archive, &["--verify", &signers, "--signature", &missing]).failed(NOT_ALLOWED, &["not signed"]);
     // Its end is the same: what is good by its own index is not what was signed.
@@ -107,6 +125,20 @@ fn a_signed_archive_is_restored_as_it_was_signed() {
     assert_eq!(from_pipe(&changed), NOT_ALLOWED);
     assert_eq!(bytes, fs::read(&archive).expect("read the archive"));
     host.assert_no_trace();
+
+    // With a key of minisign's.
+    let (secret, public) = (stage.path("minisign.key"), stage.path("minisign.pub"));
+    fs::write(&secret, MINISIGN_SECRET).expect("write a key");
+    fs::write(&public, MINISIGN_PUBLIC).expect("write a key");
+    host.migrate(&["sign", &archive, "--key", &secret]).succeeded();
+    let minisig = format!("{archive}.minisig");
+    let verify = |signature: &str, file: &str| {
+        host.migrate(&["verify", "--verify", &public, "--signature", signature, file])
+    };
+    let text = verify(&minisig, &archive).succeeded();
+    assert!(text.contains("signed by minisign key 3B72F1753D74E78C"), "{text}");
+    verify(&minisig, &changed).failed(NOT_ALLOWED, &["is not what was signed"]);
+    verify(&signature, &archive).failed(NOT_ALLOWED, &["not among"]);
 
     // Signed by another program, of which we know no more.
     let sign = ["ssh-keygen", "-Y", "sign", "-q", "-n", "migrate-archive", "-f", &others, &changed];

@@ -11,10 +11,8 @@ use std::fmt;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Seek, Write};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
-use age::x25519;
-use age::{DecryptError, Decryptor, Encryptor};
+use age::{DecryptError, Decryptor, Encryptor, ssh, x25519};
 
 use super::{ArchiveFile, failed, invalid, unreadable};
 use crate::{Context, Error, ErrorKind, Result};
@@ -27,21 +25,59 @@ const LONGEST_LIST: u64 = 1 << 20;
 
 const BUFFER: usize = 128 << 10;
 
-/// Those who can read an archive: age's public keys, `age1…`.
+/// Those who can read an archive: age's public keys, `age1…`, and OpenSSH's, `ssh-ed25519 …` and `ssh-rsa …`.
 #[derive(Debug, Clone)]
-pub struct Recipients(Vec<Key<x25519::Recipient>>);
+pub struct Recipients(Vec<Recipient>);
 
-/// Keys that open envelopes: age's secret keys, `AGE-SECRET-KEY-1…`. None opens nothing.
+/// Keys that open envelopes: age's secret keys, `AGE-SECRET-KEY-1…`, and OpenSSH's. None opens nothing.
 #[derive(Debug, Clone, Default)]
-pub struct Identities(Vec<Key<x25519::Identity>>);
+pub struct Identities(Vec<Identity>);
 
-/// A key that does not show.
 #[derive(Clone)]
-struct Key<T>(T);
+enum Recipient {
+    Age(x25519::Recipient),
+    Ssh(ssh::Recipient),
+}
 
-impl<T> fmt::Debug for Key<T> {
+#[derive(Clone)]
+enum Identity {
+    Age(x25519::Identity),
+    Ssh(ssh::Identity),
+}
+
+impl fmt::Debug for Recipient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Key")
+        f.write_str("Recipient")
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Identity")
+    }
+}
+
+/// A recipient; nothing for any other text.
+fn recipient(text: &str) -> Option<Recipient> {
+    text.parse().ok().map(Recipient::Age).or_else(|| text.parse().ok().map(Recipient::Ssh))
+}
+
+fn age_identity(text: &str) -> Option<Identity> {
+    text.parse().ok().map(Identity::Age)
+}
+
+/// A secret key of OpenSSH's, which is a file of its own.
+fn ssh_identity(text: &str, path: &Path) -> Result<Identity> {
+    let refused = |why: &str| {
+        wrong(format!("{} {why}", path.display())).with_hint(
+            "an identity is a secret key of age's, or one of OpenSSH's without a passphrase: ed25519 or RSA",
+        )
+    };
+    match ssh::Identity::from_buffer(text.as_bytes(), None) {
+        Ok(key @ ssh::Identity::Unencrypted(_)) => Ok(Identity::Ssh(key)),
+        Ok(ssh::Identity::Encrypted(_)) => Err(refused("has a passphrase")),
+        Ok(ssh::Identity::Unsupported(_)) => Err(refused("is a secret key of another kind")),
+        Err(error) => Err(refused("is no secret key of OpenSSH's").with_source(error)),
     }
 }
 
@@ -54,10 +90,15 @@ impl Recipients {
         let mut keys = Vec::new();
         for text in texts {
             match text.strip_prefix('@') {
-                Some(path) => keys.extend(read_list(Path::new(path), "recipient")?),
-                None => keys.push(parse(text).ok_or_else(|| {
-                    wrong(format!("{text:?} is not a recipient of age"))
-                        .with_hint("a recipient is an X25519 public key that begins with `age1`, or @FILE with one a line")
+                Some(path) => {
+                    let path = Path::new(path);
+                    keys.extend(in_list(&read_text(path)?, path, "recipient", recipient)?);
+                }
+                None => keys.push(recipient(text).ok_or_else(|| {
+                    wrong(format!("{text:?} is not a recipient")).with_hint(
+                        "a recipient is an X25519 public key that begins with `age1`, a public key of OpenSSH's that begins with \
+                         `ssh-ed25519` or `ssh-rsa`, or @FILE with one a line",
+                    )
                 })?),
             }
         }
@@ -69,7 +110,10 @@ impl Recipients {
     /// # Errors
     /// The header cannot be written.
     pub fn seal<W: Write>(&self, output: W) -> Result<Sealed<W>> {
-        let recipients = self.0.iter().map(|key| &key.0 as &dyn age::Recipient);
+        let recipients = self.0.iter().map(|key| match key {
+            Recipient::Age(key) => key as &dyn age::Recipient,
+            Recipient::Ssh(key) => key,
+        });
         let encryptor = Encryptor::with_recipients(recipients)
             .map_err(|error| failed(error, "encrypt to these recipients"))?;
         Ok(Sealed(encryptor.wrap_output(output).context(|| "write the archive")?))
@@ -77,14 +121,18 @@ impl Recipients {
 }
 
 impl Identities {
-    /// Reads files with one secret key a line, as `age-keygen` writes them.
+    /// Reads files with one secret key a line, as `age-keygen` writes them, or with one of OpenSSH's, as `ssh-keygen` does.
     ///
     /// # Errors
     /// `InvalidInput` for a line that is none; the file and the line are named, never what it says.
     pub fn read(paths: &[PathBuf]) -> Result<Self> {
         let mut keys = Vec::new();
         for path in paths {
-            keys.extend(read_list(path, "secret key")?);
+            let text = read_text(path)?;
+            match text.starts_with("-----BEGIN ") {
+                true => keys.push(ssh_identity(&text, path)?),
+                false => keys.extend(in_list(&text, path, "secret key", age_identity)?),
+            }
         }
         Ok(Self(keys))
     }
@@ -94,16 +142,16 @@ fn wrong(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
     Error::new(ErrorKind::InvalidInput, message)
 }
 
-fn parse<T: FromStr>(text: &str) -> Option<Key<T>> {
-    text.parse().ok().map(Key)
-}
-
-/// Keys, one a line; empty lines and those that begin with `#` are left out.
-fn read_list<T: FromStr>(path: &Path, what: &str) -> Result<Vec<Key<T>>> {
+fn read_text(path: &Path) -> Result<String> {
     let mut text = String::new();
     fs::File::open(path)
         .and_then(|file| file.take(LONGEST_LIST).read_to_string(&mut text))
         .context(|| format!("read {}", path.display()))?;
+    Ok(text)
+}
+
+/// Keys, one a line; empty lines and those that begin with `#` are left out.
+fn in_list<T>(text: &str, path: &Path, what: &str, parse: impl Fn(&str) -> Option<T>) -> Result<Vec<T>> {
     let lines = text.lines().map(str::trim).enumerate();
     let keys: Vec<_> = lines
         .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
@@ -209,7 +257,10 @@ fn decrypted<R: BufRead>(source: R, identities: &Identities) -> Result<age::stre
         DecryptError::Io(error) => unreadable(error, "the envelope"),
         other => damaged(other),
     })?;
-    let identities = identities.0.iter().map(|key| &key.0 as &dyn age::Identity);
+    let identities = identities.0.iter().map(|key| match key {
+        Identity::Age(key) => key as &dyn age::Identity,
+        Identity::Ssh(key) => key,
+    });
     decryptor.decrypt(identities).map_err(|error| match error {
         DecryptError::NoMatchingKeys => {
             Error::new(ErrorKind::NotAllowed, "the archive is encrypted to others: no identity opens it")
@@ -243,7 +294,7 @@ mod tests {
 
     fn pair() -> (Recipients, Identities) {
         let secret = x25519::Identity::generate();
-        (Recipients(vec![Key(secret.to_public())]), Identities(vec![Key(secret)]))
+        (Recipients(vec![Recipient::Age(secret.to_public())]), Identities(vec![Identity::Age(secret)]))
     }
 
     /// Everything that goes into the envelope, which lands in the file.
@@ -285,6 +336,41 @@ mod tests {
     }
 
     #[test]
+    fn keys_of_openssh_seal_and_open() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let at = |name: &str| directory.path().join(name);
+        let make = |kind: &[&str], passphrase: &str, name: &str| {
+            let status = std::process::Command::new("ssh-keygen")
+                .args(["-q", "-N", passphrase, "-C", "me@here", "-t"])
+                .args(kind)
+                .arg("-f")
+                .arg(at(name))
+                .status()
+                .expect("ssh-keygen is installed");
+            assert!(status.success());
+            fs::read_to_string(at(&format!("{name}.pub"))).expect("read").trim().to_owned()
+        };
+        let ed25519 = make(&["ed25519"], "", "ed25519");
+        let rsa = make(&["rsa", "-b", "2048"], "", "rsa");
+        fs::write(at("team"), format!("# team\n{rsa}\n")).expect("write");
+        let both = Recipients::parse(&[ed25519.clone(), format!("@{}", at("team").display())]).expect("two");
+        let envelope = sealed(&both, b"bytes");
+        for name in ["ed25519", "rsa"] {
+            let identity = Identities::read(&[at(name)]).expect("a key");
+            assert_eq!(read(&envelope, &identity).expect("it opens"), b"bytes", "{name}");
+        }
+        make(&["ed25519"], "", "stranger");
+        let stranger = Identities::read(&[at("stranger")]).expect("a key");
+        assert_eq!(read(&envelope, &stranger).expect_err("not for it").kind(), ErrorKind::NotAllowed);
+        make(&["ed25519"], "secret words", "locked");
+        let error = Identities::read(&[at("locked")]).expect_err("it has a passphrase");
+        assert!(error.to_string().contains("has a passphrase"), "{error}");
+        let ecdsa = make(&["ecdsa"], "", "ecdsa");
+        Recipients::parse(&[ecdsa]).expect_err("nothing is encrypted to it");
+        Identities::read(&[at("ecdsa")]).expect_err("it opens nothing");
+    }
+
+    #[test]
     fn a_changed_envelope_gives_no_byte_of_what_was_changed() {
         let (recipients, identities) = pair();
         let envelope = sealed(&recipients, &[7; 200_000]);
@@ -312,8 +398,8 @@ mod tests {
         fs::write(file.path(), "# comment\n\nAGE-SECRET-KEY-1NONSENSE\n").expect("write");
         let error = Identities::read(&[file.path().to_owned()]).expect_err("it is none");
         assert!(error.to_string().starts_with("line 3 of ") && !error.chain().contains("NONSENSE"));
-        let (recipients, _) = pair();
-        fs::write(file.path(), format!("# team\n{}\n", recipients.0[0].0)).expect("write");
+        let public = x25519::Identity::generate().to_public();
+        fs::write(file.path(), format!("# team\n{public}\n")).expect("write");
         Recipients::parse(&[format!("@{}", file.path().display())]).expect("a list");
     }
 }

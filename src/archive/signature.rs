@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Owns signatures beside archives: OpenSSH's format (PROTOCOL.sshsig), so that `ssh-keygen -Y sign` and `-Y verify` with the
-//! namespace `migrate-archive` write and read the same. What is signed is the file as it is, compressed or encrypted.
+//! Owns signatures beside archives: in OpenSSH's format (PROTOCOL.sshsig), so that `ssh-keygen -Y sign` and `-Y verify` with the
+//! namespace `migrate-archive` write and read the same, and in minisign's. What is signed is the file as it is, compressed or encrypted.
+
+mod minisign;
 
 use std::fmt;
 use std::fs::File;
@@ -8,6 +10,7 @@ use std::io::{self, Read, Seek as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use blake2::Blake2b512;
 use sha2::{Digest as _, Sha256, Sha512};
 use signature::{Signer as _, Verifier as _};
 use ssh_key::public::KeyData;
@@ -19,20 +22,34 @@ use crate::{Context, Error, ErrorKind, Result};
 /// What says that a signature is one of an archive.
 pub const NAMESPACE: &str = "migrate-archive";
 
+/// What the names of signatures end in.
+const SSH: &str = ".sig";
+const MINISIGN: &str = ".minisig";
+
 /// Keys, lists of signers and signatures are shorter, in bytes.
 const LONGEST: u64 = 1 << 20;
 
 const BUFFER: usize = 128 << 10;
 
-/// Where the signature of an archive is, unless something else is said: beside it.
+/// Where the signature of an archive is, unless something else is said: beside it. Of the two names the first counts that is there.
 pub fn beside(archive: &Path) -> PathBuf {
+    let [ssh, minisign] = [SSH, MINISIGN].map(|ending| with(archive, ending));
+    if !ssh.exists() && minisign.exists() { minisign } else { ssh }
+}
+
+fn with(archive: &Path, ending: &str) -> PathBuf {
     let mut name = archive.as_os_str().to_owned();
-    name.push(".sig");
+    name.push(ending);
     name.into()
 }
 
-/// An OpenSSH private key that signs.
-pub struct SigningKey(PrivateKey);
+/// A private key that signs.
+pub struct SigningKey(Secret);
+
+enum Secret {
+    Ssh(PrivateKey),
+    Minisign(minisign::SecretKey),
+}
 
 impl fmt::Debug for SigningKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -41,26 +58,38 @@ impl fmt::Debug for SigningKey {
 }
 
 impl SigningKey {
-    /// Reads an ed25519 key without a passphrase.
+    /// Reads an ed25519 key of OpenSSH's or one of minisign's, without a passphrase.
     ///
     /// # Errors
     /// `InvalidInput` for another one.
     pub fn read(path: &Path) -> Result<Self> {
-        let refused = |why: &str| {
-            let hint = format!(
-                "`ssh-keygen -Y sign -n {NAMESPACE} -f KEY FILE` signs with any key, and with an agent"
-            );
+        let text = read_text(path)?;
+        let refused = |why: &str, hint: String| {
             Error::new(ErrorKind::InvalidInput, format!("{} {why}", path.display())).with_hint(hint)
         };
-        let key = PrivateKey::from_openssh(read_text(path)?)
-            .map_err(|error| refused("is not an OpenSSH private key").with_source(error))?;
+        if minisign::is_one(&text) {
+            let by_itself = || "`minisign -S -s KEY -m FILE` signs with any of its keys".to_owned();
+            let key = minisign::SecretKey::parse(&text).map_err(|why| refused(why, by_itself()))?;
+            return Ok(Self(Secret::Minisign(key)));
+        }
+        let hint = || {
+            format!("`ssh-keygen -Y sign -n {NAMESPACE} -f KEY FILE` signs with any key, and with an agent")
+        };
+        let key = PrivateKey::from_openssh(text).map_err(|error| {
+            refused("is no private key of OpenSSH's or minisign's", hint()).with_source(error)
+        })?;
         if key.is_encrypted() {
-            return Err(refused("has a passphrase"));
+            return Err(refused("has a passphrase", hint()));
         }
         if !key.algorithm().is_ed25519() {
-            return Err(refused("is not an ed25519 key"));
+            return Err(refused("is not an ed25519 key", hint()));
         }
-        Ok(Self(key))
+        Ok(Self(Secret::Ssh(key)))
+    }
+
+    /// Where its signature of an archive goes: beside it.
+    pub fn beside(&self, archive: &Path) -> PathBuf {
+        with(archive, if matches!(self.0, Secret::Ssh(_)) { SSH } else { MINISIGN })
     }
 
     /// The signature of everything that is read, as text.
@@ -68,22 +97,38 @@ impl SigningKey {
     /// # Errors
     /// When reading fails.
     pub fn sign(&self, source: &mut dyn Read) -> Result<String> {
-        let mut hash = Hash::new(HashAlg::Sha512);
-        hash.update_all(source)?;
-        let sign = |blob: &[u8]| {
-            let signature = self.0.key_data().try_sign(blob)?;
-            let public = self.0.public_key().key_data().clone();
-            SshSig::new(public, NAMESPACE, HashAlg::Sha512, signature)?.to_pem(LineEnding::LF)
-        };
-        sign(&blob(HashAlg::Sha512, &hash.finish())).map_err(|error| failed(error, "sign the archive"))
+        let refused = |error| failed(error, "sign the archive");
+        match &self.0 {
+            Secret::Minisign(key) => {
+                let mut hash = Hash::Blake2b(Box::default());
+                hash.update_all(source)?;
+                key.sign(&hash.finish()).map_err(refused)
+            }
+            Secret::Ssh(key) => {
+                let mut hash = Hash::new(HashAlg::Sha512);
+                hash.update_all(source)?;
+                let sign = |blob: &[u8]| {
+                    let signature = key.key_data().try_sign(blob)?;
+                    let public = key.public_key().key_data().clone();
+                    SshSig::new(public, NAMESPACE, HashAlg::Sha512, signature)?.to_pem(LineEnding::LF)
+                };
+                sign(&blob(HashAlg::Sha512, &hash.finish())).map_err(refused)
+            }
+        }
     }
 }
 
 /// A signature by somebody who may sign, of bytes that are still to be seen.
 #[derive(Clone)]
 pub struct Verification {
-    signature: SshSig,
+    signature: Signature,
     path: PathBuf,
+}
+
+#[derive(Clone)]
+enum Signature {
+    Ssh(SshSig),
+    Minisign(minisign::Signature, minisign::PublicKey),
 }
 
 impl fmt::Debug for Verification {
@@ -93,28 +138,43 @@ impl fmt::Debug for Verification {
 }
 
 impl Verification {
-    /// Reads a signature, and the list of those who may sign: `allowed_signers` of ssh-keygen(1), or public keys, one a line.
+    /// Reads a signature, and the list of those who may sign: `allowed_signers` of ssh-keygen(1), or public keys of OpenSSH's and
+    /// minisign's, one a line.
     ///
     /// # Errors
     /// `NotAllowed` if there is no signature, if it is of another kind or by somebody else; `InvalidInput` for a list that
     /// is none.
     pub fn read(signature: &Path, signers: &Path) -> Result<Self> {
-        let allowed = allowed_signers(signers)?;
+        let allowed = Signers::read(signers)?;
         let not = |why: &str| Error::new(ErrorKind::NotAllowed, format!("{} {why}", signature.display()));
+        let stranger = |who: &str| not(&format!("is by {who}, who is not among {}", signers.display()));
         let text = read_text(signature).map_err(|error| {
             let hint = format!("`ssh-keygen -Y sign -n {NAMESPACE} -f KEY FILE` and `migrate sign` make one");
             Error::new(ErrorKind::NotAllowed, "the archive is not signed").with_source(error).with_hint(hint)
         })?;
+        let path = signature.to_owned();
+        if minisign::is_one(&text) {
+            let found = minisign::Signature::parse(&text).map_err(not)?;
+            let key = *found.key(&allowed.minisign).ok_or_else(|| stranger(&found.name()))?;
+            return Ok(Self { signature: Signature::Minisign(found, key), path });
+        }
         let found = SshSig::from_pem(text.trim_end())
-            .map_err(|error| not("is not a signature of OpenSSH's").with_source(error))?;
+            .map_err(|error| not("is not a signature of OpenSSH's or minisign's").with_source(error))?;
         if found.namespace() != NAMESPACE {
             return Err(not(&format!("is of the namespace {:?}, not {NAMESPACE:?}", found.namespace())));
         }
-        if !allowed.contains(found.public_key()) {
-            let print = found.public_key().fingerprint(HashAlg::Sha256);
-            return Err(not(&format!("is by {print}, who is not among {}", signers.display())));
+        if !allowed.ssh.contains(found.public_key()) {
+            return Err(stranger(&found.public_key().fingerprint(HashAlg::Sha256).to_string()));
         }
-        Ok(Self { signature: found, path: signature.to_owned() })
+        Ok(Self { signature: Signature::Ssh(found), path })
+    }
+
+    /// By whom it is: a fingerprint, or the number of a key.
+    pub fn signer(&self) -> String {
+        match &self.signature {
+            Signature::Ssh(signature) => signature.public_key().fingerprint(HashAlg::Sha256).to_string(),
+            Signature::Minisign(_, key) => key.name(),
+        }
     }
 
     /// Whether this file is what was signed. Leaves it at its beginning.
@@ -122,7 +182,7 @@ impl Verification {
     /// # Errors
     /// `NotAllowed` if it is not; else when it cannot be read.
     pub fn check_file(&self, mut file: &File) -> Result<()> {
-        let mut hash = Hash::new(self.signature.hash_alg());
+        let mut hash = self.hash();
         hash.update_all(&mut file)?;
         file.rewind().context(|| "go back to the beginning of the archive")?;
         self.check(&hash.finish())
@@ -130,14 +190,27 @@ impl Verification {
 
     /// The same bytes, and what tells whether they were those that were signed once they have been read.
     pub fn watch(&self, source: Box<dyn Read + Send>) -> (Box<dyn Read + Send>, Watched) {
-        let hash = Arc::new(Mutex::new(Hash::new(self.signature.hash_alg())));
+        let hash = Arc::new(Mutex::new(self.hash()));
         let watched = Watched { hash: hash.clone(), verification: self.clone() };
         (Box::new(Watching { source, hash }), watched)
     }
 
+    /// What the signature is of.
+    fn hash(&self) -> Hash {
+        match &self.signature {
+            Signature::Ssh(signature) => Hash::new(signature.hash_alg()),
+            Signature::Minisign(..) => Hash::Blake2b(Box::default()),
+        }
+    }
+
     fn check(&self, digest: &[u8]) -> Result<()> {
-        let blob = blob(self.signature.hash_alg(), digest);
-        let verified = self.signature.public_key().verify(&blob, self.signature.signature());
+        let verified = match &self.signature {
+            Signature::Ssh(signature) => {
+                let blob = blob(signature.hash_alg(), digest);
+                signature.public_key().verify(&blob, signature.signature())
+            }
+            Signature::Minisign(signature, key) => signature.verify(key, digest),
+        };
         verified.map_err(|error| {
             let message = format!("the archive is not what was signed in {}", self.path.display());
             Error::new(ErrorKind::NotAllowed, message).with_source(error)
@@ -176,9 +249,10 @@ impl Read for Watching {
     }
 }
 
-/// One of the two that the format knows.
+/// One of the two that OpenSSH's format knows, or minisign's.
 #[derive(Debug, Clone)]
 enum Hash {
+    Blake2b(Box<Blake2b512>),
     Sha256(Sha256),
     Sha512(Sha512),
 }
@@ -193,6 +267,7 @@ impl Hash {
 
     fn update(&mut self, bytes: &[u8]) {
         match self {
+            Self::Blake2b(hash) => hash.update(bytes),
             Self::Sha256(hash) => hash.update(bytes),
             Self::Sha512(hash) => hash.update(bytes),
         }
@@ -212,6 +287,7 @@ impl Hash {
 
     fn finish(self) -> Vec<u8> {
         match self {
+            Self::Blake2b(hash) => hash.finalize().to_vec(),
             Self::Sha256(hash) => hash.finalize().to_vec(),
             Self::Sha512(hash) => hash.finalize().to_vec(),
         }
@@ -229,19 +305,33 @@ fn blob(kind: HashAlg, digest: &[u8]) -> Vec<u8> {
     blob
 }
 
-/// The keys of those who may sign. A line with an option that narrows it in a way that is not known here does not count.
-fn allowed_signers(path: &Path) -> Result<Vec<KeyData>> {
-    let text = read_text(path)?;
-    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-    let keys: Vec<KeyData> = lines.filter_map(key_of).collect();
-    if keys.is_empty() {
-        return Err(Error::new(
-            ErrorKind::InvalidInput,
-            format!("{} has no key that may sign", path.display()),
-        )
-        .with_hint("one a line: `NAME ssh-ed25519 AAAA…`, as in the allowed_signers of ssh-keygen(1)"));
+/// The keys of those who may sign.
+struct Signers {
+    ssh: Vec<KeyData>,
+    minisign: Vec<minisign::PublicKey>,
+}
+
+impl Signers {
+    /// A line with an option that narrows it in a way that is not known here does not count.
+    fn read(path: &Path) -> Result<Self> {
+        let text = read_text(path)?;
+        let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+        let found = Self {
+            ssh: lines().filter_map(key_of).collect(),
+            minisign: lines().filter_map(minisign::PublicKey::parse).collect(),
+        };
+        if found.ssh.is_empty() && found.minisign.is_empty() {
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                format!("{} has no key that may sign", path.display()),
+            )
+            .with_hint(
+                "one a line: `NAME ssh-ed25519 AAAA…`, as in the allowed_signers of ssh-keygen(1), or a public key of \
+                 minisign's, `RW…`",
+            ));
+        }
+        Ok(found)
     }
-    Ok(keys)
 }
 
 /// `[principals [namespaces="…"]] type key [comment]`.
@@ -346,7 +436,7 @@ mod tests {
         };
         refused("the archive is not signed");
         fs::write(at("archive.sig"), "hello").expect("write");
-        refused("is not a signature of OpenSSH's");
+        refused("is not a signature of OpenSSH's or minisign's");
         let sign = |namespace: &str, key: &Path| {
             fs::remove_file(at("archive.sig")).expect("unlink");
             let key = key.to_str().expect("UTF-8");
@@ -362,6 +452,37 @@ mod tests {
         refused("who is not among");
         sign(NAMESPACE, &at("key"));
         read().expect("a public key alone is a list of signers");
+    }
+
+    #[test]
+    fn a_key_of_minisigns_signs_and_is_told() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let at = |name: &str| directory.path().join(name);
+        let (secret, public) = minisign::tests::keys();
+        fs::write(at("key"), secret).expect("write");
+        fs::write(at("archive"), vec![7; 300_000]).expect("write");
+        let key = SigningKey::read(&at("key")).expect("a key");
+        assert_eq!(key.beside(&at("archive")), at("archive.minisig"));
+        let text = key.sign(&mut File::open(at("archive")).expect("open")).expect("sign");
+        fs::write(at("archive.minisig"), text).expect("write");
+        assert_eq!(beside(&at("archive")), at("archive.minisig"));
+        // One that is not among them, and both kinds in one list.
+        let ssh = keys();
+        let others = fs::read_to_string(ssh.path().join("key.pub")).expect("read");
+        fs::write(at("signers"), &others).expect("write");
+        let read = || Verification::read(&beside(&at("archive")), &at("signers"));
+        let error = read().expect_err("a stranger");
+        assert!(error.to_string().contains("minisign key 3B72F1753D74E78C"), "{error}");
+        fs::write(at("signers"), format!("untrusted comment: team\n{public}\n{others}")).expect("write");
+        let verification = read().expect("a signer");
+        assert_eq!(verification.signer(), "minisign key 3B72F1753D74E78C");
+        let file = || File::open(at("archive")).expect("open");
+        verification.check_file(&file()).expect("it is what was signed");
+        let (mut reader, watched) = verification.watch(Box::new(file()));
+        io::copy(&mut reader, &mut io::sink()).expect("read");
+        watched.check().expect("it is what was signed");
+        fs::write(at("archive"), vec![8; 300_000]).expect("write");
+        assert_eq!(verification.check_file(&file()).expect_err("another").kind(), ErrorKind::NotAllowed);
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod output;
 mod progress;
 mod registry;
 mod served;
+mod signed;
 mod sizes;
 mod usage;
 mod version;

@@ -30,6 +30,8 @@ pub struct Verification {
     pub engine: Option<String>,
     /// Whether every member was compared with its digest.
     pub digests: bool,
+    /// Who has signed it, if the caller has asked for that and it is so.
+    pub signer: Option<String>,
     /// Members.
     pub members: u64,
     /// Bytes of the uncompressed archive.
@@ -49,9 +51,10 @@ impl Verification {
             let engine = self.engine.as_deref().unwrap_or("another engine");
             format!("read to its end: {engine} writes no digests to compare")
         };
+        let signed = self.signer.as_ref().map_or_else(String::new, |signer| format!("signed by {signer}; "));
         let (members, bytes, processes) = (self.members, self.bytes, self.processes);
         format!(
-            "{digests}; {members} members of {bytes} bytes; the images of {processes} processes are complete"
+            "{signed}{digests}; {members} members of {bytes} bytes; the images of {processes} processes are complete"
         )
     }
 
@@ -95,6 +98,7 @@ pub fn verify(path: &Path, bases: &[PathBuf], progress: &mut dyn Progress) -> Re
         path: path.to_string_lossy().into_owned(),
         engine: header.engine,
         digests,
+        signer: None,
         members,
         bytes: contents.bytes,
         processes: processes.len(),

@@ -52,9 +52,9 @@ impl Image {
                 .with_hint("push a file that `migrate checkpoint --export` has written"));
         }
         progress.total(metadata.len() * 2);
-        let facts = facts(path)?;
+        let (facts, is_packed) = facts(path)?;
         file.rewind().context(attempt)?;
-        let read = Content::of(&mut file, progress).context(attempt)?;
+        let read = Content::of(&mut file, is_packed, progress).context(attempt)?;
         let layer = Descriptor::new(read.media_type, read.digest, read.size);
         let (config, artifact_type) = match &read.tar {
             Some(tar) => {
@@ -86,15 +86,15 @@ impl Image {
     }
 }
 
-/// What the archive says of itself. One that cannot be read without a key, or is another engine's, says nothing.
-fn facts(path: &Path) -> Result<Facts> {
+/// What the archive says of itself, and whether it is packed. One that cannot be read without a key, or is another engine's, says nothing.
+fn facts(path: &Path) -> Result<(Facts, bool)> {
     let file = File::open(path).context(|| format!("open {}", path.display()))?;
     match manifest_at(file) {
-        Ok(manifest) => Ok(Facts::of(&manifest)),
+        Ok(manifest) => Ok((Facts::of(&manifest), manifest.is_packed())),
         Err(error) if error.kind() == ErrorKind::InvalidArchive => {
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
             let name = name.split('.').find(|part| !part.is_empty()).unwrap_or("checkpoint").to_owned();
-            Ok(Facts { name, machine: sys::arch::NAME.to_owned(), ..Facts::default() })
+            Ok((Facts { name, machine: sys::arch::NAME.to_owned(), ..Facts::default() }, false))
         }
         Err(error) => Err(error),
     }
@@ -110,8 +110,9 @@ struct Content {
 }
 
 impl Content {
-    fn of(file: &mut File, progress: &mut dyn Progress) -> Result<Self> {
-        let is_tar = tar_stream(&mut *file).is_ok();
+    /// A packed archive is a tar, too, but nobody else finds in it what a layer has.
+    fn of(file: &mut File, is_packed: bool, progress: &mut dyn Progress) -> Result<Self> {
+        let is_tar = !is_packed && tar_stream(&mut *file).is_ok();
         file.rewind().context(|| "go back to its beginning")?;
         let mut whole = Hashing { from: file, hasher: Sha256::new(), size: 0, progress };
         let mut buffer = vec![0; BUFFER];

@@ -38,10 +38,11 @@ pub(in crate::cli) struct Args {
     create_image: Option<Reference>,
     #[command(flatten)]
     registry: RegistryArgs,
-    /// Let only this recipient read the archive: a public key of age's (`age1…`), or @FILE with one a line
+    /// Let only this recipient read the archive: a public key of age's (`age1…`) or OpenSSH's (`ssh-ed25519 …`, `ssh-rsa …`), or @FILE with
+    /// one a line
     #[arg(long, value_name = "RECIPIENT", requires = "export")]
     encrypt_to: Vec<String>,
-    /// Sign the archive with this OpenSSH key: the signature is its name with .sig
+    /// Sign the archive with this key of OpenSSH's or minisign's: the signature is its name with .sig or .minisig
     #[arg(long, value_name = "KEY", requires = "export")]
     sign: Option<PathBuf>,
     /// Directory for the images [default: ./checkpoint, or none that stays with --export]
@@ -58,22 +59,15 @@ pub(in crate::cli) struct Args {
     #[arg(long)]
     print_stats: bool,
     /// How the archive is laid out: `podman` is what Podman reads, too, `packed` has equal pages once
-    #[arg(
-        long,
-        value_name = "LAYOUT",
-        value_enum,
-        default_value = "podman",
-        requires = "export",
-        conflicts_with = "create_image"
-    )]
+    #[arg(long, value_name = "LAYOUT", value_enum, default_value = "podman", requires = "into_one")]
     layout: LayoutArg,
     /// Archive to go on from: what that has is left out, and a restore needs it as well
-    #[arg(long, value_name = "FILE", requires = "export")]
+    #[arg(long, value_name = "FILE", requires = "into_one")]
     base: Option<PathBuf>,
     /// Archive that --base needs itself, or the directory that it is in [default: that of --base]
     #[arg(long, value_name = "FILE|DIR", requires = "base")]
     base_archive: Vec<PathBuf>,
-    /// File with a secret key of age's that opens an encrypted archive of --base
+    /// File with a secret key of age's or OpenSSH's that opens an encrypted archive of --base
     #[arg(long, value_name = "FILE", requires = "base")]
     identity: Vec<PathBuf>,
     /// Write memory only, and let the container run on: a later checkpoint names these images with --parent-path

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use super::container;
+use crate::cli::signed::SignedArgs;
 use crate::cli::{Global, output};
 use crate::engine::{Container, InitProcess};
 use crate::inspect::{
@@ -37,6 +38,8 @@ pub(in crate::cli) struct Args {
     /// Archive that it needs, or the directory that it is in [default: the archive's directory]
     #[arg(long, value_name = "FILE|DIR")]
     base_archive: Vec<PathBuf>,
+    #[command(flatten)]
+    signed: SignedArgs,
     /// An archive, of this program's or of Podman, CRI-O or containerd, a directory of CRIU's images, or the id of a container that runs
     #[arg(value_name = "FILE|DIR|CONTAINER")]
     path: PathBuf,
@@ -52,13 +55,16 @@ impl Args {
         }
         let report = match container(&self.path, global)? {
             Some(container) => {
-                if !self.base_archive.is_empty() {
-                    let message = "--base-archive goes with an archive, not with a container";
+                if !self.base_archive.is_empty() || self.signed.are_given() {
+                    let message = "--base-archive and --verify go with an archive, not with a container";
                     return Err(Error::new(ErrorKind::InvalidInput, message));
                 }
                 running(&container, &options)?
             }
-            None => inspect(&self.path, &options)?,
+            None => {
+                self.signed.require(&self.path)?;
+                inspect(&self.path, &options)?
+            }
         };
         if self.json { output::json(&report) } else { output::text(&report.text(&self.sections())) }
     }

@@ -2,7 +2,8 @@
 //! `migrate restore`.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::io::Seek as _;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -12,11 +13,12 @@ use clap::ValueEnum;
 use super::create::{detached_io, refuse_console_socket, require_pid_file, write_pid_file};
 use super::run::stay;
 use crate::archive::Identities;
-use crate::archive::signature::{Verification, beside};
+use crate::archive::signature::Verification;
 use crate::cli::base::BaseArg;
 use crate::cli::dump::{CriuArgs, CriuTimeout};
 use crate::cli::progress::Bar;
 use crate::cli::registry::{self, RegistryArgs};
+use crate::cli::signed::SignedArgs;
 use crate::cli::{Global, criu_values, exit, parse_id};
 use crate::engine::{Container, ContainerId, Foreground, ProcessIo};
 use crate::registry::{Reference, fetch};
@@ -85,15 +87,11 @@ pub(in crate::cli) struct Args {
     /// SELinux's context for tmpfs mounts instead of the one at the checkpoint
     #[arg(long, value_name = "CONTEXT")]
     lsm_mount_context: Option<String>,
-    /// File with a secret key of age's that opens an encrypted archive
+    /// File with a secret key of age's or OpenSSH's that opens an encrypted archive
     #[arg(long, value_name = "FILE", requires = "import")]
     identity: Vec<PathBuf>,
-    /// Restore only what one of these has signed: the file is like `allowed_signers` of ssh-keygen(1)
-    #[arg(long, value_name = "SIGNERS", requires = "import")]
-    verify: Option<PathBuf>,
-    /// Signature of the archive [default: the archive's name with .sig]
-    #[arg(long, value_name = "FILE", requires = "verify")]
-    signature: Option<PathBuf>,
+    #[command(flatten)]
+    signed: SignedArgs,
     /// What the configuration in the archive may have of this host
     #[arg(long, value_name = "WHAT", value_enum, value_delimiter = ',', requires = "import")]
     allow: Vec<AllowArg>,
@@ -183,27 +181,28 @@ impl Args {
     }
 
     fn verification(&self) -> Result<Option<Verification>> {
-        let (Some(signers), Some(archive)) = (&self.verify, &self.import) else { return Ok(None) };
-        let signature = match &self.signature {
-            Some(path) => path.clone(),
-            None if archive.as_os_str() == "-" => {
-                let message = "standard input has no signature beside it";
-                return Err(
-                    Error::new(ErrorKind::InvalidInput, message).with_hint("name it with --signature")
-                );
+        match &self.import {
+            Some(archive) => self.signed.verification(archive),
+            None if self.signed.are_given() => {
+                Err(Error::new(ErrorKind::InvalidInput, "--verify goes with an archive: --import names none"))
             }
-            None => beside(archive),
-        };
-        Verification::read(&signature, signers).map(Some)
+            None => Ok(None),
+        }
     }
 
     fn source(&self, verification: Option<&Verification>) -> Result<Source> {
         Ok(match &self.import {
             None => Source::Images(self.image_path.clone()),
-            Some(path) if path.as_os_str() == "-" => Source::Archive {
-                name: "the archive on standard input".to_owned(),
-                bytes: Box::new(std::io::stdin()),
-            },
+            Some(path) if path.as_os_str() == "-" => {
+                let name = "the archive on standard input".to_owned();
+                match whole_file(std::io::stdin().as_fd())? {
+                    Some(file) => {
+                        verified(verification, &file, &name)?;
+                        self.source_of(name, file, None)
+                    }
+                    None => Source::Archive { name, bytes: Box::new(std::io::stdin()) },
+                }
+            }
             Some(path) if path.to_str().is_some_and(Reference::is_marked) => {
                 let reference = registry::reference(&path.to_string_lossy())?;
                 let file = fetch(&reference, &self.registry.options()?, &mut Bar::new("pulling"))?;
@@ -217,15 +216,10 @@ impl Args {
                 })?;
                 let metadata = file.metadata().context(|| format!("stat {}", path.display()))?;
                 if !metadata.is_dir() {
-                    // What can be read twice is not unpacked before it is known to be good. It is looked at again on the way.
-                    if let Some(verification) = verification.filter(|_| metadata.is_file()) {
-                        verification
-                            .check_file(&file)
-                            .context(|| format!("verify archive {}", path.display()))?;
-                    }
+                    let name = format!("archive {}", path.display());
+                    verified(verification.filter(|_| metadata.is_file()), &file, &name)?;
                     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
                     let directory = directory.unwrap_or(Path::new("."));
-                    let name = format!("archive {}", path.display());
                     return Ok(match metadata.is_file() || self.lazy_pages {
                         true => self.source_of(name, file, Some(directory)),
                         false => Source::Archive { name, bytes: Box::new(file) },
@@ -265,4 +259,19 @@ impl Args {
         }
         Ok(container)
     }
+}
+
+/// What can be read twice is not unpacked before it is known to be good. It is looked at again on the way.
+fn verified(verification: Option<&Verification>, file: &File, name: &str) -> Result<()> {
+    let Some(verification) = verification else { return Ok(()) };
+    verification.check_file(file).context(|| format!("verify {name}"))
+}
+
+/// A regular file that somebody has redirected, if it is at its beginning: any part of it can be read.
+fn whole_file(fd: BorrowedFd<'_>) -> Result<Option<File>> {
+    let attempt = || "look at standard input";
+    let mut file = File::from(fd.try_clone_to_owned().context(attempt)?);
+    let is_whole =
+        file.metadata().context(attempt)?.is_file() && file.stream_position().context(attempt)? == 0;
+    Ok(is_whole.then_some(file))
 }

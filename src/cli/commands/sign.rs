@@ -6,15 +6,15 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use crate::archive::ArchiveFile;
-use crate::archive::signature::{SigningKey, beside};
+use crate::archive::signature::SigningKey;
 use crate::{Context, Result};
 
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
-    /// The archive; the signature is its name with .sig
+    /// The archive; the signature is its name with .sig, of a key of minisign's with .minisig
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// OpenSSH private key, ed25519 and without a passphrase
+    /// Private key of OpenSSH's, ed25519, or of minisign's, without a passphrase
     #[arg(long, value_name = "KEY")]
     key: PathBuf,
 }
@@ -29,7 +29,7 @@ impl Args {
 pub(super) fn sign_file(key: &SigningKey, archive: &Path) -> Result<()> {
     let mut file = File::open(archive).context(|| format!("open {}", archive.display()))?;
     let signature = key.sign(&mut file).context(|| format!("sign {}", archive.display()))?;
-    let path = beside(archive);
+    let path = key.beside(archive);
     let mut file = ArchiveFile::create(&path)?;
     file.write_all(signature.as_bytes()).context(|| format!("write {}", path.display()))?;
     file.commit()

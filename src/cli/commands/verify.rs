@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use crate::Result;
 use crate::cli::output;
 use crate::cli::progress::Bar;
+use crate::cli::signed::SignedArgs;
 use crate::inspect::verify;
 
 #[derive(Debug, clap::Args)]
@@ -16,6 +17,8 @@ pub(in crate::cli) struct Args {
     /// Archive that it needs, or the directory that it is in [default: the archive's directory]
     #[arg(long, value_name = "FILE|DIR")]
     base_archive: Vec<PathBuf>,
+    #[command(flatten)]
+    signed: SignedArgs,
     /// The archive
     #[arg(value_name = "FILE")]
     path: PathBuf,
@@ -23,7 +26,9 @@ pub(in crate::cli) struct Args {
 
 impl Args {
     pub(in crate::cli) fn run(&self) -> Result<()> {
-        let found = verify(&self.path, &self.base_archive, &mut Bar::new("verify"))?;
+        let signer = self.signed.require(&self.path)?;
+        let mut found = verify(&self.path, &self.base_archive, &mut Bar::new("verify"))?;
+        found.signer = signer;
         if self.json {
             output::json(&found)?;
         }
