@@ -387,6 +387,30 @@ fn a_connection_outlives_the_agent_that_has_accepted_it() {
     pair.b.imported(&pair.id).end();
 }
 
+/// It breaks when all of the container is there and the other host is not heard yet.
+#[test]
+fn a_connection_that_breaks_before_the_decision_is_made_again() {
+    let Some(pair) = Pair::trusting() else { return };
+    let before = pair.run(&pair.id, |_| ()).reports();
+    let _agent = Agent::on(&pair.b, ADDRESSES[1], &[]);
+    let words = to(&pair.a, ADDRESSES[1], &[&pair.id]);
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let running = pair.a.migrate_command(&words).start();
+    let is_there = || pair.b.container_ids().contains(&pair.id);
+    wait_until(PATIENCE, "it is being restored", || is_there().then_some(()).ok_or(()));
+    running.signal(Signal::SIGSTOP);
+    recorded(&pair.b, "ready");
+    let connections = || pair.a.command(&["ss", "-Htn", "dst", ADDRESSES[1]]).run().succeeded();
+    assert!(!connections().is_empty(), "there is one");
+    pair.a.command(&["ss", "-Kt", "dst", ADDRESSES[1]]).run().succeeded();
+    assert_eq!(connections(), "", "it is broken");
+    running.signal(Signal::SIGCONT);
+    running.wait().succeeded();
+    gone(&pair.a, &pair.id);
+    goes_on(&pair.b, &pair.id, &before);
+    pair.b.imported(&pair.id).end();
+}
+
 /// Another host that is trusted as well does not get what one has begun.
 #[test]
 fn a_migration_is_nobody_else_s_to_go_on_with() {

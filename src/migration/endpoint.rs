@@ -246,7 +246,7 @@ impl Drop for Connection {
 }
 
 /// Breaks a connection.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Breaker(Way);
 
 impl Breaker {

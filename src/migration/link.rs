@@ -5,6 +5,7 @@
 use std::io::{PipeWriter, pipe};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::mpsc;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -65,6 +66,26 @@ impl Link {
         *self =
             Self::with(Connection::open(endpoint, shell)?, self.tell.clone(), self.number.wrapping_add(1))?;
         Ok(())
+    }
+
+    /// Does this with the connection, which is broken when that takes too long.
+    pub(super) fn within<T>(
+        &mut self,
+        patience: Duration,
+        what: impl FnOnce(&mut Self) -> Result<T>,
+    ) -> Result<T> {
+        let (done, ends) = mpsc::channel::<()>();
+        let breaker = self.breaker.clone();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                if ends.recv_timeout(patience) == Err(mpsc::RecvTimeoutError::Timeout) {
+                    breaker.cut();
+                }
+            });
+            let came_to = what(self);
+            drop(done);
+            came_to
+        })
     }
 
     /// Whether this is about an earlier connection.

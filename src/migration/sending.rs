@@ -35,6 +35,12 @@ const WAY: &str = "way";
 const RECONNECTS: [Duration; 4] =
     [Duration::ZERO, Duration::from_secs(1), Duration::from_secs(3), Duration::from_secs(6)];
 
+/// How often it is looked for before the decision, when all was sent: the container stands still meanwhile, and can go on here.
+const RECONNECTS_BEFORE: usize = 2;
+
+/// How long the other side may take to greet one who comes back.
+const GREETING: Duration = Duration::from_secs(5);
+
 /// How long the other side may take to say that it has refused.
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -241,29 +247,36 @@ impl Sending<'_> {
         }
     }
 
-    /// The connection is gone. Before the decision that is the end of the attempt, after it the other side is looked for.
+    /// The connection is gone. Once all was sent the other side is looked for, which may be about to have the container ready;
+    /// if it is not found before the decision, that is the end of the attempt.
     fn lost(&mut self, error: Option<Error>) -> Result<()> {
         let lost = loss(error);
-        self.deaf = true;
-        if !matches!(self.state, Handoff::Committed(..)) {
-            self.reason.get_or_insert(lost);
-            return self.drive(Event::Cancel);
-        }
-        for pause in RECONNECTS {
+        let decided = matches!(self.state, Handoff::Committed(..));
+        let most = match self.state {
+            Handoff::Committed(..) => RECONNECTS.len(),
+            Handoff::Prepared(..) => RECONNECTS_BEFORE,
+            _ => 0,
+        };
+        for pause in RECONNECTS.into_iter().take(most) {
             if let Ok(Happening::Interrupted) = self.happenings.recv_timeout(pause) {
-                return Err(lost);
+                break;
             }
             match self.reconnect() {
                 Ok(()) => return self.drive(Event::Resend),
                 Err(error) => tracing::warn!(error = error.chain(), "the other host cannot be reached"),
             }
         }
-        Err(lost)
+        self.deaf = true;
+        if decided {
+            return Err(lost);
+        }
+        self.reason.get_or_insert(lost);
+        self.drive(Event::Cancel)
     }
 
     fn reconnect(&mut self) -> Result<()> {
         self.link.reopen(&self.destination, &self.shell)?;
-        greet(&mut self.link)?;
+        self.link.within(GREETING, greet)?;
         self.link.say(&Said::Resume(self.state.tag().migration))?;
         self.link.listen()
     }
