@@ -593,10 +593,13 @@ fn memory_lost_before_the_decision(receiver_too: bool) {
         pair.b.signal_served(Signal::SIGKILL);
     }
     signal(&pair.b, "KILL", provider);
-    wait_until(PATIENCE, "what is there is ended", || match pair.is_at(&pair.b).as_deref() {
-        Some("paused" | "running") => Err(pair.b.processes()),
-        _ => Ok(()),
+    // Whoever holds it is told so, and ends it.
+    let record = format!("{}/{}/memory.json", pair.b.state_root(), pair.id);
+    wait_until(PATIENCE, "its memory is known to be lost", || {
+        let text = std::fs::read_to_string(&record).unwrap_or_default();
+        if text.contains("the process that brings it was killed") { Ok(()) } else { Err(text) }
     });
+    assert_eq!(pair.is_at(&pair.b).as_deref(), Some("paused"));
     let receiver = if receiver_too {
         receiver.wait();
         Receiver::on(&pair.b, &[]).into_running()

@@ -10,7 +10,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::provider::Job;
 use crate::engine::{Container, OutstandingMemory, StateRoot, Status};
@@ -94,23 +94,31 @@ fn keep(job: &Job, socket: &OwnedFd) -> Result<()> {
     end(job).and(written)
 }
 
-/// Ends the container, whoever has a right to it; one that is still being restored, as soon as it is there. A frozen one is not let run for
-/// that. Until then the copies of the descriptors are kept.
+/// Ends the container; one that is still being restored, as soon as it is there. One that somebody holds frozen is theirs to end, who read
+/// that it is worthless: were it gone, they would think that it had run. The copies of the descriptors are kept until then, for it may be
+/// about to be let go.
 fn end(job: &Job) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
+    let mut left = PATIENCE;
+    while !left.is_zero() {
         let Some(mut container) = find(job)? else { return Ok(()) };
-        let ended = match container.status()? {
+        let mut ended = Ok(());
+        match container.status()? {
             Status::Stopped => return Ok(()),
-            // Its restore fails, or it is about to be there.
-            Status::Creating => Ok(()),
-            _ => end_tree(&mut container),
-        };
-        if Instant::now() >= deadline {
-            return ended.and(Err(Error::new(ErrorKind::System, "the container did not end")));
+            Status::Paused if !container.ownership()?.is_here() => {}
+            other => {
+                left = left.saturating_sub(STEP);
+                // Its restore fails, or it is about to be there.
+                if other != Status::Creating {
+                    ended = end_tree(&mut container);
+                }
+            }
+        }
+        if left.is_zero() {
+            ended?;
         }
         thread::sleep(STEP);
     }
+    Err(Error::new(ErrorKind::System, "the container did not end"))
 }
 
 fn end_tree(container: &mut Container) -> Result<()> {
