@@ -14,7 +14,8 @@ use crate::wait::{PATIENCE, wait_until};
 #[derive(Debug)]
 pub struct Receiver<'h> {
     host: &'h Host,
-    running: Option<Running>,
+    /// What runs, until somebody takes it.
+    pub running: Option<Running>,
     /// Where it listens, as a destination of `migrate to`.
     pub at: String,
 }
@@ -37,16 +38,6 @@ impl<'h> Receiver<'h> {
             Err(e) => Err(e.to_string()),
         });
         Self { host, running: Some(running), at }
-    }
-}
-
-impl Receiver<'_> {
-    /// The command itself, which is the caller's to end.
-    ///
-    /// # Panics
-    /// Never.
-    pub fn into_running(mut self) -> Running {
-        self.running.take().expect("one that runs")
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use criu_tests::{Bundle, Command, Host, Need, PATIENCE, Stage, wait_until};
+use criu_tests::{Bundle, Command, Host, LargePipes, Need, PATIENCE, Stage, wait_until};
 use nix::sys::signal::Signal;
 
 /// CRIU by its own command line.
@@ -62,30 +62,6 @@ fn a_page_server_takes_the_memory() {
     container.goes_on(&status);
     container.end();
     host.assert_no_trace();
-}
-
-/// `fs.pipe-max-size`, large enough for CRIU, until it is dropped.
-struct LargePipes(Option<String>);
-
-impl LargePipes {
-    const PARAMETER: &str = "/proc/sys/fs/pipe-max-size";
-
-    fn set() -> Self {
-        let now = fs::read_to_string(Self::PARAMETER).expect("read fs.pipe-max-size");
-        if now.trim().parse::<u64>().expect("a number") >= 16 << 20 {
-            return Self(None);
-        }
-        fs::write(Self::PARAMETER, "16777216").expect("set fs.pipe-max-size");
-        Self(Some(now))
-    }
-}
-
-impl Drop for LargePipes {
-    fn drop(&mut self) {
-        if let Some(before) = self.0.take() {
-            fs::write(Self::PARAMETER, before).expect("set fs.pipe-max-size back");
-        }
-    }
 }
 
 #[test]

@@ -11,10 +11,11 @@ use std::time::SystemTime;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 
-use super::hand_over::Decide;
+use super::hand_over::{Decide, MemoryTaker, TakeRest};
 use super::volumes::Volume;
 use super::{
-    ArchiveLayout, ArchiveOptions, ArchivedRootfs, Export, Passed, base, network_status, passed, volumes,
+    ArchiveLayout, ArchiveOptions, ArchivedRootfs, Export, Passed, ahead, base, network_status, passed,
+    volumes,
 };
 use crate::archive::{
     ArchiveFile, ArchiveWriter, BaseTree, Completes, Compression, ContainerFacts, CriuVersion, Ending,
@@ -52,6 +53,8 @@ pub(super) struct Exporter<'a> {
     pub(super) memory: Option<u64>,
     /// Who takes the memory instead of the archive.
     memory_to: Option<Box<dyn Keeper + Send>>,
+    /// Who takes what it still needs of the memory when CRIU has listed it.
+    rest: Option<TakeRest>,
     /// Who says what becomes of the processes then.
     decide: Option<Decide>,
 }
@@ -100,7 +103,7 @@ impl<'a> Exporter<'a> {
         let base = base::read(&container.state().rootfs, options)?;
         let volumes = volumes::of(config, options)?;
         let network = network_status::of(container, config)?;
-        let (mut memory_to, mut decide) = (None, None);
+        let (mut memory_to, mut rest, mut decide) = (None, None, None);
         let target = match export {
             Export::File(path) => Target::File(ArchiveFile::create_after(&path, before)?),
             Export::Stream(stream) => Target::Stream(stream),
@@ -109,7 +112,11 @@ impl<'a> Exporter<'a> {
                 Target::File(ArchiveFile::create_after(&file, before)?)
             }
             Export::Peer(peer) => {
-                (memory_to, decide) = (Some(peer.memory), Some(peer.decide));
+                match peer.memory {
+                    MemoryTaker::OfCriu(keeper) => memory_to = Some(keeper),
+                    MemoryTaker::Ahead(take) => rest = Some(take),
+                }
+                decide = Some(peer.decide);
                 Target::Stream(peer.stream)
             }
         };
@@ -146,6 +153,7 @@ impl<'a> Exporter<'a> {
             progress,
             memory: None,
             memory_to,
+            rest,
             decide,
         })
     }
@@ -176,6 +184,14 @@ impl<'a> Exporter<'a> {
             return peer.end();
         }
         self.file()?.0.end_image()
+    }
+
+    /// Has what is left of the memory taken by who has taken most of it before.
+    pub(super) fn rest_of_memory(&mut self, container: &Container, images: BorrowedFd<'_>) -> Result<()> {
+        match self.rest.take() {
+            Some(take) => take(&ahead::left(container, images)?),
+            None => Ok(()),
+        }
     }
 
     /// Who decides what becomes of the processes, if that is to be asked.

@@ -6,6 +6,8 @@
 //!  images, root filesystem ─▶ .stream ┴─ all of it given ─▶ .decide ─▶ Verdict
 //!                                        (the cgroup is frozen underneath from post-dump on)
 //! ```
+//! Whoever has been given memory before, while the processes ran ([`MemoryTaker::Ahead`]), is asked to take what it still needs; CRIU then
+//! only lists it.
 //!
 //! | verdict | the processes |
 //! | --- | --- |
@@ -21,6 +23,7 @@ use std::io::Write;
 use std::sync::{Mutex, PoisonError};
 
 use crate::engine::Container;
+use crate::pages::ahead::Left;
 use crate::pages::receive::Keeper;
 use crate::{Error, Result};
 
@@ -38,14 +41,34 @@ pub enum Verdict {
 /// Asks for the verdict, for as long as that takes. It is not asked unless everything was given.
 pub type Decide = Box<dyn FnOnce() -> Verdict + Send>;
 
+/// Takes what it still needs of processes that stand still, out of their memory.
+pub type TakeRest = Box<dyn FnOnce(&[Left]) -> Result<()> + Send>;
+
+/// Whoever takes the memory of a checkpoint over.
+pub enum MemoryTaker {
+    /// This, while CRIU dumps it.
+    OfCriu(Box<dyn Keeper + Send>),
+    /// This, when CRIU has listed it: it has taken most of it before. See [`can_leave_memory`](super::can_leave_memory).
+    Ahead(TakeRest),
+}
+
 /// Whoever takes a checkpoint over.
 pub struct HandOver {
-    /// Takes the memory, while CRIU dumps it.
-    pub memory: Box<dyn Keeper + Send>,
+    /// Takes the memory.
+    pub memory: MemoryTaker,
     /// Takes all else, as an archive, when the memory is complete.
     pub stream: Box<dyn Write + Send>,
     /// Decides.
     pub decide: Decide,
+}
+
+impl fmt::Debug for MemoryTaker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::OfCriu(_) => "OfCriu(..)",
+            Self::Ahead(_) => "Ahead(..)",
+        })
+    }
 }
 
 impl fmt::Debug for HandOver {

@@ -108,6 +108,7 @@ impl<'scope, 'p: 'scope> Notify for Hold<'_, 'scope, 'p> {
         if let Some(exporter) = &mut self.exporter {
             let version = Some(self.version);
             let written = rescue::watching(container, self.journal, || {
+                exporter.rest_of_memory(container, images_fd.as_fd())?;
                 exporter.images_and_rootfs(container, images_fd.as_fd(), version)
             });
             written.unwrap_or_else(|| {

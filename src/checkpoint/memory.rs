@@ -118,7 +118,7 @@ fn from_directory(directory: &Path, relative: &Path) -> PathBuf {
 }
 
 /// Whether CRIU can have pipes of the size that it moves memory through.
-fn pipes_can_grow() -> std::io::Result<bool> {
+pub(super) fn pipes_can_grow() -> std::io::Result<bool> {
     const CAP_SYS_RESOURCE: u32 = 24;
     let privileged = sys::proc::effective_capabilities()? & (1 << CAP_SYS_RESOURCE) != 0;
     Ok(privileged || sys::proc::pipe_max_size()? >= LAZY_PIPE)

@@ -10,6 +10,7 @@
 //! hold: a full disk or a reader that went away then lets the container run on. It does not know how a restore
 //! works, nor is it used by it.
 
+mod ahead;
 mod base;
 mod cgroups;
 mod export;
@@ -41,7 +42,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use hand_over::{Decide, HandOver, Verdict};
+pub use ahead::can_leave_memory;
+pub use hand_over::{Decide, HandOver, MemoryTaker, TakeRest, Verdict};
 pub use journal::settle;
 pub use lazy::signals_to_give_up;
 pub use memory::MemoryOptions;
@@ -61,6 +63,7 @@ use crate::engine::{Container, InitProcess, NetworkSurvey, Status, TakenDevices,
 use crate::spec::Config;
 use crate::sys::namespace::{PrivateMounts, in_private_mount_namespace};
 use crate::{Context, Error, ErrorKind, Result, sys};
+use ahead::Unasked;
 use export::Exporter;
 use freezer::Freezer;
 use hand_over::{Custody, Fate};
@@ -214,10 +217,11 @@ struct Attempted {
     dumped: Result<CheckpointReport>,
 }
 
-/// A CRIU on its way, with a socket for memory that is to go straight into an archive.
+/// A CRIU on its way, with a socket for memory that is to go straight into an archive, or one for memory that is to stay where it is.
 struct Started {
     criu: StartingCriu,
     socket: Option<Socket>,
+    unasked: Option<Unasked>,
 }
 
 /// Starts CRIU from this thread, which has the mounts that it is to see.
@@ -233,7 +237,8 @@ fn start_criu(
         namespaces::around_criu(&ready.config, init).map_err(|error| explain_end(container, error))?;
     let mut spawn = SpawnOptions::default().programs(programs.transpose()?).namespaces(around);
     let socket = straight::suits(options, export).then(|| Socket::make(&mut spawn)).transpose()?;
-    Ok(Started { criu: CriuClient::start(&ready.criu, spawn)?, socket })
+    let unasked = ahead::suits(export).then(|| Unasked::make(&mut spawn, &ready.config)).transpose()?;
+    Ok(Started { criu: CriuClient::start(&ready.criu, spawn)?, socket, unasked })
 }
 
 fn wrong_status(status: Status) -> Error {
@@ -365,7 +370,7 @@ impl Dump<'_> {
         exporter: Option<Exporter<'p>>,
         journal: &mut Journal,
     ) -> Result<(CheckpointReport, Option<Exporter<'p>>)> {
-        let Started { criu, socket } = started;
+        let Started { criu, socket, mut unasked } = started;
         // Both while CRIU starts.
         let network = self.container.survey_network(self.config, self.init, lock_table::PREFIX)?;
         let external_mounts = externals::mounts(
@@ -390,6 +395,10 @@ impl Dump<'_> {
         let saved = network.as_ref().map(NetworkSurvey::saved);
         let mut request = options::dump_request(self, external_mounts, saved, &freezer, version)?;
         rescue::note_lock(self, journal, request.options.network_lock)?;
+        if let Some(unasked) = &mut unasked {
+            request.lazy_pages = true;
+            request.options.config_file = Some(unasked.say(version)?);
+        }
         let socket = socket.and_then(|socket| socket.suits(version));
         if let Some(socket) = &socket {
             request.page_server = Some(PageServer::Socket(socket.criu));

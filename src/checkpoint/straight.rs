@@ -15,7 +15,7 @@ use std::os::unix::net::UnixStream;
 use std::thread::{Scope, ScopedJoinHandle};
 
 use super::export::Exporter;
-use super::{ArchiveLayout, CheckpointOptions, Export};
+use super::{ArchiveLayout, CheckpointOptions, Export, ahead};
 use crate::criu::{InheritedFd, SpawnOptions, Version};
 use crate::pages::receive::{Keeper, receive};
 use crate::pages::wire::Form;
@@ -28,8 +28,21 @@ const SINCE: Version = Version::new(4, 1, 0);
 /// again when its size is known, which no envelope and no packed archive allows, and the caller must not want it among the images.
 pub(super) fn suits(options: &CheckpointOptions, export: Option<&Export>) -> bool {
     let takes = matches!(export, Some(Export::File(_) | Export::Passed(_) | Export::Peer(_)));
+    let takes = takes && !ahead::suits(export);
     let is_full = matches!(options.archive.layout, ArchiveLayout::Full);
     takes && is_full && options.archive.recipients.is_none() && options.image_path.is_none()
+}
+
+/// Whether this CRIU goes through a socket at all.
+///
+/// # Errors
+/// `Unsupported` if it is too old.
+pub(super) fn require_socket(version: Version) -> Result<()> {
+    if version >= SINCE {
+        return Ok(());
+    }
+    let message = format!("criu {version} was not seen to send memory through a socket, {SINCE} was");
+    Err(Error::new(ErrorKind::Unsupported, message).with_hint("install a newer criu"))
 }
 
 /// Both ends of the socket: CRIU's by its number there, and ours.

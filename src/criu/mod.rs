@@ -26,7 +26,7 @@ mod version;
 pub use client::{
     CriuClient, Dumped, Features, PROGRAMS, Restored, Session, SpawnOptions, StartingCriu, Stdio,
 };
-pub use config_file::{CONFIG_ANNOTATION, config_file};
+pub use config_file::{CONFIG_ANNOTATION, config_file, lazy_socket};
 pub use failure::{End, Failure, Quoted};
 pub use find::{Criu, require_root, search_path};
 pub use image::{

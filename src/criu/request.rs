@@ -134,6 +134,11 @@ impl InheritedFd {
     pub const STDOUT: Self = Self(1);
     /// CRIU's standard error.
     pub const STDERR: Self = Self(2);
+
+    /// Where CRIU opens it by a path.
+    pub fn path(self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.0))
+    }
 }
 
 /// A ready-made descriptor for something that the images name (`inherit_fd`).
@@ -232,7 +237,8 @@ pub struct DumpRequest<'a> {
     pub track_memory: bool,
     /// Who takes the memory; `None`: it goes into the images.
     pub page_server: Option<PageServer>,
-    /// Leave the memory where it is and hand it out on demand, on the port of `page_server`.
+    /// Leave the memory where it is and hand it out on demand, on the port of `page_server`, or the socket that a file of options names
+    /// ([`lazy_socket`](super::lazy_socket)).
     pub lazy_pages: bool,
 }
 

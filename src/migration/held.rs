@@ -7,7 +7,10 @@ use std::thread::JoinHandle;
 
 use super::link::Happening;
 use super::protocol::{MemorySender, Sender};
-use crate::checkpoint::{CheckpointOptions, CheckpointReport, Export, HandOver, Verdict, checkpoint};
+use super::rounds::Memory;
+use crate::checkpoint::{
+    CheckpointOptions, CheckpointReport, Export, HandOver, MemoryTaker, Verdict, checkpoint,
+};
 use crate::engine::Container;
 use crate::{Context, Error, ErrorKind, Result};
 
@@ -19,18 +22,22 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// Begins it. [`Happening::Frozen`] tells that the processes are frozen and all of them was sent, [`Happening::Ended`] that the
+    /// Begins it, with `memory` if most of that was sent before. [`Happening::Frozen`] tells that the processes are frozen and all of them was sent, [`Happening::Ended`] that the
     /// checkpoint has ended.
     pub(super) fn begin(
         mut container: Container,
         options: CheckpointOptions,
+        memory: Option<&Memory>,
         sender: &Sender,
         tell: &mpsc::Sender<Happening>,
     ) -> Result<Self> {
         let (verdict, decided) = mpsc::channel();
         let tell = tell.clone();
         let export = HandOver {
-            memory: Box::new(MemorySender::new(sender.clone())),
+            memory: match memory {
+                Some(memory) => MemoryTaker::Ahead(memory.take_rest(sender)),
+                None => MemoryTaker::OfCriu(Box::new(MemorySender::new(sender.clone()))),
+            },
             stream: sender.archive(),
             decide: decide(sender.clone(), tell.clone(), decided),
         };

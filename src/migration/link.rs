@@ -13,6 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::endpoint::{Breaker, Connection, Endpoint, Shell};
 use super::handoff::Message;
 use super::protocol::{Blocker, Frame, Receiver, Said, Sender};
+use super::report::Round;
 use crate::{Context, Error, ErrorKind, Result};
 
 /// The size of a `signalfd_siginfo`, in bytes.
@@ -31,7 +32,9 @@ pub(super) enum Happening {
     Interrupted,
     /// The container is frozen, and all of it was sent.
     Frozen,
-    /// The checkpoint has ended.
+    /// Memory was sent while the container runs.
+    Round(Round),
+    /// The rounds of memory, or the checkpoint, have ended.
     Ended,
 }
 

@@ -4,7 +4,7 @@
 use super::id::MigrationId;
 use super::link::Link;
 use super::preflight;
-use super::protocol::{Answer, Blocker, Flags, Hello, Offer, Said};
+use super::protocol::{Answer, Blocker, Flags, Hello, Offer, Said, WITH_PAGES};
 use super::sending::MoveOptions;
 use crate::checkpoint::CheckpointOptions;
 use crate::criu::{TcpConnections, Version};
@@ -17,7 +17,17 @@ use crate::{Context, Error, ErrorKind, Result, sys};
 /// The container or the other side cannot be asked.
 pub fn survey(container: &Container, options: &MoveOptions) -> Result<(Vec<Blocker>, Answer)> {
     let (mut link, _) = Link::open(&options.destination, &options.shell)?;
-    offer(&mut link, container, options, MigrationId::random()?)
+    let offered = offer(&mut link, container, options, MigrationId::random()?)?;
+    Ok((offered.blockers, offered.answer))
+}
+
+/// What was said of an offer.
+pub(super) struct Offered {
+    /// What is in the way, on both sides.
+    pub(super) blockers: Vec<Blocker>,
+    pub(super) answer: Answer,
+    /// CRIU's version here, unless it is in the way.
+    pub(super) criu: Option<Version>,
 }
 
 /// Tells the other side of a container, and gathers what is in the way on both.
@@ -26,19 +36,20 @@ pub(super) fn offer(
     container: &Container,
     options: &MoveOptions,
     migration: MigrationId,
-) -> Result<(Vec<Blocker>, Answer)> {
+) -> Result<Offered> {
     let mut blockers = preflight::at_source(container, &options.checkpoint);
-    greet(link)?;
+    let version = greet(link)?;
     let config = container.config()?;
+    let criu = preflight::criu(options.checkpoint.criu.as_deref())
+        .inspect_err(|error| blockers.push(Blocker::from(error)))
+        .ok();
     let offer = Offer {
         migration,
         container: container.id().to_string(),
         config: serde_json::from_slice(&config.bytes)
             .context(|| "understand the container's configuration")?,
         arch: sys::arch::NAME.to_owned(),
-        criu: preflight::criu(options.checkpoint.criu.as_deref())
-            .inspect_err(|error| blockers.push(Blocker::from(error)))
-            .map_or(0, Version::as_number),
+        criu: criu.map_or(0, Version::as_number),
         flags: flags(&options.checkpoint),
         memory: container.stats().map_or(0, |stats| stats.memory.usage.usage),
         addresses: preflight::addresses(container, &options.checkpoint)
@@ -46,15 +57,17 @@ pub(super) fn offer(
             .unwrap_or_default(),
     };
     link.say(&Said::Offer(Box::new(offer)))?;
-    let Said::Answer(answer) = link.said()? else { return Err(out_of_turn()) };
+    let Said::Answer(mut answer) = link.said()? else { return Err(out_of_turn()) };
+    answer.takes_pages &= version >= WITH_PAGES;
     blockers.extend(answer.blockers.iter().cloned());
-    Ok((blockers, answer))
+    Ok(Offered { blockers, answer, criu })
 }
 
-pub(super) fn greet(link: &mut Link) -> Result<()> {
+/// Tells the version of the protocol that both speak.
+pub(super) fn greet(link: &mut Link) -> Result<u32> {
     link.say(&Said::Hello(Hello::own()))?;
     match link.said()? {
-        Said::Hello(hello) => hello.common().map(drop),
+        Said::Hello(hello) => hello.common(),
         _ => Err(out_of_turn()),
     }
 }

@@ -4,7 +4,7 @@
 //! | there | what |
 //! | --- | --- |
 //! | `journal` | what was decided; its notes tell the way to the other host, and how the container is restored |
-//! | `memory/`, `archive` | destination: what has come of the container, until it runs here |
+//! | `memory/` or `pages/`, `archive` | destination: what has come of the container, until it runs here |
 //! | `stdout.log`, `stderr.log` | destination: what it writes to pipes and files that it had at the source, until it is restored |
 //!
 //! Must not know what is decided.
@@ -20,11 +20,13 @@ use serde::de::DeserializeOwned;
 
 use super::handoff::{Event, Record, Recorded, Side, Tree};
 use super::id::MigrationId;
-use super::journal::{About, Journal, directory};
+use super::journal::{About, History, Journal, directory, migrations};
 use crate::engine::{ContainerId, StateRoot};
+use crate::pages::store::is_complete;
 use crate::{Context, Error, ErrorKind, Result};
 
 const MEMORY: &str = "memory";
+const PAGES: &str = "pages";
 const ARCHIVE: &str = "archive";
 const OUTPUT: [&str; 2] = ["stdout.log", "stderr.log"];
 
@@ -71,6 +73,31 @@ impl Place {
             return Err(Error::new(ErrorKind::InvalidInput, message));
         }
         Ok(Self { path: directory(root, migration), journal })
+    }
+
+    /// Removes what is left of migrations to here about which nothing was promised, when nobody is at work on them any more. Whoever asks
+    /// about one has the same answer without.
+    ///
+    /// # Errors
+    /// When they cannot be listed or removed.
+    pub(super) fn sweep(root: &StateRoot) -> Result<()> {
+        for migration in migrations(root)? {
+            // A restore that was killed has left a container, which is removed with the help of its journal.
+            let is_left = |history: &History| {
+                let opened = history.opened();
+                let there = root.path().join(&opened.container).exists();
+                opened.side == Side::Destination && history.last().is_none() && !there
+            };
+            // Whose journal is being made is not disturbed; somebody who is at work on it has it locked.
+            if !History::read(root, migration).is_ok_and(|history| is_left(&history)) {
+                continue;
+            }
+            let Ok(journal) = Journal::open(root, migration) else { continue };
+            if is_left(journal.history()) {
+                journal.remove()?;
+            }
+        }
+        Ok(())
     }
 
     /// The container's id.
@@ -139,6 +166,16 @@ impl Place {
             }
             _ => Ok(path),
         }
+    }
+
+    /// The directory of a store of pages.
+    pub(super) fn pages(&self) -> PathBuf {
+        self.path.join(PAGES)
+    }
+
+    /// The same, if all pages have come.
+    pub(super) fn store(&self) -> Option<PathBuf> {
+        Some(self.pages()).filter(|path| is_complete(path))
     }
 
     /// A new file of memory. Of the same name there is none.
@@ -217,5 +254,6 @@ pub(super) fn drop_store(directory: &Path) -> Result<()> {
     };
     removed(fs::remove_file(directory.join(ARCHIVE)))
         .and_then(|()| removed(fs::remove_dir_all(directory.join(MEMORY))))
+        .and_then(|()| removed(fs::remove_dir_all(directory.join(PAGES))))
         .context(|| format!("remove what has come from {}", directory.display()))
 }

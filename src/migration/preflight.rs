@@ -15,7 +15,7 @@ use crate::cgroup::{Cgroup, Hierarchies, Layout};
 use crate::checkpoint::{CheckpointOptions, dumpable};
 use crate::criu::{Criu, CriuClient, SpawnOptions, Version, require_root};
 use crate::engine::{Container, ContainerId, MovingAddresses, StateRoot, Status};
-use crate::restore::allows;
+use crate::restore::{allows, can_bring_memory};
 use crate::spec::Config;
 use crate::{Context, Error, ErrorKind, Result, sys};
 
@@ -58,7 +58,13 @@ pub(super) fn judge(root: &StateRoot, offer: &Offer, options: &ReceiveOptions) -
             .with_hint("choose a state root on a larger file system with --root"))
     }));
     answer.blockers = blockers;
+    answer.takes_pages = can_bring_memory(in_user_namespace(offer));
     answer
+}
+
+fn in_user_namespace(offer: &Offer) -> bool {
+    let namespaces = offer.config.pointer("/linux/namespaces").and_then(serde_json::Value::as_array);
+    namespaces.into_iter().flatten().any(|namespace| namespace.get("type").is_some_and(|kind| kind == "user"))
 }
 
 /// What the source finds in its own way.
@@ -66,6 +72,7 @@ pub(super) fn at_source(container: &Container, options: &CheckpointOptions) -> V
     let mut blockers = Vec::new();
     let mut look = |looked: Result<()>| blockers.extend(looked.err().map(|error| Blocker::from(&error)));
     look(container.require_owned());
+    look(container.require_whole());
     look(is_ours(container));
     look(runs(container));
     look(has_freezer());

@@ -7,11 +7,12 @@
 //! Said       JSON of a Said                     MemoryBegin   a name: pages-1.img
 //! Archive    bytes of an archive                Memory        bytes of pages
 //! ArchiveEnd nothing                            MemoryEnd     nothing
+//! Pages      a batch of `pages::store`          Memories      { CRIU's pid u32 · space u32 } …, after the last of them    from version 2 on
 //!
 //! source                                destination
 //! Hello ─▶                          ◀─ Hello
 //! Offer ─▶                          ◀─ Answer          what is in the way here, all of it
-//! Begin · memory · archive ─▶
+//! Begin · memory or pages · archive ─▶
 //! Handoff(FINAL) ─▶  ...            ◀─ Handoff(READY)  as `handoff` says
 //! Settled ─▶
 //! ```
@@ -30,7 +31,10 @@ use crate::pages::receive::Keeper;
 use crate::{Context, Error, ErrorKind, Result};
 
 /// The versions of the protocol that this program speaks, the best first.
-const SPEAKS: [u32; 1] = [1];
+const SPEAKS: [u32; 2] = [2, 1];
+
+/// The first version in which memory comes as pages, before the processes stand still.
+pub(super) const WITH_PAGES: u32 = 2;
 
 /// The longest frame, in bytes.
 const LONGEST: usize = 1 << 20;
@@ -137,6 +141,9 @@ pub struct Answer {
     pub kernel: String,
     /// Bytes that are free where a container is kept.
     pub free: u64,
+    /// Whether memory may come as pages: it is put into place while the container runs.
+    #[serde(default)]
+    pub takes_pages: bool,
 }
 
 /// What is said, besides memory and archives.
@@ -176,6 +183,10 @@ pub enum Frame {
     Archive(Vec<u8>),
     /// It is complete.
     ArchiveEnd,
+    /// Pages of a memory.
+    Pages(Vec<u8>),
+    /// All have come: which process, by CRIU's number, has which memory.
+    Memories(Vec<(u32, u32)>),
 }
 
 const SAID: u8 = 1;
@@ -184,6 +195,8 @@ const MEMORY: u8 = 3;
 const MEMORY_END: u8 = 4;
 const ARCHIVE: u8 = 5;
 const ARCHIVE_END: u8 = 6;
+const PAGES: u8 = 7;
+const MEMORIES: u8 = 8;
 
 /// The end that is written to; its copies share it.
 #[derive(Clone)]
@@ -235,6 +248,30 @@ impl Sender {
     /// When the connection is broken.
     pub fn end_archive(&self) -> Result<()> {
         self.frame(ARCHIVE_END, &[]).context(|| "send the end of the archive")
+    }
+
+    /// Pages of a memory, in a batch.
+    ///
+    /// # Errors
+    /// When the connection is broken.
+    pub fn pages(&self, batch: &[u8]) -> Result<()> {
+        self.frame(PAGES, batch).context(|| "send memory")
+    }
+
+    /// All pages were sent, and these processes have these memories.
+    ///
+    /// # Errors
+    /// When the connection is broken, or there are more processes than a frame has room for.
+    pub fn memory_is_complete(&self, processes: &[(u32, u32)]) -> Result<()> {
+        let bytes: Vec<u8> = processes
+            .iter()
+            .flat_map(|(pid, space)| [pid.to_le_bytes(), space.to_le_bytes()].concat())
+            .collect();
+        if bytes.len() > LONGEST {
+            let message = format!("memory of {} processes is more than can be told", processes.len());
+            return Err(Error::new(ErrorKind::Unsupported, message));
+        }
+        self.frame(MEMORIES, &bytes).context(|| "send the end of the memory")
     }
 
     fn frame(&self, kind: u8, bytes: &[u8]) -> io::Result<()> {
@@ -378,8 +415,16 @@ fn frame([kind]: [u8; 1], bytes: Vec<u8>) -> Result<Frame> {
         MEMORY_END => nothing(&bytes, Frame::MemoryEnd),
         ARCHIVE => Ok(Frame::Archive(bytes)),
         ARCHIVE_END => nothing(&bytes, Frame::ArchiveEnd),
+        PAGES => Ok(Frame::Pages(bytes)),
+        MEMORIES => memories(&bytes).map(Frame::Memories).ok_or_else(|| malformed("a list of memories")),
         _ => Err(malformed(format!("a frame of kind {kind}"))),
     }
+}
+
+fn memories(bytes: &[u8]) -> Option<Vec<(u32, u32)>> {
+    let (pairs, []) = bytes.as_chunks::<8>() else { return None };
+    let number = |bytes: &[u8]| bytes.try_into().map(u32::from_le_bytes).ok();
+    pairs.iter().map(|pair| Some((number(&pair[..4])?, number(&pair[4..])?))).collect()
 }
 
 /// `pages-1.img`, and nothing that leads elsewhere.
@@ -461,11 +506,15 @@ mod tests {
         memory.end().expect("memory");
         sender.archive().write_all(b"tar").expect("memory");
         sender.end_archive().expect("memory");
+        sender.pages(b"a batch").expect("memory");
+        sender.memory_is_complete(&[(1, 7), (2, 9)]).expect("memory");
         let bytes = pipe.0.lock().expect("one thread").clone();
         assert_eq!(sender.bytes(), bytes.len() as u64);
         let mut receiver = receiver(bytes);
         let Said::Hello(hello) = receiver.said().expect("a hello") else { panic!("it was a hello") };
-        assert_eq!(hello.common().expect("its own"), 1);
+        assert_eq!(hello.common().expect("its own"), WITH_PAGES);
+        let older = Hello { speaks: vec![1], ..hello };
+        assert_eq!(older.common().expect("the first"), 1);
         let mut next = || receiver.frame().expect("a frame");
         assert_eq!(next(), Some(Frame::MemoryBegin("pages-1.img".to_owned())));
         assert_eq!(next(), Some(Frame::Memory(vec![7; PIECE])));
@@ -473,6 +522,8 @@ mod tests {
         assert_eq!(next(), Some(Frame::MemoryEnd));
         assert_eq!(next(), Some(Frame::Archive(b"tar".to_vec())));
         assert_eq!(next(), Some(Frame::ArchiveEnd));
+        assert_eq!(next(), Some(Frame::Pages(b"a batch".to_vec())));
+        assert_eq!(next(), Some(Frame::Memories(vec![(1, 7), (2, 9)])));
         assert_eq!(next(), None);
     }
 
@@ -488,6 +539,7 @@ mod tests {
             b"\x04\x01\0\0\0x",
             b"\x09\0\0\0\0",
             b"\x03\x05\0\0\0abc",
+            b"\x08\x07\0\0\0abcdefg",
         ] {
             receiver(bytes.to_vec()).frame().expect_err("no frame");
         }

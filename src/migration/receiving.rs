@@ -23,6 +23,7 @@ use super::preflight;
 use super::protocol::{Blocker, Flags, Frame, Hello, Offer, Receiver, Said, Sender};
 use crate::criu::TcpConnections;
 use crate::engine::{ContainerId, ProcessIo, StateRoot};
+use crate::pages::store::StoreWriter;
 use crate::restore::{MappedMount, RestoreOptions, Source, restore};
 use crate::spec::{Grants, HostAccess};
 use crate::{Context, Error, ErrorKind, Result};
@@ -158,6 +159,8 @@ struct Receiving<'a> {
 #[derive(Default)]
 struct Store {
     memory: Option<File>,
+    /// Until all of them have come.
+    pages: Option<StoreWriter>,
     archive: Option<File>,
     complete: bool,
     /// How many bytes may still come.
@@ -167,6 +170,7 @@ struct Store {
 impl<'a> Receiving<'a> {
     fn new(root: &'a StateRoot, sender: Sender, options: &'a ReceiveOptions, offer: &Offer) -> Result<Self> {
         let id: ContainerId = offer.container.parse()?;
+        Place::sweep(root)?;
         let mut place = open(root, options, offer.migration, id.as_str())?;
         place.note(FLAGS, &offer.flags)?;
         place.note(ADDRESSES, &offer.addresses)?;
@@ -262,13 +266,24 @@ impl<'a> Receiving<'a> {
             }
             Frame::Memory(bytes) => write(store.memory.as_mut(), &bytes)?,
             Frame::MemoryEnd => sync(store.memory.take())?,
+            Frame::Pages(batch) => {
+                if store.pages.is_none() {
+                    store.pages = Some(StoreWriter::create(&place.pages())?);
+                }
+                let pages = store.pages.as_mut().ok_or_else(out_of_turn)?;
+                pages.take(&batch, &mut store.room)?;
+            }
+            Frame::Memories(processes) => {
+                let mut pages = store.pages.take().ok_or_else(out_of_turn)?;
+                pages.seal(&processes)?;
+            }
             Frame::Archive(bytes) => {
                 if store.archive.is_none() {
                     store.archive = Some(place.create_archive()?);
                 }
                 write(store.archive.as_mut(), &bytes)?;
             }
-            Frame::ArchiveEnd if store.memory.is_none() => {
+            Frame::ArchiveEnd if store.memory.is_none() && store.pages.is_none() => {
                 sync(store.archive.take())?;
                 store.complete = true;
             }
@@ -347,7 +362,7 @@ impl<'a> Receiving<'a> {
             name: "what the other host has sent".to_owned(),
             bytes: Box::new(self.place.archive()?),
             memory: self.place.memory()?,
-            store: None,
+            store: self.place.store(),
         };
         let [stdout, stderr] = self.place.output()?;
         let null = File::open("/dev/null").context(|| "open /dev/null")?;

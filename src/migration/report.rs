@@ -13,12 +13,38 @@ use super::id::MigrationId;
 pub enum Phase {
     /// Both sides look for what is in the way. The container runs.
     Preflight,
-    /// It is stopped, and its memory, images and files are sent.
+    /// Its memory is sent, round after round. It runs.
+    Rounds,
+    /// It is stopped, and what is left of its memory, its images and its files are sent.
     Transfer,
     /// All of it was sent; the other side restores it.
     Restore,
     /// The other side has it, frozen; it is decided that it runs there.
     Switch,
+}
+
+/// What a caller is told on the way.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Progress {
+    /// This begins.
+    Phase(Phase),
+    /// This round was made.
+    Round(Round),
+}
+
+/// Memory that was sent while the container ran.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Round {
+    /// Bytes of memory that were found written to since the round before; in the first, all that there were.
+    pub dirty: u64,
+    /// Bytes of memory that were sent.
+    pub bytes: u64,
+    /// Bytes of memory that are zero, which was told.
+    pub zeros: u64,
+    /// How long that took.
+    #[serde(serialize_with = "seconds")]
+    pub seconds: Duration,
 }
 
 /// What it came to.
@@ -39,6 +65,12 @@ pub struct Moved {
     pub downtime: Option<Duration>,
     /// Bytes that were sent.
     pub bytes_sent: u64,
+    /// Memory that was sent while it ran.
+    pub rounds: Vec<Round>,
+    /// Bytes of memory that were sent after those rounds, while it stood still; `None` if CRIU has sent the memory then, all of it.
+    pub frozen_bytes: Option<u64>,
+    /// Why CRIU has, if not because the caller wanted it so.
+    pub without_rounds: Option<String>,
 }
 
 /// How long one phase took.
@@ -91,5 +123,9 @@ impl Clock {
 
 /// The sum of the phases in which the processes run nowhere.
 pub(super) fn downtime(times: &[PhaseTime]) -> Duration {
-    times.iter().filter(|time| time.phase != Phase::Preflight).map(|time| time.seconds).sum()
+    times
+        .iter()
+        .filter(|time| !matches!(time.phase, Phase::Preflight | Phase::Rounds))
+        .map(|time| time.seconds)
+        .sum()
 }

@@ -2,8 +2,8 @@
 //! The source: offers a container, sends it while CRIU holds it, and carries out what [`Handoff::step`] says.
 //!
 //! ```text
-//!  main thread     offer · answer ─▶ Freeze ──────────▶ frozen ─▶ FINAL · READY · COMMIT · DONE ─▶ End, or GoOn, or Stay
-//!  a second one               checkpoint: memory ─▶ archive ─▶ [held in post-dump] ◀───────────────┘
+//!  main thread     offer · answer · memory, as it runs ─▶ Freeze ─▶ frozen ─▶ FINAL · READY · COMMIT · DONE ─▶ End, or GoOn, or Stay
+//!  a second one    checkpoint: memory, or the rest of it ─▶ archive ─▶ [held in post-dump] ◀───────────┘
 //!  a third one     what the other side says            a fourth: SIGINT, SIGTERM
 //! ```
 //! All of them tell the first one, over one channel, what has happened. Whatever ends this process in the hold leaves the container
@@ -22,8 +22,10 @@ use super::journal::About;
 use super::link::{Happening, Link};
 use super::offering::{greet, offer};
 use super::place::Place;
+use super::predictor::RoundLimits;
 use super::protocol::{Said, none_in_the_way, told};
-use super::report::{Clock, Moved, Phase, downtime};
+use super::report::{Clock, Moved, Phase, Progress, downtime};
+use super::rounds::{self, Memory};
 use crate::checkpoint::{CheckpointOptions, Verdict};
 use crate::engine::{Container, ContainerId, StateRoot};
 use crate::{Error, ErrorKind, Result};
@@ -54,6 +56,8 @@ pub struct MoveOptions {
     pub shell: Shell,
     /// How the container is checkpointed.
     pub checkpoint: CheckpointOptions,
+    /// How much of its memory is sent before it is.
+    pub rounds: RoundLimits,
     /// Readable when it shall be given up: [`crate::checkpoint::signals_to_give_up`].
     pub give_up: Option<OwnedFd>,
 }
@@ -61,7 +65,13 @@ pub struct MoveOptions {
 impl MoveOptions {
     /// With nothing out of the ordinary.
     pub fn new(destination: Endpoint) -> Self {
-        Self { destination, shell: Shell::default(), checkpoint: CheckpointOptions::default(), give_up: None }
+        Self {
+            destination,
+            shell: Shell::default(),
+            checkpoint: CheckpointOptions::default(),
+            rounds: RoundLimits::default(),
+            give_up: None,
+        }
     }
 }
 
@@ -74,28 +84,49 @@ pub fn to(
     root: &StateRoot,
     id: &ContainerId,
     options: MoveOptions,
-    tell: &mut dyn FnMut(Phase),
+    tell: &mut dyn FnMut(Progress),
 ) -> Result<Moved> {
-    tell(Phase::Preflight);
-    let clock = Clock::start();
+    tell(Progress::Phase(Phase::Preflight));
+    let mut clock = Clock::start();
     let container = root.load(id)?;
     let migration = MigrationId::random()?;
     let (mut link, happenings) = Link::open(&options.destination, &options.shell)?;
-    let (blockers, _) = offer(&mut link, &container, &options, migration)?;
-    none_in_the_way(&blockers)?;
+    let offered = offer(&mut link, &container, &options, migration)?;
+    none_in_the_way(&offered.blockers)?;
     link.say(&Said::Begin)?;
+    let _signals = options.give_up.map(|fd| link.watch_signals(fd)).transpose()?;
+    link.listen()?;
+    let (mut memory, mut without_rounds) = (None, None);
+    if options.rounds.most > 0 {
+        match rounds::possible(offered.criu, &offered.answer) {
+            Err(reason) => without_rounds = Some(reason.chain()),
+            Ok(()) => {
+                clock.begin(Phase::Rounds);
+                tell(Progress::Phase(Phase::Rounds));
+                match rounds::run(&link, &happenings, container, options.rounds, tell) {
+                    Ok(sent) => memory = Some(sent),
+                    // Nothing is promised and nothing written down: the other side forgets it when the connection ends.
+                    Err(reason) => {
+                        link.close();
+                        let message = format!("container {id} was not moved: it goes on here");
+                        return Err(Error::new(reason.kind(), message).with_source(reason));
+                    }
+                }
+            }
+        }
+    }
     let peer = options.destination.to_string();
     let about = About { migration, side: Side::Source, container: id.as_str(), peer: &peer };
     let mut place = Place::make(root, &about)?;
     place.note(WAY, &(&options.destination, &options.shell))?;
-    let _signals = options.give_up.map(|fd| link.watch_signals(fd)).transpose()?;
-    link.listen()?;
     let sending = Sending {
         root,
         id: id.clone(),
         destination: options.destination,
         shell: options.shell,
         checkpoint: Some(options.checkpoint),
+        memory,
+        without_rounds,
         fresh: true,
         place,
         state: Handoff::new(migration),
@@ -120,7 +151,7 @@ pub fn proceed(
     root: &StateRoot,
     migration: MigrationId,
     give_up: Option<OwnedFd>,
-    tell: &mut dyn FnMut(Phase),
+    tell: &mut dyn FnMut(Progress),
 ) -> Result<Moved> {
     let place = Place::open(root, migration, Side::Source)?;
     let way: Option<(Endpoint, Shell)> = place.noted(WAY)?;
@@ -142,6 +173,8 @@ pub fn proceed(
         destination,
         shell,
         checkpoint: None,
+        memory: None,
+        without_rounds: None,
         fresh: false,
         place,
         state: Handoff::new(migration),
@@ -166,6 +199,10 @@ struct Sending<'a> {
     shell: Shell,
     /// `None` for one that is continued, which is not checkpointed again.
     checkpoint: Option<CheckpointOptions>,
+    /// What was sent of its memory before.
+    memory: Option<Memory>,
+    /// Why nothing was, if the caller wanted it.
+    without_rounds: Option<String>,
     /// Whether it was begun by this process.
     fresh: bool,
     place: Place,
@@ -180,7 +217,7 @@ struct Sending<'a> {
     /// How long CRIU held the processes.
     stood_still: Option<Duration>,
     clock: Clock,
-    tell: &'a mut dyn FnMut(Phase),
+    tell: &'a mut dyn FnMut(Progress),
 }
 
 impl Sending<'_> {
@@ -199,6 +236,7 @@ impl Sending<'_> {
             return Err(self.remained());
         }
         let phases = self.clock.times();
+        let (rounds, frozen_bytes) = self.memory.as_ref().map(Memory::report).unzip();
         let moved = Moved {
             migration: self.state.tag().migration,
             container: self.id.to_string(),
@@ -206,6 +244,9 @@ impl Sending<'_> {
             downtime: self.stood_still.or_else(|| self.fresh.then(|| downtime(&phases))),
             phases,
             bytes_sent: self.link.sender().bytes(),
+            rounds: rounds.unwrap_or_default(),
+            frozen_bytes,
+            without_rounds: self.without_rounds,
         };
         // Whoever does not hear it keeps a few bytes more.
         let _ = self.link.say(&Said::Settled);
@@ -243,7 +284,7 @@ impl Sending<'_> {
             },
             Happening::Lost(_, error) => self.lost(error),
             // It has ended with the verdict, or has none to wait for.
-            Happening::Frozen | Happening::Ended => Ok(()),
+            Happening::Frozen | Happening::Ended | Happening::Round(_) => Ok(()),
         }
     }
 
@@ -329,7 +370,7 @@ impl Sending<'_> {
 
     fn begin(&mut self, phase: Phase) {
         self.clock.begin(phase);
-        (self.tell)(phase);
+        (self.tell)(Progress::Phase(phase));
     }
 
     /// Freezes the container and sends it. One that is continued was sent before.
@@ -339,7 +380,13 @@ impl Sending<'_> {
             return self.tree().map(Event::Tree);
         };
         self.begin(Phase::Transfer);
-        let held = Held::begin(self.container()?, options, self.link.sender(), self.link.tell())?;
+        let held = Held::begin(
+            self.container()?,
+            options,
+            self.memory.as_ref(),
+            self.link.sender(),
+            self.link.tell(),
+        )?;
         loop {
             let reason = match self.next() {
                 Happening::Frozen => {
@@ -347,7 +394,7 @@ impl Sending<'_> {
                     return Ok(Event::Tree(Tree::Frozen));
                 }
                 Happening::Ended => break,
-                Happening::Heard(_) => continue,
+                Happening::Heard(_) | Happening::Round(_) => continue,
                 Happening::Failed(blocker) => told(&blocker),
                 Happening::Interrupted => interrupted(),
                 Happening::Lost(_, error) => loss(error),
@@ -464,7 +511,7 @@ impl Sending<'_> {
     }
 }
 
-fn loss(error: Option<Error>) -> Error {
+pub(super) fn loss(error: Option<Error>) -> Error {
     let lost = Error::new(ErrorKind::System, "the connection to the other host was lost");
     match error {
         Some(cause) => lost.with_source(cause),
@@ -472,6 +519,6 @@ fn loss(error: Option<Error>) -> Error {
     }
 }
 
-fn interrupted() -> Error {
+pub(super) fn interrupted() -> Error {
     Error::new(ErrorKind::System, "interrupted")
 }

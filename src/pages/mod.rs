@@ -9,8 +9,9 @@
 //! It knows what stands on the wire ([`wire`]) and what becomes of a dump's ([`receive`]).
 //!
 //! Besides, without CRIU: which pages running processes write to, and what is in them ([`track`]); pages that have come from another
-//! host, and wait for their processes ([`store`]).
+//! host, and wait for their processes ([`store`]); and between the two, which of them the other host has as they are ([`ahead`]).
 
+pub mod ahead;
 pub mod receive;
 pub mod store;
 pub mod track;

@@ -4,8 +4,7 @@
 use std::fs;
 use std::io::Write as _;
 use std::path::PathBuf;
-
-use serde_json::json;
+use std::time::Duration;
 
 use super::restore::mapped_mount;
 use crate::checkpoint::signals_to_give_up;
@@ -13,7 +12,9 @@ use crate::cli::{Global, output, parse_id};
 use crate::criu::TcpConnections;
 use crate::engine::ContainerId;
 use crate::migration::protocol::{none_in_the_way, shown};
-use crate::migration::{Endpoint, MigrationId, MoveOptions, Moved, Phase, Shell, proceed, survey, to};
+use crate::migration::{
+    Endpoint, MigrationId, MoveOptions, Moved, Progress, RoundLimits, Shell, proceed, survey, to,
+};
 use crate::restore::MappedMount;
 use crate::{Context, Error, ErrorKind, Result};
 
@@ -37,7 +38,7 @@ pub(in crate::cli) struct Args {
     /// Write what it came to into this file, as JSON
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
-    /// Print a line of JSON as each phase begins
+    /// Print a line of JSON as each phase begins, and after each round of memory
     #[arg(long)]
     json_progress: bool,
     /// Program that leads to the other host, in place of ssh, and its first arguments
@@ -55,6 +56,12 @@ pub(in crate::cli) struct Args {
     /// What the configuration may have of the other host, as for `receive`; of no effect with tls: and unix:
     #[arg(long, value_name = "WHAT", value_delimiter = ',', value_parser = ["mounts", "devices", "hooks", "namespaces", "privileges", "all"])]
     allow: Vec<String>,
+    /// Send memory at most so often while the container runs, and the rest when it stands still; 0: all of it then
+    #[arg(long, value_name = "N", default_value_t = RoundLimits::default().most)]
+    memory_rounds: u32,
+    /// Stop the container as soon as it is expected to stand still for no longer than so many milliseconds
+    #[arg(long, value_name = "MS", default_value_t = RoundLimits::default().downtime.as_millis() as u64)]
+    downtime_target: u64,
     /// Take established TCP connections along; the container's address must come along as well
     #[arg(long)]
     tcp_established: bool,
@@ -86,10 +93,10 @@ impl Args {
     pub(in crate::cli) fn run(&self, global: &Global) -> Result<()> {
         let root = global.state_root()?;
         let json = self.json_progress;
-        let mut tell = |phase: Phase| {
+        let mut tell = |progress: Progress| {
             if json {
                 // Who does not read it any more shall not keep a container from where it is going.
-                let _ = output::json_line(&json!({ "phase": phase }));
+                let _ = output::json_line(&progress);
             }
         };
         // Before any thread is made.
@@ -126,6 +133,8 @@ impl Args {
         checkpoint.link_remap = self.link_remap;
         checkpoint.no_check = self.no_check;
         options.shell = self.shell()?;
+        options.rounds.most = self.memory_rounds;
+        options.rounds.downtime = Duration::from_millis(self.downtime_target);
         Ok(options)
     }
 

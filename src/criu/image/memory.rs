@@ -7,13 +7,15 @@
 //! pages-N.img      the pages
 //! ```
 
-use std::io::Write;
+use std::io::{Read as _, Write};
+use std::ops::Range;
+use std::os::fd::BorrowedFd;
 
 use protobuf::Message;
 
 use super::proto::criu_images::{MmEntry, PagemapEntry, PagemapHead, VmaEntry};
-use super::{Image, Kind};
-use crate::{Context, ErrorKind, Result};
+use super::{Image, Kind, list, open};
+use crate::{Context, Error, ErrorKind, Result};
 
 /// Bytes of a page in an image.
 pub const PAGE: u64 = 4096;
@@ -171,6 +173,38 @@ pub fn page_table(bytes: &[u8]) -> Result<PageTable> {
     Ok(PageTable { file, runs: image.list()?.into_iter().map(run).collect() })
 }
 
+/// What a dump has left where it is: of each process, by its number in the names of images, whole pages in ascending order.
+///
+/// # Errors
+/// `InvalidArchive` for a table that is damaged; else when it cannot be read.
+pub fn left_behind(images: BorrowedFd<'_>) -> Result<Vec<(u32, Vec<Range<u64>>)>> {
+    let mut left = Vec::new();
+    for pid in list(images, "pagemap-", ".img")?.iter().filter_map(|middle| middle.parse().ok()) {
+        let name = format!("pagemap-{pid}.img");
+        let mut bytes = Vec::new();
+        if let Some(mut file) = open(images, &name)? {
+            file.read_to_end(&mut bytes).context(|| format!("read {name}"))?;
+        }
+        let table = page_table(&bytes).context(|| format!("read {name}"))?;
+        let mut ranges: Vec<Range<u64>> = Vec::new();
+        for run in table.runs.iter().filter(|run| run.kept == Kept::Lazy && run.pages > 0) {
+            let end = run.pages.checked_mul(PAGE).and_then(|bytes| run.address.checked_add(bytes));
+            let after = ranges.last().is_none_or(|last| last.end <= run.address);
+            match end.filter(|_| after && run.address.is_multiple_of(PAGE)) {
+                Some(end) => ranges.push(run.address..end),
+                None => {
+                    let message = format!("{name} lists pages that cannot be");
+                    return Err(Error::new(ErrorKind::InvalidArchive, message));
+                }
+            }
+        }
+        if !ranges.is_empty() {
+            left.push((pid, ranges));
+        }
+    }
+    Ok(left)
+}
+
 /// A `pagemap-PID.img` in the making.
 #[derive(Debug)]
 pub struct PageTableWriter<W> {
@@ -241,6 +275,8 @@ pub(super) fn kept(entry: &PagemapEntry) -> (Kept, u64) {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd as _;
+
     use super::super::written;
     use super::*;
 
@@ -287,5 +323,26 @@ mod tests {
         let found =
             page_table(&written(Kind::Pagemap, &[&[8, 1], &huge, &huge])).expect("sums do not overflow");
         assert_eq!(found.runs[1].offset, u64::MAX);
+    }
+
+    #[test]
+    fn what_is_left_where_it_is_is_found_in_all_tables() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let runs: [&[u8]; 4] = [
+            &[8, 1],
+            &[8, 0x80, 0x20, 32, 2, 40, 3],
+            &[8, 0x80, 0x80, 1, 32, 4, 40, 1],
+            &[8, 0x80, 0xa0, 1, 32, 2, 40, 1],
+        ];
+        let table = written(Kind::Pagemap, &runs);
+        std::fs::write(dir.path().join("pagemap-7.img"), &table).expect("write");
+        std::fs::write(dir.path().join("pagemap-shmem-9.img"), &table).expect("write");
+        std::fs::write(dir.path().join("pagemap-8.img"), written(Kind::Pagemap, &runs[..1])).expect("write");
+        let images = std::fs::File::open(dir.path()).expect("open");
+        let left = left_behind(images.as_fd()).expect("good");
+        assert_eq!(left, [(7, vec![0x1000..0x4000, 0x5000..0x6000])]);
+        let twice = written(Kind::Pagemap, &[runs[0], runs[1], runs[1]]);
+        std::fs::write(dir.path().join("pagemap-7.img"), twice).expect("write");
+        left_behind(images.as_fd()).expect_err("they overlap");
     }
 }

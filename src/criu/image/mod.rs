@@ -31,7 +31,9 @@ pub use files::{
     Descriptor, FileKind, OpenFile, OutsideFile, descriptors, files_from_outside, memory_file_names,
     open_files,
 };
-pub use memory::{Area, Kept, Memory, PAGE, PageTable, PageTableWriter, Run, memory, page_table};
+pub use memory::{
+    Area, Kept, Memory, PAGE, PageTable, PageTableWriter, Run, left_behind, memory, page_table,
+};
 pub use mounts::{Mount, mounts, mounts_from_outside};
 pub use names::process_names;
 pub use sockets::{Address, Socket};

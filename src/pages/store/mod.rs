@@ -16,8 +16,9 @@ mod runs;
 mod writer;
 
 pub use batch::{Batch, runs_of};
-pub use reader::StoreReader;
+pub use reader::{StoreReader, is_complete};
 pub use runs::Place;
+pub(super) use runs::{Run, Runs};
 pub use writer::StoreWriter;
 
 /// The file of pages, in the directory of a store.

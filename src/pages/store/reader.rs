@@ -17,6 +17,11 @@ use crate::{Context, Error, ErrorKind, Result};
 /// Bytes that are told at once.
 const AT_ONCE: u64 = 1 << 20;
 
+/// Whether there is a store in this directory that has all of its pages.
+pub fn is_complete(directory: &Path) -> bool {
+    directory.join(INDEX).exists()
+}
+
 /// A store that nothing is added to any more. It holds its file open, which may lose its name.
 #[derive(Debug)]
 pub struct StoreReader {
@@ -169,10 +174,12 @@ mod tests {
             .expect("taken");
         assert_eq!((room, writer.size()), (0, 7 * PAGE));
         StoreReader::open(&directory).expect_err("it is not complete");
+        assert!(!is_complete(&directory));
         let full = take(&mut writer, 6, &[(30, Contents::Bytes(&page(1)))], &mut room).expect_err("full");
         assert_eq!(full.kind(), ErrorKind::Storage);
         writer.seal(&[(1, 5), (2, 6), (3, 77)]).expect("written");
 
+        assert!(is_complete(&directory));
         let mut reader = StoreReader::open(&directory).expect("complete");
         std::fs::remove_dir_all(&directory).expect("it needs no name");
         let found: Vec<_> = (8..16).map(|address| byte(&mut reader, 1, address)).collect();

@@ -15,7 +15,7 @@ pub enum Place {
 
 impl Place {
     /// That of what is so many bytes further on in the same run.
-    pub(super) fn after(self, bytes: u64) -> Self {
+    pub(in crate::pages) fn after(self, bytes: u64) -> Self {
         match self {
             Self::At(offset) => Self::At(offset.saturating_add(bytes)),
             Self::Zeros => Self::Zeros,
@@ -25,26 +25,26 @@ impl Place {
 
 /// A run: its length in bytes, and where it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Run {
-    pub(super) length: u64,
-    pub(super) place: Place,
+pub(in crate::pages) struct Run {
+    pub(in crate::pages) length: u64,
+    pub(in crate::pages) place: Place,
 }
 
 /// The runs of one memory. Addresses and lengths are of whole pages, and none reaches beyond the last address.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Runs(BTreeMap<u64, Run>);
+pub(in crate::pages) struct Runs(BTreeMap<u64, Run>);
 
 impl Runs {
-    pub(super) fn count(&self) -> usize {
+    pub(in crate::pages) fn count(&self) -> usize {
         self.0.len()
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (u64, Run)> + '_ {
+    pub(in crate::pages) fn iter(&self) -> impl Iterator<Item = (u64, Run)> + '_ {
         self.0.iter().map(|(address, run)| (*address, *run))
     }
 
     /// What is at this address and after it in the same run.
-    pub(super) fn at(&self, address: u64) -> Option<Run> {
+    pub(in crate::pages) fn at(&self, address: u64) -> Option<Run> {
         let (start, run) = self.0.range(..=address).next_back()?;
         let within = address - start;
         let left = run.length.checked_sub(within).filter(|left| *left > 0)?;
@@ -52,7 +52,7 @@ impl Runs {
     }
 
     /// What is in this range, in pieces that lie in it, in order.
-    pub(super) fn within(&self, range: &Range<u64>) -> Vec<(u64, Run)> {
+    pub(in crate::pages) fn within(&self, range: &Range<u64>) -> Vec<(u64, Run)> {
         let before = self.0.range(..range.start).next_back();
         let inside = self.0.range(range.clone());
         let clipped = |(start, run): (&u64, &Run)| {
@@ -67,7 +67,7 @@ impl Runs {
     }
 
     /// Puts a run where there may be others, which it replaces there. What follows on from a neighbour becomes one with it.
-    pub(super) fn put(&mut self, address: u64, run: Run) {
+    pub(in crate::pages) fn put(&mut self, address: u64, run: Run) {
         let end = address + run.length;
         self.remove(&(address..end));
         let (mut start, mut run) = (address, run);
@@ -86,7 +86,8 @@ impl Runs {
         self.0.insert(start, run);
     }
 
-    fn remove(&mut self, range: &Range<u64>) {
+    /// What is in this range is so no more.
+    pub(in crate::pages) fn remove(&mut self, range: &Range<u64>) {
         let before = self.0.range(..range.start).next_back().map(|(at, _)| *at);
         let inside = self.0.range(range.clone()).map(|(at, _)| *at);
         let starts: Vec<u64> = before.into_iter().chain(inside).collect();

@@ -13,6 +13,9 @@ use crate::criu::image::PAGE;
 use crate::pages::track::Contents;
 use crate::{Context, Error, ErrorKind, Result};
 
+/// So much may be written before it must be on the disk: the end, for which processes stand still, has little to wait for.
+const UNSYNCED: u64 = 32 << 20;
+
 /// A store in the making.
 #[derive(Debug)]
 pub struct StoreWriter {
@@ -22,6 +25,8 @@ pub struct StoreWriter {
     end: u64,
     /// Places of pages that are zero now: where they begin, and how many bytes they are.
     free: Vec<(u64, u64)>,
+    /// Bytes that may not be on the disk yet.
+    unsynced: u64,
     spaces: HashMap<u32, Runs>,
 }
 
@@ -39,6 +44,7 @@ impl StoreWriter {
             pages: pages.context(made)?,
             end: 0,
             free: Vec::new(),
+            unsynced: 0,
             spaces: HashMap::new(),
         })
     }
@@ -57,6 +63,11 @@ impl StoreWriter {
                 Contents::Zeros(length) => self.zeros(space, address, length),
                 Contents::Bytes(bytes) => self.bytes(space, address, bytes, room)?,
             }
+        }
+        self.unsynced += batch.len() as u64;
+        if self.unsynced >= UNSYNCED {
+            self.pages.sync_data().context(keep)?;
+            self.unsynced = 0;
         }
         let count: usize = self.spaces.values().map(Runs::count).sum();
         if count > RUNS {

@@ -124,6 +124,24 @@ impl DirtyTracker {
         for process in processes {
             self.adopt(*process)?;
         }
+        self.look()
+    }
+
+    /// The last round, once these processes stand still, perhaps held by somebody else's ptrace: as [`DirtyTracker::round`], but nobody is
+    /// adopted. Processes that are not told have come since the round before, or have executed another program.
+    ///
+    /// # Errors
+    /// As [`DirtyTracker::round`].
+    pub fn last_round(&mut self, processes: &[i32]) -> Result<DirtyRound> {
+        self.tracked.retain(|tracked| {
+            let same = tracked.is_of_its_process().unwrap_or(false);
+            same && processes.contains(&tracked.process)
+        });
+        self.forget_who_left(processes);
+        self.look()
+    }
+
+    fn look(&mut self) -> Result<DirtyRound> {
         let mut round = DirtyRound::default();
         let mut lost = None;
         self.tracked.retain_mut(|tracked| match tracked.look() {

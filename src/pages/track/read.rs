@@ -44,6 +44,14 @@ pub struct PageReader {
 }
 
 impl PageReader {
+    /// That of a process, by its first thread, which must live.
+    ///
+    /// # Errors
+    /// The process is gone, or not the caller's to trace.
+    pub fn of(process: i32) -> Result<Self> {
+        Self::open(process, process)
+    }
+
     pub(super) fn open(process: i32, thread: i32) -> Result<Self> {
         let memory = File::open(format!("/proc/{thread}/mem"))
             .context(|| format!("open the memory of process {process}"))?;

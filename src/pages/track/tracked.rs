@@ -103,6 +103,14 @@ impl Tracked {
         self.maps.read_at(&mut [0], 0).is_ok_and(|read| read > 0)
     }
 
+    /// Whether it is the memory that its process has now. It is asked of processes that stand still: one that has executed another program
+    /// while a stranger had its old memory, too, has other mappings.
+    pub(super) fn is_of_its_process(&self) -> io::Result<bool> {
+        let now = File::open(format!("/proc/{}/maps", self.process))?;
+        let (mine, its) = (Maps::read(&self.maps)?, Maps::read(&now)?);
+        Ok(!mine.is_empty() && mine == its)
+    }
+
     /// What was written to since the last look, and since then tracked anew; `None` when the memory is gone.
     ///
     /// After an error it is not known what was written to.

@@ -1,0 +1,303 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Memory that `migrate to` sends while the container runs: what stands still is little, what arrives is what it was, and whoever ends
+//! it in the middle leaves a container that runs on as if nothing had been.
+
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+
+use criu_tests::{Bundle, Container, Host, LargePipes, Need, PATIENCE, Receiver, Stage, wait_until};
+use migrate::pages::track;
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+const MIB: u64 = 1 << 20;
+
+/// Both hosts, and pipes as CRIU needs them. `None` where the kernel cannot tell what is written to.
+struct Pair {
+    stage: Stage,
+    a: Host,
+    b: Host,
+    id: String,
+    _pipes: LargePipes,
+}
+
+impl Pair {
+    fn new() -> Option<Self> {
+        let stage = Stage::set(&[Need::Criu]).filter(|_| track::supported().is_ok())?;
+        let (a, b) = (stage.host("a"), stage.host("b"));
+        let id = stage.id("ahead");
+        Some(Self { stage, a, b, id, _pipes: LargePipes::set() })
+    }
+
+    fn bundle(&self, workload: &str, options: &[&str]) -> Bundle {
+        Bundle::of_workload(&self.a, workload, options).edit(|config| {
+            config["linux"]["cgroupsPath"] = json!(format!("/{}-source", self.id));
+        })
+    }
+
+    /// One that holds so many bytes, checks them all the time and writes to some.
+    fn run(&self, bytes: u64) -> Container<'_> {
+        let bundle = self.bundle("counter", &["--memory", &bytes.to_string()]);
+        self.a.run_detached(&self.id, &bundle)
+    }
+
+    /// Moves it, and tells what was reported.
+    fn moves(&self, at: &str, args: &[&str]) -> Value {
+        let report = self.a.path("report.json");
+        self.a.migrate(&[&["to", "--report", &report], args, &[at, &self.id]].concat()).succeeded();
+        let report = std::fs::read(report).expect("a report");
+        serde_json::from_slice(&report).expect("JSON")
+    }
+
+    /// It runs at its source, as if nothing had been.
+    fn runs_on(&self, container: Container<'_>, before: &criu_tests::Status) {
+        container.goes_on(before);
+        let state = self.a.state(&self.id);
+        assert!(state["status"] == "running" && state.get("ownership").is_none_or(Value::is_null), "{state}");
+        let left = std::fs::read_dir(self.a.path("state/.migrations")).into_iter().flatten().count();
+        assert_eq!(left, 0, "nothing was written down");
+        container.end();
+        self.a.assert_no_trace();
+    }
+}
+
+fn bytes(value: &Value) -> u64 {
+    value.as_u64().unwrap_or_else(|| panic!("a number of bytes: {value}"))
+}
+
+#[test]
+fn what_is_sent_while_it_stands_still_is_little() {
+    let Some(pair) = Pair::new() else { return };
+    let container = pair.run(256 * MIB);
+    let before = container.reports();
+    let receiver = Receiver::on(&pair.b, &[]);
+    let report = pair.moves(&receiver.at, &[]);
+    let there = pair.b.imported(&pair.id);
+    there.goes_on(&before);
+    let rounds = report["rounds"].as_array().expect("rounds");
+    assert!(rounds.len() >= 2, "{report}");
+    assert!(bytes(&rounds[0]["bytes"]) >= 250 * MIB, "{report}");
+    assert!(bytes(&report["frozen_bytes"]) < 24 * MIB, "{report}");
+    // Nothing is sent twice that was not written to meanwhile.
+    assert!(bytes(&report["bytes_sent"]) < 256 * MIB + 64 * MIB, "{report}");
+    assert!(report["without_rounds"].is_null(), "{report}");
+    there.end();
+    drop(receiver);
+    pair.a.assert_no_trace();
+    pair.b.assert_no_trace();
+}
+
+#[test]
+fn processes_that_come_and_go_meanwhile_are_as_they_were() {
+    let Some(pair) = Pair::new() else { return };
+    let container = pair.a.run_detached(&pair.id, &pair.bundle("tree", &["--memory", "1048576"]));
+    let before = container.reports();
+    let receiver = Receiver::on(&pair.b, &[]);
+    // As many rounds as there may be, so that some of what runs is in the middle of something.
+    let report = pair.moves(&receiver.at, &["--downtime-target", "0"]);
+    assert!(report["rounds"].as_array().is_some_and(|rounds| rounds.len() >= 2), "{report}");
+    let there = pair.b.imported(&pair.id);
+    there.goes_on(&before);
+    there.end();
+}
+
+#[test]
+fn without_rounds_memory_is_sent_while_it_stands_still() {
+    let Some(pair) = Pair::new() else { return };
+    let container = pair.run(16 * MIB);
+    let before = container.reports();
+    let receiver = Receiver::on(&pair.b, &[]);
+    let report = pair.moves(&receiver.at, &["--memory-rounds", "0"]);
+    assert!(report["frozen_bytes"].is_null() && report["without_rounds"].is_null(), "{report}");
+    let there = pair.b.imported(&pair.id);
+    there.goes_on(&before);
+    there.end();
+}
+
+/// What a host of this test's says of what it is offered.
+#[derive(Clone, Copy, PartialEq)]
+enum Manner {
+    /// It speaks the first version of the protocol only.
+    Old,
+    /// It takes so many frames of memory, and then nothing more, until it is told to go.
+    Stalls(usize),
+    /// It takes so many frames of memory, and goes.
+    Leaves(usize),
+    /// It takes all, and refuses.
+    Refuses,
+}
+
+/// A host that welcomes every container.
+struct Fake {
+    at: String,
+    /// Something comes when it has stalled.
+    stalled: mpsc::Receiver<()>,
+    go: mpsc::Sender<()>,
+    thread: JoinHandle<Vec<u8>>,
+}
+
+impl Fake {
+    fn at(path: &str, manner: Manner) -> Self {
+        let listener = UnixListener::bind(path).expect("listen");
+        let (tell, stalled) = mpsc::channel();
+        let (go, gone) = mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("somebody comes");
+            let mut kinds = Vec::new();
+            let mut pages = 0;
+            while let Some((kind, bytes)) = frame(&mut stream) {
+                kinds.push(kind);
+                if kind == 7 {
+                    pages += 1;
+                    match manner {
+                        Manner::Stalls(most) if pages == most => {
+                            tell.send(()).expect("somebody waits");
+                            let _ = gone.recv();
+                            return kinds;
+                        }
+                        Manner::Leaves(most) if pages == most => return kinds,
+                        _ => {}
+                    }
+                }
+                let Ok(said) = serde_json::from_slice::<Value>(&bytes) else { continue };
+                let answer = match () {
+                    () if kind != 1 => continue,
+                    () if said.get("hello").is_some() && manner == Manner::Old => {
+                        json!({"hello": {"speaks": [1], "program": "0.1"}})
+                    }
+                    () if said.get("hello").is_some() => said,
+                    () if said.get("offer").is_some() => {
+                        json!({"answer": {"blockers": [], "criu": "4.2", "kernel": "6.1", "free": 1, "takes_pages": true}})
+                    }
+                    () if ["FINAL", "ABORT"].iter().any(|kind| said["handoff"]["kind"] == *kind) => {
+                        json!({"handoff": {"tag": said["handoff"]["tag"], "kind": "NACK"}})
+                    }
+                    () => continue,
+                };
+                say(&mut stream, &answer);
+            }
+            kinds
+        });
+        Self { at: format!("unix:{path}"), stalled, go, thread }
+    }
+}
+
+fn frame(stream: &mut UnixStream) -> Option<(u8, Vec<u8>)> {
+    let mut head = [0; 5];
+    stream.read_exact(&mut head).ok()?;
+    let length = u32::from_le_bytes([head[1], head[2], head[3], head[4]]);
+    let mut bytes = vec![0; length as usize];
+    stream.read_exact(&mut bytes).ok()?;
+    Some((head[0], bytes))
+}
+
+fn say(stream: &mut UnixStream, said: &Value) {
+    let bytes = said.to_string().into_bytes();
+    let length = u32::try_from(bytes.len()).expect("short").to_le_bytes();
+    let _ = stream.write_all(&[&[1], &length[..], &bytes].concat());
+}
+
+/// `migrate to` is interrupted while a host takes nothing any more.
+#[test]
+fn interrupted_meanwhile_the_container_was_never_touched() {
+    let Some(pair) = Pair::new() else { return };
+    let container = pair.run(64 * MIB);
+    let before = container.reports();
+    let fake = Fake::at(&pair.stage.path("fake.sock"), Manner::Stalls(40));
+    let running = pair.a.migrate_command(&["to", &fake.at, &pair.id]).start();
+    fake.stalled.recv().expect("it takes memory");
+    assert_eq!(container.state_status(), "running");
+    running.signal(Signal::SIGINT);
+    running.wait().failed(1, &["was not moved: it goes on here", "interrupted"]);
+    fake.go.send(()).expect("it waits");
+    let kinds = fake.thread.join().expect("the other host");
+    assert!(!kinds.contains(&5), "no archive was begun");
+    pair.runs_on(container, &before);
+}
+
+/// Nobody is left who could do anything about it.
+#[test]
+fn killed_meanwhile_the_sender_leaves_nothing() {
+    let Some(pair) = Pair::new() else { return };
+    let container = pair.run(64 * MIB);
+    let before = container.reports();
+    let fake = Fake::at(&pair.stage.path("fake.sock"), Manner::Stalls(40));
+    let running = pair.a.migrate_command(&["to", &fake.at, &pair.id]).start();
+    fake.stalled.recv().expect("it takes memory");
+    running.signal(Signal::SIGKILL);
+    running.wait();
+    fake.go.send(()).expect("it waits");
+    fake.thread.join().expect("the other host");
+    pair.runs_on(container, &before);
+}
+
+#[test]
+fn a_connection_that_is_lost_meanwhile_leaves_the_container_as_it_is() {
+    let Some(pair) = Pair::new() else { return };
+    let container = pair.run(64 * MIB);
+    let before = container.reports();
+    let fake = Fake::at(&pair.stage.path("fake.sock"), Manner::Leaves(40));
+    pair.a.migrate(&["to", &fake.at, &pair.id]).failed(1, &["was not moved: it goes on here"]);
+    fake.thread.join().expect("the other host");
+    pair.runs_on(container, &before);
+}
+
+/// The processes were held by a CRIU that has left their memory where it was.
+#[test]
+fn refused_at_the_end_the_container_goes_on_with_its_memory() {
+    let Some(pair) = Pair::new() else { return };
+    let container = pair.run(64 * MIB);
+    let before = container.reports();
+    let fake = Fake::at(&pair.stage.path("fake.sock"), Manner::Refuses);
+    pair.a.migrate(&["to", &fake.at, &pair.id]).failed(1, &["was not moved: it goes on here"]);
+    let kinds = fake.thread.join().expect("the other host");
+    assert!(kinds.contains(&7) && kinds.contains(&8) && !kinds.contains(&2), "{kinds:?}");
+    pair.runs_on(container, &before);
+}
+
+#[test]
+fn a_host_of_an_older_version_gets_the_memory_as_it_knows_it() {
+    let Some(pair) = Pair::new() else { return };
+    let container = pair.run(16 * MIB);
+    let before = container.reports();
+    let fake = Fake::at(&pair.stage.path("fake.sock"), Manner::Old);
+    pair.a.migrate(&["to", &fake.at, &pair.id]).failed(1, &["was not moved: it goes on here"]);
+    let kinds = fake.thread.join().expect("the other host");
+    assert!(kinds.contains(&2) && !kinds.contains(&7), "{kinds:?}");
+    pair.runs_on(container, &before);
+}
+
+/// What a receiver has kept that was killed meanwhile is removed by the next.
+#[test]
+fn killed_meanwhile_the_receiver_leaves_nothing_that_stays() {
+    let Some(pair) = Pair::new() else { return };
+    let container = pair.run(256 * MIB);
+    let before = container.reports();
+    let mut receiver = Receiver::on(&pair.b, &[]);
+    let running = pair.a.migrate_command(&["to", &receiver.at, "--downtime-target", "0", &pair.id]).start();
+    let migrations = pair.b.path("state/.migrations");
+    let begun = || {
+        let places: Vec<_> = std::fs::read_dir(&migrations).into_iter().flatten().flatten().collect();
+        places.iter().any(|place| place.path().join("pages/pages").exists())
+    };
+    wait_until(PATIENCE, "memory comes", || if begun() { Ok(()) } else { Err(()) });
+    let killed = receiver.running.take().expect("it runs");
+    killed.signal(Signal::SIGKILL);
+    killed.wait();
+    running.wait().failed(1, &["was not moved: it goes on here"]);
+    assert!(begun(), "what has come is left");
+    let receiver = Receiver::on(&pair.b, &[]);
+    pair.moves(&receiver.at, &[]);
+    let there = pair.b.imported(&pair.id);
+    there.goes_on(&before);
+    wait_until(PATIENCE, "nothing of either attempt stays", || {
+        match std::fs::read_dir(&migrations).into_iter().flatten().count() {
+            0 => Ok(()),
+            left => Err(left),
+        }
+    });
+    there.end();
+    drop(container);
+}
