@@ -12,7 +12,7 @@ use super::output;
 use super::progress::Bar;
 use crate::checkpoint::{Export, Passed, signals_to_give_up};
 use crate::engine::ContainerId;
-use crate::registry::{Credentials, Reference, RegistryOptions, check_push, push};
+use crate::registry::{Credentials, Proxies, Reference, RegistryOptions, check_push, push};
 use crate::{Context, Error, ErrorKind, Result};
 
 /// Where credentials may be, for those who have no file.
@@ -60,6 +60,7 @@ impl RegistryArgs {
             cert_dir: self.cert_dir.clone(),
             auth_file: self.authfile.clone(),
             credentials,
+            proxies: Proxies::of_environment()?,
             ..RegistryOptions::default()
         })
     }

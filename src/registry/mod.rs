@@ -33,6 +33,7 @@ use std::time::Duration;
 
 pub use credentials::Credentials;
 pub use digest::Digest;
+pub use http::Proxies;
 pub use reference::{ImageName, Reference};
 
 use crate::archive::{DeviceNodes, Progress, UnpackOptions, lay_over};
@@ -59,6 +60,8 @@ pub struct RegistryOptions {
     pub auth_file: Option<PathBuf>,
     /// Credentials, instead of any file.
     pub credentials: Option<Credentials>,
+    /// Proxies on the way to it.
+    pub proxies: Proxies,
     /// How long each read and write may take.
     pub timeout: Duration,
     /// The most bytes that are sent in one request; all of a blob if there is no such number.
@@ -73,6 +76,7 @@ impl Default for RegistryOptions {
             cert_dir: None,
             auth_file: None,
             credentials: None,
+            proxies: Proxies::default(),
             timeout: Duration::from_secs(60),
             chunk: None,
         }

@@ -3,6 +3,7 @@
 
 mod hostile;
 mod layouts;
+mod proxies;
 mod server;
 
 use std::fs;

@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One connection to one origin: TCP, and TLS over it.
+//! One connection to one origin: TCP, through a proxy or not, and TLS over it.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
+use super::HEAD;
+use super::proxy::Proxy;
 use super::url::{Origin, Scheme};
 
 const BUFFER: usize = 64 << 10;
@@ -17,6 +19,8 @@ const BUFFER: usize = 64 << 10;
 pub(in crate::registry) struct Connection {
     stream: BufReader<Stream>,
     pub(super) origin: Origin,
+    /// Who must be told where a request goes: a proxy that passes it on.
+    pub(super) passed_on_by: Option<Proxy>,
 }
 
 enum Stream {
@@ -26,11 +30,20 @@ enum Stream {
 
 impl Connection {
     /// Connects, and shakes hands. Each read and write may take as long as `patience`.
-    pub(super) fn open(origin: &Origin, tls: &Arc<ClientConfig>, patience: Duration) -> io::Result<Self> {
-        let tcp = connect(origin, patience)?;
+    pub(super) fn open(
+        origin: &Origin,
+        proxy: Option<&Proxy>,
+        tls: &Arc<ClientConfig>,
+        patience: Duration,
+    ) -> io::Result<Self> {
+        let mut tcp = connect(proxy.map_or(origin, |proxy| &proxy.origin), patience)?;
         tcp.set_nodelay(true)?;
         tcp.set_read_timeout(Some(patience))?;
         tcp.set_write_timeout(Some(patience))?;
+        let is_tunnel = origin.scheme == Scheme::Https;
+        if let Some(proxy) = proxy.filter(|_| is_tunnel) {
+            tunnel(&mut tcp, proxy, origin, patience)?;
+        }
         let stream = match origin.scheme {
             Scheme::Http => Stream::Plain(tcp),
             Scheme::Https => {
@@ -44,7 +57,8 @@ impl Connection {
                 Stream::Tls(Box::new(stream))
             }
         };
-        Ok(Self { stream: BufReader::with_capacity(BUFFER, stream), origin: origin.clone() })
+        let passed_on_by = proxy.filter(|_| !is_tunnel).cloned();
+        Ok(Self { stream: BufReader::with_capacity(BUFFER, stream), origin: origin.clone(), passed_on_by })
     }
 
     /// For how long an answer may be waited for from now on.
@@ -66,6 +80,33 @@ fn connect(origin: &Origin, patience: Duration) -> io::Result<TcpStream> {
         }
     }
     Err(last)
+}
+
+/// Asks the proxy for a way through (RFC 9110, section 9.3.6). Of what comes through it nothing is read.
+fn tunnel(tcp: &mut TcpStream, proxy: &Proxy, to: &Origin, patience: Duration) -> io::Result<()> {
+    tcp.write_all(proxy.connect(to).as_bytes())?;
+    let deadline = Instant::now() + patience;
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") {
+        if head.len() == HEAD || Instant::now() > deadline {
+            return Err(io::Error::other("the proxy does not come to the end of its answer"));
+        }
+        match tcp.read(&mut byte) {
+            Ok(0) => return Err(io::Error::other("the proxy has closed the connection")),
+            Ok(_) => head.push(byte[0]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let line = String::from_utf8_lossy(&head);
+    let line = line.lines().next().unwrap_or_default();
+    match line.strip_prefix("HTTP/1.").and_then(|rest| rest.get(2..5)) {
+        Some(status) if status.starts_with('2') => Ok(()),
+        Some("407") => Err(io::Error::other("the proxy wants to know who this is (407)")),
+        Some(status) => Err(io::Error::other(format!("the proxy refuses ({})", status.escape_debug()))),
+        None => Err(io::Error::other("the proxy's answer is not one of HTTP")),
+    }
 }
 
 impl Read for Connection {

@@ -30,7 +30,17 @@ pub(in crate::registry) fn is_not_tls(error: &Error) -> bool {
 }
 
 /// No connection.
-pub(super) fn connecting(error: io::Error, attempt: &str, origin: &Origin) -> Error {
+pub(super) fn connecting(error: io::Error, attempt: &str, origin: &Origin, proxy: Option<&Origin>) -> Error {
+    if let Some(proxy) = proxy.filter(|_| tls_error(&error).is_none()) {
+        let message =
+            format!("{attempt}: connect to {} port {} through the proxy {proxy}", origin.host, origin.port);
+        let hint = format!(
+            "see whether the proxy that HTTPS_PROXY or HTTP_PROXY names is right, with http://USER:PASSWORD@HOST:PORT if it wants to know \
+             who this is, or whether NO_PROXY should name {}",
+            origin.host
+        );
+        return Error::new(ErrorKind::Registry, message).with_source(error).with_hint(hint);
+    }
     let hint = match (tls_error(&error), error.kind()) {
         (Some(TlsError::InvalidMessage(_)), _) => {
             "the server does not speak TLS: if it is a registry without encryption, pass --tls-verify=false".to_owned()

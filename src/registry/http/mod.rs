@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! As much of HTTP/1.1 as a registry needs, blocking: one request, one answer, over TCP or TLS. It follows no redirects, repeats
+//! As much of HTTP/1.1 as a registry needs, blocking: one request, one answer, over TCP or TLS, through a proxy if one is named. It follows no redirects, repeats
 //! nothing and knows no registry: a [`Client`] says what was answered, or why there was no answer.
 //!
 //! The other side is not trusted: heads are bounded, bodies are framed, and every read and write has a deadline.
@@ -7,6 +7,7 @@
 mod body;
 mod connection;
 mod failure;
+mod proxy;
 mod tls;
 pub(super) mod url;
 
@@ -23,6 +24,8 @@ pub(super) use body::Body;
 use body::Framing;
 use connection::Connection;
 pub(super) use failure::is_not_tls;
+pub use proxy::Proxies;
+use proxy::Proxy;
 use url::{Origin, Scheme, Url};
 
 /// Largest head of an answer.
@@ -94,6 +97,7 @@ impl Response {
 /// Speaks HTTP.
 pub(super) struct Client {
     tls: Arc<ClientConfig>,
+    proxies: Proxies,
     limits: Limits,
     idle: Option<Connection>,
 }
@@ -101,7 +105,8 @@ pub(super) struct Client {
 impl Client {
     pub(super) fn new(registry: &str, options: &RegistryOptions) -> Result<Self> {
         let limits = Limits { headers: 128, patience: options.timeout };
-        Ok(Self { tls: tls::config(registry, options)?, limits, idle: None })
+        let proxies = options.proxies.clone();
+        Ok(Self { tls: tls::config(registry, options)?, proxies, limits, idle: None })
     }
 
     /// Sends a request and reads the head of the answer.
@@ -119,8 +124,11 @@ impl Client {
             return Ok(response);
         }
         let attempt = || failure::attempt(request.method, url);
-        let connection = Connection::open(&url.origin, &self.tls, self.limits.patience)
-            .map_err(|error| failure::connecting(error, &attempt(), &url.origin))?;
+        let proxy = self.proxies.on_the_way_to(&url.origin);
+        let connection =
+            Connection::open(&url.origin, proxy, &self.tls, self.limits.patience).map_err(|error| {
+                failure::connecting(error, &attempt(), &url.origin, proxy.map(|proxy| &proxy.origin))
+            })?;
         exchange(connection, &mut request, self.limits)
             .map_err(|error| failure::exchanging(error, failure::attempt(request.method, url)))
     }
@@ -151,8 +159,12 @@ fn exchange(mut connection: Connection, request: &mut Request<'_>, limits: Limit
 
 fn write_request(connection: &mut Connection, request: &mut Request<'_>) -> io::Result<()> {
     let Url { origin, path } = request.url;
+    let (target, to_proxy) = match &connection.passed_on_by {
+        Some(proxy) => (Proxy::target(request.url), proxy.header()),
+        None => (path.clone(), String::new()),
+    };
     let mut head = format!(
-        "{} {path} HTTP/1.1\r\nHost: {}\r\nUser-Agent: migrate/{}\r\n",
+        "{} {target} HTTP/1.1\r\nHost: {}\r\nUser-Agent: migrate/{}\r\n{to_proxy}",
         request.method,
         origin.authority(),
         env!("CARGO_PKG_VERSION")
