@@ -420,13 +420,13 @@ fn a_migration_is_nobody_else_s_to_go_on_with() {
     let words = to(&pair.a, ADDRESSES[1], &[&pair.id]);
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let running = pair.a.migrate_command(&words).start();
-    recorded(&pair.b, "ready");
+    // The other host has yet to restore it.
+    let migration = recorded(&pair.a, "prepared");
     running.signal(Signal::SIGSTOP);
     agent_there.kill();
     running.signal(Signal::SIGKILL);
     running.wait();
     wait_until(PATIENCE, "criu ends by itself", || if pair.a.criu_runs() { Err(()) } else { Ok(()) });
-    let migration = recorded(&pair.a, "prepared");
     // The same host comes back as somebody else.
     std::fs::rename(pair.a.path("agent/key.pem"), pair.a.path("agent/old.pem")).expect("rename");
     agent(&pair.a, &["init"]);
