@@ -135,6 +135,7 @@ pub fn to(
         held: None,
         reason: None,
         deaf: false,
+        unheard: 0,
         stood_still: None,
         clock,
         tell,
@@ -183,6 +184,7 @@ pub fn proceed(
         held: None,
         reason: None,
         deaf: false,
+        unheard: 0,
         stood_still: None,
         clock: Clock::start(),
         tell,
@@ -214,6 +216,8 @@ struct Sending<'a> {
     reason: Option<Error>,
     /// Whether the other side may not have heard that.
     deaf: bool,
+    /// How often it was looked for since it was heard last.
+    unheard: usize,
     /// How long CRIU held the processes.
     stood_still: Option<Duration>,
     clock: Clock,
@@ -267,7 +271,10 @@ impl Sending<'_> {
 
     fn happened(&mut self, happening: Happening) -> Result<()> {
         match happening {
-            Happening::Heard(message) => self.drive(Event::Message(message)),
+            Happening::Heard(message) => {
+                self.unheard = 0;
+                self.drive(Event::Message(message))
+            }
             Happening::Failed(blocker) => {
                 self.reason.get_or_insert_with(|| told(&blocker));
                 Ok(())
@@ -298,7 +305,9 @@ impl Sending<'_> {
             Handoff::Prepared(..) => RECONNECTS_BEFORE,
             _ => 0,
         };
-        for pause in RECONNECTS.into_iter().take(most) {
+        // One that answers and says nothing is looked for no more often than one that does not answer.
+        for pause in RECONNECTS.into_iter().take(most).skip(self.unheard) {
+            self.unheard += 1;
             if let Ok(Happening::Interrupted) = self.happenings.recv_timeout(pause) {
                 break;
             }
