@@ -7,12 +7,12 @@
 //!       ── 1 or 0 ─────────▶ it serves, or says that there are too many
 //!       ◀── the end ──────── it has ended
 //! ```
-//! Who does not say who he is takes a place among a few for as long as nobody else wants it: of those the one that has waited longest
-//! gives way. The processes go on when this one ends. Must not know what they do.
+//! Who does not say who he is takes a place among a few for as long as nobody else wants it: of those one gives way that has come from
+//! where most have come from, the one that has waited longest. The processes go on when this one ends. Must not know what they do.
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt as _;
@@ -44,10 +44,13 @@ impl Door {
         }
     }
 
-    fn accept(&self) -> io::Result<OwnedFd> {
+    /// A connection, and where it has come from.
+    fn accept(&self) -> io::Result<(OwnedFd, Option<Origin>)> {
         match self {
-            Self::Tcp(listener) => listener.accept().map(|(socket, _)| socket.into()),
-            Self::Unix(listener) => listener.accept().map(|(socket, _)| socket.into()),
+            Self::Tcp(listener) => {
+                listener.accept().map(|(socket, from)| (socket.into(), Some(origin(from.ip()))))
+            }
+            Self::Unix(listener) => listener.accept().map(|(socket, _)| (socket.into(), None)),
         }
     }
 
@@ -55,6 +58,23 @@ impl Door {
         match self {
             Self::Tcp(listener) => listener.set_nonblocking(true),
             Self::Unix(listener) => listener.set_nonblocking(true),
+        }
+    }
+}
+
+/// What one of the network has to itself: an address, of IPv6 a net of the usual size.
+type Origin = [u8; 8];
+
+fn origin(address: IpAddr) -> Origin {
+    match address.to_canonical() {
+        IpAddr::V4(address) => {
+            let [a, b, c, d] = address.octets();
+            // No net of IPv6 begins so.
+            [0, 0, 0, 0, a, b, c, d]
+        }
+        IpAddr::V6(address) => {
+            let [a, b, c, d, e, f, g, h, ..] = address.octets();
+            [a, b, c, d, e, f, g, h]
         }
     }
 }
@@ -80,6 +100,7 @@ struct Served {
     child: Child,
     desk: UnixStream,
     said: Vec<u8>,
+    from: Option<Origin>,
     /// Whom it serves, once that is known.
     peer: Option<String>,
 }
@@ -133,8 +154,8 @@ fn receive(
     bounds: Bounds,
     command: &dyn Fn() -> Command,
 ) -> Result<()> {
-    let connection = match door.accept() {
-        Ok(connection) => connection,
+    let (connection, from) = match door.accept() {
+        Ok(accepted) => accepted,
         Err(e)
             if [io::ErrorKind::WouldBlock, io::ErrorKind::Interrupted, io::ErrorKind::ConnectionAborted]
                 .contains(&e.kind()) =>
@@ -153,20 +174,31 @@ fn receive(
     let mut command = command();
     command.stdin(Stdio::from(connection)).stdout(Stdio::from(OwnedFd::from(theirs))).process_group(0);
     let child = command.spawn().context(|| "start a process for a connection")?;
-    served.push(Served { child, desk, said: Vec::new(), peer: None });
+    served.push(Served { child, desk, said: Vec::new(), from, peer: None });
     Ok(())
 }
 
-/// Ends those that have waited longest without saying who they are, until there are so many.
+/// Ends those that have to give way, until so many do not say who they are.
 fn evict(served: &mut Vec<Served>, most: usize) {
-    let unknown = |served: &[Served]| served.iter().filter(|served| served.peer.is_none()).count();
-    while unknown(served) > most
-        && let Some(i) = served.iter().position(|served| served.peer.is_none())
-    {
-        let mut gives_way = served.remove(i);
-        let _ = gives_way.child.kill();
-        end(gives_way);
+    loop {
+        let waiting: Vec<(usize, Option<Origin>)> = served
+            .iter()
+            .enumerate()
+            .filter(|(_, served)| served.peer.is_none())
+            .map(|(i, served)| (i, served.from))
+            .collect();
+        let Some(i) = gives_way(&waiting).filter(|_| waiting.len() > most) else { return };
+        let mut this = served.remove(i);
+        let _ = this.child.kill();
+        end(this);
     }
+}
+
+/// The first one from where most have come from.
+fn gives_way(waiting: &[(usize, Option<Origin>)]) -> Option<usize> {
+    let as_many = |from: &Option<Origin>| waiting.iter().filter(|(_, other)| other == from).count();
+    let most = waiting.iter().map(|(_, from)| as_many(from)).max()?;
+    waiting.iter().find(|(_, from)| as_many(from) == most).map(|(i, _)| *i)
 }
 
 /// Whether the process has left the desk.
@@ -263,4 +295,27 @@ pub fn admitted() -> Result<(OwnedFd, Desk)> {
             .with_source(error)
     })?;
     Ok((connection, Desk(desk)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_come_from_where_most_have_come_from_gives_way() {
+        let from = |text: &str| Some(origin(text.parse().expect("an address")));
+        let waiting = [
+            (0, from("10.0.0.1")),
+            (2, from("2001:db8::1")),
+            (3, from("10.0.0.2")),
+            (5, from("2001:db8::2:2")),
+            (6, from("::ffff:10.0.0.2")),
+            (7, from("2001:db8::3")),
+        ];
+        assert_eq!(gives_way(&waiting), Some(2));
+        assert_eq!(gives_way(&waiting[..4]), Some(2));
+        assert_eq!(gives_way(&waiting[2..5]), Some(3));
+        assert_eq!(gives_way(&waiting[..1]), Some(0));
+        assert_eq!(gives_way(&[]), None);
+    }
 }
