@@ -103,6 +103,45 @@ fn processes_that_come_and_go_meanwhile_are_as_they_were() {
     there.end();
 }
 
+/// The number of the last line that a shell has written; no line says that something was amiss.
+fn last_line(path: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(path).ok()?;
+    assert!(!text.contains("amiss"), "{text}");
+    text.lines().rev().find_map(|line| line.strip_prefix("line ")?.parse().ok())
+}
+
+/// A shell that forks and executes all the time: what a round has found is another process by the next.
+#[test]
+fn processes_are_forked_and_execute_others_meanwhile() {
+    let Some(pair) = Pair::new() else { return };
+    let bundle = Bundle::of_shell(&pair.a, "forks").edit(|config| {
+        let script = "n=0; while :; do n=$((n+1)); m=$n; ( sleep 0.02; [ $m = $n ] || echo amiss ) & \
+                      ( w=$n; n=no; v=\"$(echo $w)\"; [ \"$v\" = $w ] || echo amiss ) || echo amiss; sleep 0.01; \
+                      [ $((n % 10)) = 0 ] && wait; echo \"line $n\"; done";
+        config["process"]["args"] = json!(["/bin/sh", "-c", script]);
+        config["process"]["terminal"] = json!(false);
+        config["linux"]["cgroupsPath"] = json!(format!("/{}-source", pair.id));
+    });
+    let path = pair.a.path("output");
+    let file = std::fs::File::create(&path).expect("make a file");
+    let run = pair.a.migrate_command(&["run", "-d", "-b", &bundle.path(), &pair.id]);
+    run.without_stdio().stdout(file).run().succeeded();
+    wait_until(PATIENCE, "it works", || last_line(&path).filter(|n| *n > 20).map(drop).ok_or(()));
+    let receiver = Receiver::on(&pair.b, &[]);
+    let report = pair.moves(&receiver.at, &["--downtime-target", "0"]);
+    assert!(report["rounds"].as_array().is_some_and(|rounds| rounds.len() >= 2), "{report}");
+    let before = last_line(&path).expect("lines");
+    let there = format!("{}/{}/stdout.log", pair.b.state_root(), pair.id);
+    wait_until(PATIENCE, "it goes on working", || match last_line(&there) {
+        Some(n) if n > before + 20 => Ok(()),
+        other => Err(other),
+    });
+    pair.b.migrate(&["delete", "--force", &pair.id]).succeeded();
+    drop(receiver);
+    pair.a.assert_no_trace();
+    pair.b.assert_no_trace();
+}
+
 #[test]
 fn without_rounds_memory_is_sent_while_it_stands_still() {
     let Some(pair) = Pair::new() else { return };
