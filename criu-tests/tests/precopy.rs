@@ -83,6 +83,10 @@ fn what_is_sent_while_it_stands_still_is_little() {
     // Nothing is sent twice that was not written to meanwhile.
     assert!(bytes(&report["bytes_sent"]) < 256 * MIB + 64 * MIB, "{report}");
     assert!(report["without_rounds"].is_null(), "{report}");
+    // It is no more than all that was done.
+    let phases = report["phases"].as_array().expect("phases").iter();
+    let all: f64 = phases.filter_map(|phase| phase["seconds"].as_f64()).sum();
+    assert!(report["downtime"].as_f64().is_some_and(|downtime| downtime > 0.0 && downtime < all), "{report}");
     there.end();
     drop(receiver);
     pair.a.assert_no_trace();

@@ -3,7 +3,7 @@
 //! dump was begun, nor what follows it.
 
 use std::os::fd::AsFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::export::Exporter;
 use super::freezer::{self, Freezer};
@@ -35,13 +35,16 @@ pub(super) struct Hold<'a, 'scope, 'p> {
     pub(super) journal: &'a mut Journal,
     pub(super) version: Version,
     pub(super) lazy: LazyWait<'a>,
-    /// Bytes of the archive that somebody has taken over.
-    pub(super) handed_over: Option<u64>,
+    /// When CRIU began to stop the processes.
+    pub(super) stopped: Option<Instant>,
+    /// Bytes of the archive that somebody has taken over, and how long the processes had stood still when that was over.
+    pub(super) handed_over: Option<(u64, Duration)>,
 }
 
 impl<'scope, 'p: 'scope> Notify for Hold<'_, 'scope, 'p> {
     fn pre_dump(&mut self) -> Result<()> {
         self.seizing = true;
+        self.stopped = Some(Instant::now());
         self.lazy.require_patience()
     }
 
@@ -118,8 +121,10 @@ impl<'scope, 'p: 'scope> Notify for Hold<'_, 'scope, 'p> {
             })?;
         }
         if let Some(decide) = self.exporter.as_mut().and_then(Exporter::take_decide) {
-            self.handed_over = self.exporter.take().map(|exporter| exporter.finish(None)).transpose()?;
-            return self.dump.custody.end(container, decide);
+            let bytes = self.exporter.take().map(|exporter| exporter.finish(None)).transpose()?;
+            let ended = self.dump.custody.end(container, decide);
+            self.handed_over = bytes.zip(self.stopped.map(|stopped| stopped.elapsed()));
+            return ended;
         }
         if options.leave_running == LeaveRunning::No {
             // From the answer on CRIU kills the processes: whoever comes after us must know what the images are.

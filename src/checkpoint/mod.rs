@@ -422,6 +422,7 @@ impl Dump<'_> {
                 journal,
                 version,
                 lazy: LazyWait::new(memory, self.options.timeout),
+                stopped: None,
                 handed_over: None,
             };
             let dumped = client.dump(&request, &mut hold);
@@ -435,10 +436,11 @@ impl Dump<'_> {
                 // Whatever CRIU makes of it.
                 let stats =
                     dumped.inspect_err(|e| tracing::debug!(error = e.chain(), "after the hand-over")).ok();
+                let (archive_bytes, stood_still) = handed_over.unzip();
                 let report = CheckpointReport {
                     stats: stats.as_ref().and_then(|dumped| dumped.stats),
-                    stood_still: stats.map(|dumped| dumped.stood_still),
-                    archive_bytes: handed_over,
+                    stood_still,
+                    archive_bytes,
                     ..CheckpointReport::default()
                 };
                 return Ok((report, None));

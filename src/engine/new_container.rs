@@ -70,6 +70,14 @@ impl NewContainer {
     /// # Errors
     /// [`ErrorKind::AlreadyExists`], or the error of making the directory.
     pub fn reserve(root: &StateRoot, id: ContainerId) -> Result<Self> {
+        Self::reserve_owned(root, id, Ownership::Here)
+    }
+
+    /// [`NewContainer::reserve`] of one that somebody has the right to from its first moment on.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn reserve_owned(root: &StateRoot, id: ContainerId, ownership: Ownership) -> Result<Self> {
         let dir = root.reserve(&id)?;
         // Until it is locked and written to, a `delete` may take the empty directory away, and another `create` may
         // make it again: then it is not ours to remove.
@@ -98,7 +106,7 @@ impl NewContainer {
                 poststop_due: false,
                 resuming: None,
                 no_new_keyring: false,
-                ownership: Ownership::Here,
+                ownership,
                 annotations: BTreeMap::new(),
             };
             state.save(&dir)?;

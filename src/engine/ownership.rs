@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::container::ContainerLock;
 use super::state::State;
-use super::{Container, NewContainer};
+use super::Container;
 use crate::{Error, ErrorKind, Result};
 
 /// Who has the right to a container, as its record says. A record that says nothing says `Here`.
@@ -137,22 +137,11 @@ impl Container {
     }
 }
 
-impl NewContainer {
-    /// Gives the right to it to whoever hands it over, from its first moment on.
-    ///
-    /// # Errors
-    /// When the record cannot be written.
-    pub fn hold(&mut self, by: &str, epoch: u64) -> Result<()> {
-        self.state.ownership = Ownership::Held { by: by.to_owned(), epoch };
-        self.state.save(&self.dir)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::engine::state::STATE;
-    use crate::engine::{ContainerId, StateRoot};
+    use crate::engine::{ContainerId, NewContainer, StateRoot};
 
     fn held() -> Ownership {
         Ownership::Held { by: "m1".to_owned(), epoch: 1 }

@@ -47,7 +47,7 @@ use crate::criu::{
 use crate::diagnose::explained;
 use crate::engine::rootfs::prepare_mountpoints;
 use crate::engine::{
-    Container, ContainerId, LimitsDue, Namespaces, NewContainer, ProcessIo, ResolvedIo, Resuming,
+    Container, ContainerId, LimitsDue, Namespaces, NewContainer, Ownership, ProcessIo, ResolvedIo, Resuming,
     SavedThreads, StateRoot, descriptors, image_files,
 };
 use crate::spec::kept_fields;
@@ -94,7 +94,11 @@ pub fn restore(
     fixups::check_lsm(options.lsm_profile.as_deref(), options.lsm_mount_context.as_deref())
         .context(|| context.clone())?;
     let criu = Criu::find(options.criu.as_deref())?;
-    let mut new = NewContainer::reserve(root, id)?;
+    let ownership = match &options.held {
+        Some((by, epoch)) => Ownership::Held { by: by.clone(), epoch: *epoch },
+        None => Ownership::Here,
+    };
+    let mut new = NewContainer::reserve_owned(root, id, ownership)?;
     match run(&mut new, &criu, source, options, io, progress) {
         Ok(()) => Ok(new.into_container()),
         Err(error) => {
@@ -112,9 +116,6 @@ fn run(
     io: ProcessIo,
     progress: &mut (dyn Progress + Send),
 ) -> Result<()> {
-    if let Some((by, attempt)) = &options.held {
-        new.hold(by, *attempt)?;
-    }
     let bundle = options.bundle.as_deref();
     // Its output is ours to make.
     let from_peer = matches!(source, Source::Peer { .. });
