@@ -2,15 +2,13 @@
 //! That a container runs before its memory is there, and who brings it: a file in its directory, which goes when all of it is
 //! there. Knows processes; must not know where memory comes from.
 
-use std::fs;
-use std::io;
 use std::path::Path;
 
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use super::container::Container;
-use super::state::{Creator, InitProcess, replace_file};
+use super::state::{Creator, InitProcess, read_record, remove_record, replace_file};
 use crate::{Context, Error, ErrorKind, Result};
 
 const FILE: &str = "memory.json";
@@ -41,10 +39,7 @@ impl OutstandingMemory {
     /// # Errors
     /// When the record cannot be removed.
     pub fn remove(dir: &Path) -> Result<()> {
-        match fs::remove_file(dir.join(FILE)) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).context(|| format!("remove {FILE}")),
-            _ => Ok(()),
-        }
+        remove_record(&dir.join(FILE))
     }
 
     /// A process that provides memory, as it is written down: this one.
@@ -64,12 +59,7 @@ impl OutstandingMemory {
     }
 
     fn read(dir: &Path) -> Result<Option<Self>> {
-        let path = dir.join(FILE);
-        let bytes = match fs::read(&path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            read => read.context(|| format!("read {}", path.display()))?,
-        };
-        serde_json::from_slice(&bytes).map(Some).context(|| format!("understand {}", path.display()))
+        read_record(&dir.join(FILE))
     }
 }
 

@@ -5,9 +5,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Container;
 use super::container::ContainerLock;
 use super::state::State;
-use super::Container;
 use crate::{Error, ErrorKind, Result};
 
 /// Who has the right to a container, as its record says. A record that says nothing says `Here`.

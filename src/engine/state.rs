@@ -16,12 +16,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::unistd::Pid;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::intel_rdt::RdtGroups;
@@ -243,6 +244,25 @@ pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> Result<()> {
         fs::rename(&temporary, path)
     };
     write().context(|| format!("write {}", path.display()))
+}
+
+/// A file of JSON that may not be there.
+pub(crate) fn read_record<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    let bytes = match fs::read(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        read => read.context(|| format!("read {}", path.display()))?,
+    };
+    serde_json::from_slice(&bytes).map(Some).context(|| format!("understand {}", path.display()))
+}
+
+/// Removes a file that may not be there.
+pub(crate) fn remove_record(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            Err(e).context(|| format!("remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use super::saved::SavedRecord;
 use super::survey::namespace_of;
-use crate::engine::state::replace_file;
+use crate::engine::state::{read_record, remove_record, replace_file};
 use crate::engine::{Container, Namespaces, NewContainer};
 use crate::spec::Config;
 use crate::sys::announce::announce;
@@ -176,12 +176,7 @@ impl Fence {
     }
 
     fn read(dir: &Path) -> Result<Option<Self>> {
-        let path = dir.join(FILE);
-        let bytes = match fs::read(&path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            read => read.context(|| format!("read {}", path.display()))?,
-        };
-        serde_json::from_slice(&bytes).map(Some).context(|| format!("understand {}", path.display()))
+        read_record(&dir.join(FILE))
     }
 
     fn write(&self, dir: &Path) -> Result<()> {
@@ -190,10 +185,7 @@ impl Fence {
     }
 
     fn remove(dir: &Path) -> Result<()> {
-        match fs::remove_file(dir.join(FILE)) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).context(|| format!("remove {FILE}")),
-            _ => Ok(()),
-        }
+        remove_record(&dir.join(FILE))
     }
 
     fn raise(&self, namespace: &File) -> Result<()> {
