@@ -5,8 +5,8 @@
 use std::process::Command;
 
 use criu_tests::{
-    Bundle, Container, Host, Need, PATIENCE, Receiver, Running, Stage, Status, migration, recorded,
-    wait_until,
+    Bundle, Container, Host, LargePipes, Need, PATIENCE, Receiver, Running, Stage, Status, migration,
+    recorded, wait_until,
 };
 use nix::sys::signal::Signal;
 use serde_json::json;
@@ -23,6 +23,7 @@ struct Net {
     peer: Option<Running>,
     /// The path of the namespace on both hosts.
     path: String,
+    _pipes: LargePipes,
 }
 
 fn run(host: &Host, line: &str) -> String {
@@ -45,7 +46,7 @@ impl Net {
             let listening = run(&switch, "ss -Hltn sport = 7000");
             if listening.is_empty() { Err("not yet") } else { Ok(()) }
         });
-        let new = Self { a, b, switch, holders, peer: Some(peer), path };
+        let new = Self { a, b, switch, holders, peer: Some(peer), path, _pipes: LargePipes::set() };
         new.inside(&new.a, &format!("ip addr add {OWN} dev eth0"));
         new.inside(&new.a, "ip route add default via 10.7.0.1");
         new
@@ -141,8 +142,7 @@ fn drains(container: &Container<'_>) {
 
 const ARGS: [&str; 3] = ["to", "--tcp-established", "--move-address"];
 
-#[test]
-fn connections_move_with_their_address_and_back_again() {
+fn there_and_back(further: &[&str]) {
     let Some(stage) = Stage::set(&[Need::Criu]) else { return };
     let net = Net::new(&stage);
     let id = stage.id("web");
@@ -150,7 +150,7 @@ fn connections_move_with_their_address_and_back_again() {
     assert!(before.number("queued") > 4096);
     for (from, to) in [(&net.a, &net.b), (&net.b, &net.a)] {
         let receiver = Receiver::on(to, &["--allow", "namespaces"]);
-        from.migrate(&[&ARGS[..], &[&receiver.at, &id]].concat()).succeeded();
+        from.migrate(&[&ARGS[..], further, &[&receiver.at, &id]].concat()).succeeded();
         assert!(net.has_address(to) && !net.has_address(from));
         let (known, expected) = (net.known(), net.hardware_address(to));
         assert!(known.contains(&expected), "{known} not {expected}");
@@ -167,6 +167,16 @@ fn connections_move_with_their_address_and_back_again() {
     drains(&container);
     container.end();
     net.end();
+}
+
+#[test]
+fn connections_move_with_their_address_and_back_again() {
+    there_and_back(&[]);
+}
+
+#[test]
+fn connections_move_with_all_memory_at_once() {
+    there_and_back(&["--memory-rounds", "0"]);
 }
 
 /// `migrate to` and its CRIU are killed while the container stands still, so that nobody but the fence keeps packets away. Then the other host

@@ -39,8 +39,8 @@ pub(super) fn judge(root: &StateRoot, offer: &Offer, options: &ReceiveOptions) -
     look(is_free(root, &offer.container));
     look(has_freezer());
     look(has_room(offer));
-    look(allows(&offer.config, &options.restore(offer.flags)));
-    look(has_interfaces(offer));
+    // What is not allowed is not looked at.
+    look(allows(&offer.config, &options.restore(offer.flags)).and_then(|()| has_interfaces(offer)));
     look(options.limits.has_name(&offer.container));
     look(options.limits.has_disk(offer));
     look(options.peer.as_ref().map_or(Ok(()), |peer| options.limits.has_room(root, peer)));
