@@ -215,8 +215,14 @@ impl Pair {
     }
 
     fn is_at(&self, host: &Host) -> Option<String> {
-        let there = host.container_ids().contains(&self.id);
-        there.then(|| host.state(&self.id)["status"].as_str().unwrap_or_default().to_owned())
+        let there = || host.container_ids().contains(&self.id);
+        let said = there().then(|| host.migrate(&["state", &self.id]))?;
+        // It may have been removed meanwhile.
+        if said.code != 0 && !there() {
+            return None;
+        }
+        let state: Value = serde_json::from_str(&said.succeeded()).expect("JSON");
+        Some(state["status"].as_str().unwrap_or_default().to_owned())
     }
 
     /// Exactly one copy runs, if need be after the migration was continued; it goes on from `before`.

@@ -157,7 +157,8 @@ fn what_is_wrong_in_a_chain_is_refused() {
     // What a packed archive cannot be.
     refused(&three, &["--lazy-pages"], GENERAL, &["it is packed"]);
     let stream = host.migrate_command(&["restore", "-d", "--import", "-", &id]).without_stdio();
-    assert_eq!(stream.stdin(File::open(&three).expect("open")).run().code, BAD_ARCHIVE);
+    // Nobody knows in which directory it is, where the others could be.
+    assert_eq!(stream.stdin(File::open(&three).expect("open")).run().code, GENERAL);
     host.assert_no_trace();
     // Elsewhere, by file and by directory.
     fs::rename(&two, &away).expect("rename");
