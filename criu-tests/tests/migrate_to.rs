@@ -216,11 +216,11 @@ impl Pair {
 
     fn is_at(&self, host: &Host) -> Option<String> {
         let there = || host.container_ids().contains(&self.id);
-        let said = there().then(|| host.migrate(&["state", &self.id]))?;
-        // It may have been removed meanwhile.
-        if said.code != 0 && !there() {
-            return None;
-        }
+        // It may be about to be removed.
+        let said = wait_until(PATIENCE, "it is there or gone", || {
+            let said = there().then(|| host.migrate(&["state", &self.id]));
+            if said.as_ref().is_none_or(|said| said.code == 0) { Ok(said) } else { Err(said) }
+        })?;
         let state: Value = serde_json::from_str(&said.succeeded()).expect("JSON");
         Some(state["status"].as_str().unwrap_or_default().to_owned())
     }

@@ -57,6 +57,8 @@ pub(super) struct Exporter<'a> {
     rest: Option<TakeRest>,
     /// Who says what becomes of the processes then.
     decide: Option<Decide>,
+    /// Whether that is another host.
+    for_peer: bool,
 }
 
 /// Where it goes.
@@ -104,6 +106,7 @@ impl<'a> Exporter<'a> {
         let volumes = volumes::of(config, options)?;
         let network = network_status::of(container, config)?;
         let (mut memory_to, mut rest, mut decide) = (None, None, None);
+        let for_peer = matches!(export, Export::Peer(_));
         let target = match export {
             Export::File(path) => Target::File(ArchiveFile::create_after(&path, before)?),
             Export::Stream(stream) => Target::Stream(stream),
@@ -155,6 +158,7 @@ impl<'a> Exporter<'a> {
             memory_to,
             rest,
             decide,
+            for_peer,
         })
     }
 
@@ -206,7 +210,7 @@ impl<'a> Exporter<'a> {
 
     /// Whether that is another host, which may have it although nobody knows here.
     pub(super) fn is_for_peer(&self) -> bool {
-        self.memory_to.is_some()
+        self.for_peer
     }
 
     /// Lets the partial file stay from now on if memory is only there, and tells how to complete it.
