@@ -50,7 +50,7 @@ pub use host::Host;
 pub use huge_pages::HugePages;
 pub use inspect::Inspection;
 pub use large_pipes::LargePipes;
-pub use migration::{Receiver, migration, recorded};
+pub use migration::{Receiver, frame, migration, recorded, say};
 pub use podman::Podman;
 pub use programs::{checkpointctl, crun, embedder, example, migrate, workload};
 pub use requirements::{Need, criu, in_full, rounds};

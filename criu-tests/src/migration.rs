@@ -2,9 +2,11 @@
 //! A migration as a test sees it: who receives, and what each host has written down.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
 use crate::command::Running;
 use crate::host::Host;
@@ -78,4 +80,24 @@ pub fn recorded(host: &Host, what: &str) {
         let text = String::from_utf8_lossy(&bytes);
         if text.contains(&format!("\"{what}\"")) { Ok(()) } else { Err(text.into_owned()) }
     });
+}
+
+/// The next frame of the protocol, its kind and content, of whoever speaks to a host that a test plays; `None` at the end.
+pub fn frame(stream: &mut UnixStream) -> Option<(u8, Vec<u8>)> {
+    let mut head = [0; 5];
+    stream.read_exact(&mut head).ok()?;
+    let length = u32::from_le_bytes([head[1], head[2], head[3], head[4]]);
+    let mut bytes = vec![0; length as usize];
+    stream.read_exact(&mut bytes).ok()?;
+    Some((head[0], bytes))
+}
+
+/// Says this to whoever speaks to a host that a test plays, who may be gone.
+///
+/// # Panics
+/// When it is longer than a frame can be.
+pub fn say(stream: &mut UnixStream, said: &Value) {
+    let bytes = said.to_string().into_bytes();
+    let length = u32::try_from(bytes.len()).expect("short").to_le_bytes();
+    let _ = stream.write_all(&[&[1], &length[..], &bytes].concat());
 }

@@ -2,12 +2,13 @@
 //! Memory that `migrate to` sends while the container runs: what stands still is little, what arrives is what it was, and whoever ends
 //! it in the middle leaves a container that runs on as if nothing had been.
 
-use std::io::{Read as _, Write as _};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
-use criu_tests::{Bundle, Container, Host, LargePipes, Need, PATIENCE, Receiver, Stage, wait_until};
+use criu_tests::{
+    Bundle, Container, Host, LargePipes, Need, PATIENCE, Receiver, Stage, frame, say, wait_until,
+};
 use migrate::pages::track;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -225,21 +226,6 @@ impl Fake {
         });
         Self { at: format!("unix:{path}"), stalled, go, thread }
     }
-}
-
-fn frame(stream: &mut UnixStream) -> Option<(u8, Vec<u8>)> {
-    let mut head = [0; 5];
-    stream.read_exact(&mut head).ok()?;
-    let length = u32::from_le_bytes([head[1], head[2], head[3], head[4]]);
-    let mut bytes = vec![0; length as usize];
-    stream.read_exact(&mut bytes).ok()?;
-    Some((head[0], bytes))
-}
-
-fn say(stream: &mut UnixStream, said: &Value) {
-    let bytes = said.to_string().into_bytes();
-    let length = u32::try_from(bytes.len()).expect("short").to_le_bytes();
-    let _ = stream.write_all(&[&[1], &length[..], &bytes].concat());
 }
 
 /// `migrate to` is interrupted while a host takes nothing any more.

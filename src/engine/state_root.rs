@@ -225,6 +225,8 @@ impl StateRoot {
         }
         match fs::DirBuilder::new().mode(0o711).create(&dir) {
             Ok(()) => {}
+            // Whoever has made it was killed before it wrote anything down, or is about to: the lock tells.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && is_empty_directory(&dir) => {}
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
                 return Err(self.already_exists(id));
             }
@@ -342,4 +344,9 @@ fn runtime_directory() -> Option<PathBuf> {
 /// A name for a path that is too long to be one (Fowler–Noll–Vo, 64 bits).
 fn fnv(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, b| (hash ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3))
+}
+
+fn is_empty_directory(path: &Path) -> bool {
+    let is_directory = fs::symlink_metadata(path).is_ok_and(|found| found.is_dir());
+    is_directory && fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
 }

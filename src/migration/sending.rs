@@ -119,26 +119,14 @@ pub fn to(
     let about = About { migration, side: Side::Source, container: id.as_str(), peer: &peer };
     let mut place = Place::make(root, &about)?;
     place.note(WAY, &(&options.destination, &options.shell))?;
+    let way = (options.destination, options.shell);
     let sending = Sending {
-        root,
-        id: id.clone(),
-        destination: options.destination,
-        shell: options.shell,
         checkpoint: Some(options.checkpoint),
         memory,
         without_rounds,
         fresh: true,
-        place,
-        state: Handoff::new(migration),
-        link,
-        happenings,
-        held: None,
-        reason: None,
-        deaf: false,
-        unheard: 0,
-        stood_still: None,
         clock,
-        tell,
+        ..Sending::new(root, id.clone(), way, (migration, place), (link, happenings), tell)
     };
     sending.run(Event::Start)
 }
@@ -168,27 +156,8 @@ pub fn proceed(
     link.say(&Said::Resume(migration))?;
     let _signals = give_up.map(|fd| link.watch_signals(fd)).transpose()?;
     link.listen()?;
-    let sending = Sending {
-        root,
-        id: place.container()?,
-        destination,
-        shell,
-        checkpoint: None,
-        memory: None,
-        without_rounds: None,
-        fresh: false,
-        place,
-        state: Handoff::new(migration),
-        link,
-        happenings,
-        held: None,
-        reason: None,
-        deaf: false,
-        unheard: 0,
-        stood_still: None,
-        clock: Clock::start(),
-        tell,
-    };
+    let id = place.container()?;
+    let sending = Sending::new(root, id, (destination, shell), (migration, place), (link, happenings), tell);
     let event = sending.place.restart(sending.tree()?);
     sending.run(event)
 }
@@ -222,6 +191,40 @@ struct Sending<'a> {
     stood_still: Option<Duration>,
     clock: Clock,
     tell: &'a mut dyn FnMut(Progress),
+}
+
+impl<'a> Sending<'a> {
+    /// One that is continued.
+    fn new(
+        root: &'a StateRoot,
+        id: ContainerId,
+        (destination, shell): (Endpoint, Shell),
+        (migration, place): (MigrationId, Place),
+        (link, happenings): (Link, mpsc::Receiver<Happening>),
+        tell: &'a mut dyn FnMut(Progress),
+    ) -> Self {
+        Self {
+            root,
+            id,
+            destination,
+            shell,
+            checkpoint: None,
+            memory: None,
+            without_rounds: None,
+            fresh: false,
+            place,
+            state: Handoff::new(migration),
+            link,
+            happenings,
+            held: None,
+            reason: None,
+            deaf: false,
+            unheard: 0,
+            stood_still: None,
+            clock: Clock::start(),
+            tell,
+        }
+    }
 }
 
 impl Sending<'_> {
