@@ -39,11 +39,15 @@ fn tar(members: &[(&str, EntryType, &str)]) -> Vec<u8> {
 const FILE: EntryType = EntryType::Regular;
 const DIRECTORY: EntryType = EntryType::Directory;
 
+/// A container with two volumes.
+const NAMED: &str =
+    r#"{"namedVolumes":[{"volumeName":"v","dest":"/data"},{"volumeName":"left-behind","dest":"/log"}]}"#;
+
 /// The members of a good archive, and others before and after them.
 fn with<'a>(more: &[(&'a str, EntryType, &'a str)]) -> Vec<(&'a str, EntryType, &'a str)> {
     let good = [
         ("artifacts/", DIRECTORY, ""),
-        ("config.dump", FILE, "{}"),
+        ("config.dump", FILE, NAMED),
         ("spec.dump", FILE, "{}"),
         ("checkpoint/", DIRECTORY, ""),
         ("checkpoint/inventory.img", FILE, "inventory"),
@@ -101,7 +105,10 @@ fn what_a_restore_needs_is_unpacked() {
         let read = |name: &str| fs::read_to_string(directory.path().join("private").join(name));
         assert_eq!(read("rootfs-diff.tar").expect("kept"), "difference", "{form}");
         assert_eq!(read("checkpoint/inventory.img").expect("kept"), "inventory", "{form}");
-        for left_out in ["ctr.log", "volumes/v.tar", "something/else"] {
+        assert_eq!(read("volumes/v.tar").expect("kept"), "volume", "{form}");
+        let named: Vec<_> = unpacked.volumes.iter().map(|v| (&v.name[..], &v.destination[..])).collect();
+        assert_eq!(named, [("v", "/data")], "{form}: those that have content");
+        for left_out in ["ctr.log", "something/else"] {
             read(left_out).expect_err(left_out);
         }
     }
@@ -148,6 +155,11 @@ fn what_must_not_be_is_refused() {
         ("beneath nothing", ("checkpoint/none/x", FILE, "x"), "its directory does not come before it"),
         ("twice", ("spec.dump", FILE, "{}"), "twice"),
         ("a directory", ("deleted.files/", DIRECTORY, ""), "a directory where a file must be"),
+        ("a volume upwards", ("volumes/../x.tar", FILE, "x"), "simplest form"),
+        ("a volume deeper", ("volumes/a/b.tar", FILE, "x"), "not the name of a volume"),
+        ("a volume of no name", ("volumes/.tar", FILE, "x"), "not the name of a volume"),
+        ("a link for a volume", ("volumes/v.tar", EntryType::Symlink, "/dev/zero"), "only regular files"),
+        ("a directory for a volume", ("volumes/v.tar/", DIRECTORY, ""), "a directory where a file must be"),
         ("our manifest", ("migrate.json", FILE, "{}"), "first member"),
         ("our index", ("migrate.index", FILE, "{}"), "first member"),
     ];

@@ -14,12 +14,17 @@ use serde_json::json;
 const COUNTS: &str = "rm /etc/group; echo kept >/dev/shm/f; i=0; \
                       while :; do i=$((i+1)); echo $i >/tmp/m; mv /tmp/m /tmp/n; sleep 0.1; done";
 
-/// A container of ours whose root filesystem is that of Podman's image.
+/// A container of ours whose root filesystem is that of Podman's image, with a directory of the host at `/data`.
 fn counting<'h>(host: &'h Host, id: &str) -> (Bundle, Container<'h>) {
     // Where cgroup v2 is beside v1, runc asks CRIU for a cgroup in it that nobody has made: it is put into its own anyway.
     let further = host.path("criu.conf");
     fs::write(&further, "manage-cgroups ignore\n").expect("write");
+    let data = host.path("data");
+    fs::create_dir(&data).expect("mkdir");
+    fs::write(format!("{data}/file"), "from outside").expect("write");
     let bundle = Bundle::new(host, "counts", &[]).edit(|config| {
+        let mount = json!({"destination": "/data", "type": "bind", "source": data, "options": ["rbind"]});
+        config["mounts"].as_array_mut().expect("a list").push(mount);
         config["process"]["args"] = json!(["/bin/sh", "-c", COUNTS]);
         config["annotations"] = json!({"org.criu.config": further});
     });
@@ -51,12 +56,14 @@ fn to_podman(runtime: &str, export: impl Fn(&Host) -> Vec<String>) {
     let (bundle, container) = counting(&host, &id);
     let image = format!("{}:latest", Podman::IMAGE);
     let mut flags = vec!["--export", &archive, "--rootfs-image", &image, "--target-runtime", runtime];
+    flags.extend(["--include-volume", "/data"]);
     let more = export(&host);
     flags.extend(more.iter().map(String::as_str));
     container.checkpoint(&flags);
     let last = fs::read_to_string(format!("{}/tmp/n", bundle.rootfs())).expect("it has counted");
     let last: u64 = last.trim().parse().expect("a number");
     bundle.remove();
+    fs::remove_dir_all(host.path("data")).expect("the host loses it");
     let has = |flag: &str| more.iter().any(|given| given == flag);
     let archive = if has("packed") {
         let full = stage.path("full.tar.zst");
@@ -67,7 +74,9 @@ fn to_podman(runtime: &str, export: impl Fn(&Host) -> Vec<String>) {
     };
     podman.podman(&["container", "restore", "--import", &archive]).succeeded();
     counts_on(|| podman.executes(&id, "cat /tmp/n"), last + 2);
-    assert_eq!(podman.executes(&id, "cat /dev/shm/f"), "kept");
+    assert_eq!(podman.executes(&id, "cat /dev/shm/f && cat /data/file"), "kept\nfrom outside");
+    let volume = "{{range .Mounts}}{{.Type}} {{.Name}} {{.Destination}}{{end}}";
+    assert_eq!(podman.inspect(&id, volume), format!("volume {id}-1-data /data"));
     if has("--rootfs-base") {
         assert_eq!(podman.executes(&id, "ls /etc/group 2>/dev/null || echo gone"), "gone");
     }
@@ -106,7 +115,7 @@ fn to_podman_through_a_registry() {
     let (bundle, container) = counting(&host, &id);
     let image = format!("{}/web:1", DockerRegistry::NAME);
     let base = format!("{}:latest", Podman::IMAGE);
-    let flags = ["--tls-verify=false", "--rootfs-image", &base];
+    let flags = ["--tls-verify=false", "--rootfs-image", &base, "--include-volume", "/data"];
     container.checkpoint(&[&["--create-image", &image], &flags[..]].concat());
     let last = fs::read_to_string(format!("{}/tmp/n", bundle.rootfs())).expect("it has counted");
     let last: u64 = last.trim().parse().expect("a number");
@@ -114,11 +123,12 @@ fn to_podman_through_a_registry() {
     podman.podman(&["pull", "-q", "--tls-verify=false", &image]).succeeded();
     podman.podman(&["container", "restore", &image]).succeeded();
     counts_on(|| podman.executes(&id, "cat /tmp/n"), last + 2);
+    assert_eq!(podman.executes(&id, "cat /data/file"), "from outside");
     registry.end();
     podman.end();
 }
 
-/// A container of Podman's and runc's that has a volume of the host, checkpointed into `archive`. Gives how far it was.
+/// A container of Podman's and runc's that has this volume, or directory of the host, checkpointed into `archive`. Gives how far it was.
 fn checkpointed_by_podman(
     podman: &Podman<'_>,
     name: &str,
@@ -129,6 +139,7 @@ fn checkpointed_by_podman(
     let volume = format!("{source}:/data");
     podman.background(name, &["--runtime", "runc", "--volume", &volume], COUNTS);
     let last = counts_on(|| podman.executes(name, "cat /tmp/n"), 3);
+    podman.executes(name, "printf 'from outside' >/data/file");
     podman
         .podman(&["container", "checkpoint", "--export", archive, "--compress", compress, name])
         .succeeded();
@@ -140,7 +151,6 @@ fn with_image(host: &Host) -> (Podman<'_>, String, String) {
     let (podman, image, source) = (Podman::on(host), host.path("image"), host.path("source"));
     fs::set_permissions(&image, fs::Permissions::from_mode(0o555)).expect("chmod");
     fs::create_dir(&source).expect("mkdir");
-    fs::write(format!("{source}/file"), "from outside").expect("write");
     (podman, image, source)
 }
 
@@ -174,6 +184,28 @@ fn from_podman_in_every_compression() {
     let restore = [&restore[..], &["--base-rootfs", &image]].concat();
     let said = host.migrate(&restore).failed(1, &[&format!("/data (there it was {source})")]);
     assert!(said.contains("--map-mount"), "{said}");
+    podman.end();
+}
+
+/// A volume's content is in the archive: it is here, or where the caller says.
+#[test]
+fn from_podman_with_a_volume() {
+    let Some(stage) = Stage::set(&[Need::Podman, Need::Runc, Need::Criu]) else { return };
+    let host = stage.host("a");
+    let (podman, image, source) = with_image(&host);
+    let archive = stage.path("volume.tar");
+    let last = checkpointed_by_podman(&podman, "c", "web-data", &archive, "zstd");
+    let base = ["--base-rootfs", &image];
+    goes_on_here(&host, &stage.id("inside"), &archive, &base, last);
+    assert_eq!(fs::read_dir(&source).expect("list").count(), 0);
+    let mapping = format!("/data={source}");
+    let mapped = [&base[..], &["--map-mount", &mapping]].concat();
+    goes_on_here(&host, &stage.id("mapped"), &archive, &mapped, last);
+    assert_eq!(fs::read_to_string(format!("{source}/file")).expect("read"), "from outside");
+    let refused = stage.id("refused");
+    let restore = [&["restore", "-d", "--import", &archive], &mapped[..], &[&refused]].concat();
+    let said = host.migrate(&restore).failed(1, &[&format!("{source} has files already")]);
+    assert!(said.contains("--overwrite-volumes"), "{said}");
     podman.end();
 }
 

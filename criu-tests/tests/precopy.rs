@@ -32,9 +32,14 @@ impl Pair {
         Some(Self { stage, a, b, id, _pipes: LargePipes::set() })
     }
 
+    /// Its cgroup at the source: there is one tree of them for both hosts.
+    fn cgroup(&self) -> String {
+        format!("{}-source", self.id)
+    }
+
     fn bundle(&self, workload: &str, options: &[&str]) -> Bundle {
         Bundle::of_workload(&self.a, workload, options).edit(|config| {
-            config["linux"]["cgroupsPath"] = json!(format!("/{}-source", self.id));
+            config["linux"]["cgroupsPath"] = json!(format!("/{}", self.cgroup()));
         })
     }
 
@@ -94,6 +99,84 @@ fn what_is_sent_while_it_stands_still_is_little() {
     pair.b.assert_no_trace();
 }
 
+/// A container that writes several times as fast as is sent, and stamps the time.
+fn run_fast(pair: &Pair) -> Bundle {
+    let options = ["--stamps", "stamps", "--memory", "16777216", "--percent", "1000"];
+    let bundle = pair.bundle("pulse", &options);
+    pair.a.migrate_detached(&["run", "-d", "-b", &bundle.path(), &pair.id]);
+    let path = format!("{}/stamps", bundle.rootfs());
+    wait_until(PATIENCE, "it writes", || match std::fs::metadata(&path).map(|file| file.len()) {
+        Ok(length) if length > 800 => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    bundle
+}
+
+/// The processor time that a cgroup may have.
+fn quota(host: &Host, cgroup: &str) -> String {
+    host.cgroup_value(cgroup, "cpu.cfs_quota_us", "cpu.max")
+}
+
+const SLOWLY: [&str; 4] = ["--bandwidth", "32", "--downtime-target", "200"];
+
+#[test]
+fn one_that_writes_more_than_is_sent_is_slowed_down_only_if_that_is_wanted() {
+    let Some(pair) = Pair::new() else { return };
+    for slower in [false, true] {
+        let bundle = run_fast(&pair);
+        let unlimited = quota(&pair.a, &pair.cgroup());
+        let receiver = Receiver::on(&pair.b, &[]);
+        let more: &[&str] = if slower { &["--auto-converge"] } else { &[] };
+        let report = pair.moves(&receiver.at, &[&SLOWLY[..], more].concat());
+        let rounds = report["rounds"].as_array().expect("rounds");
+        let limits: Vec<f64> = rounds.iter().filter_map(|round| round["processors"].as_f64()).collect();
+        assert_eq!(!limits.is_empty(), slower, "{report}");
+        assert!(limits.iter().all(|limit| (0.01..1.0).contains(limit)), "{report}");
+        let left = bytes(&report["frozen_bytes"]);
+        assert!(if slower { left < 8 * MIB } else { left > 8 * MIB }, "{report}");
+        // 16 MiB at 32 MiB a second.
+        let first = rounds[0]["seconds"].as_f64().expect("a time");
+        assert!((0.4..4.0).contains(&first), "{report}");
+        let there = pair.b.imported(&pair.id);
+        // The name is taken there: there is one tree of cgroups for both.
+        assert_eq!(quota(&pair.b, &format!("{}-{}", pair.cgroup(), pair.id)), unlimited);
+        pair.b.migrate(&["delete", "--force", &pair.id]).succeeded();
+        drop(receiver);
+        bundle.remove();
+        pair.a.assert_no_trace();
+    }
+}
+
+#[test]
+fn one_that_was_slowed_down_has_its_time_again_whoever_dies() {
+    let Some(pair) = Pair::new() else { return };
+    run_fast(&pair);
+    let unlimited = quota(&pair.a, &pair.cgroup());
+    let note = pair.a.path(&format!("state/{}/throttled.json", pair.id));
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        let receiver = Receiver::on(&pair.b, &[]);
+        // It never stands still by itself: a round would have to leave nothing.
+        let args =
+            ["to", "--bandwidth", "16", "--downtime-target", "0", "--auto-converge", &receiver.at, &pair.id];
+        let sender = pair.a.migrate_command(&args).without_stdio().start();
+        wait_until(PATIENCE, "it is slowed down", || {
+            if !std::fs::exists(&note).expect("look") {
+                return Err("no note".to_owned());
+            }
+            let text = quota(&pair.a, &pair.cgroup());
+            if text == unlimited { Err(text) } else { Ok(()) }
+        });
+        sender.signal(signal);
+        sender.wait();
+        // Any command that names the container.
+        assert_eq!(pair.a.state(&pair.id)["status"], "running");
+        assert_eq!(quota(&pair.a, &pair.cgroup()), unlimited, "{signal}");
+        assert!(!std::fs::exists(&note).expect("look"));
+    }
+    pair.a.migrate(&["delete", "--force", &pair.id]).succeeded();
+    pair.a.assert_no_trace();
+}
+
 #[test]
 fn processes_that_come_and_go_meanwhile_are_as_they_were() {
     let Some(pair) = Pair::new() else { return };
@@ -125,7 +208,7 @@ fn processes_are_forked_and_execute_others_meanwhile() {
                       [ $((n % 10)) = 0 ] && wait; echo \"line $n\"; done";
         config["process"]["args"] = json!(["/bin/sh", "-c", script]);
         config["process"]["terminal"] = json!(false);
-        config["linux"]["cgroupsPath"] = json!(format!("/{}-source", pair.id));
+        config["linux"]["cgroupsPath"] = json!(format!("/{}", pair.cgroup()));
     });
     let path = pair.a.path("output");
     let file = std::fs::File::create(&path).expect("make a file");

@@ -4,10 +4,11 @@
 //! Podman restores from them, checkpointctl shows them, CRI-O and containerd have the same names. Pure: from the
 //! manifest and the configuration to bytes. Our own restore does not use them.
 
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::manifest::Manifest;
+use super::manifest::{Manifest, VolumeFacts};
 use crate::{Context, Error, ErrorKind, Result};
 
 /// Stands for the image of a container that has none: Podman finds none of that name, and says so.
@@ -19,6 +20,9 @@ const SHM_SIZE: u64 = 65_536_000;
 /// Annotations in which other engines have left the name of the image, in the order in which they are asked.
 const IMAGE_ANNOTATIONS: [&str; 3] =
     ["io.kubernetes.cri-o.ImageName", "io.kubernetes.cri.image-name", "org.opencontainers.image.base.name"];
+
+/// Where Podman has its volumes, if nobody has told it otherwise.
+const PODMAN_VOLUMES: &str = "/var/lib/containers/storage/volumes";
 
 /// Tells checkpointctl how to read the rest; it knows no other engine that has a name for a container.
 const MANAGER: (&str, &str) = ("io.container.manager", "libpod");
@@ -49,14 +53,46 @@ pub(super) fn config_dump(manifest: &Manifest, config: &[u8]) -> Result<Vec<u8>>
         "shmSize": SHM_SIZE,
         "createdTime": started,
         "checkpointedTime": manifest.created,
+        "namedVolumes": named(&manifest.container.volumes),
+        // Those that somebody has asked for, and not an image: Podman shows only them.
+        "userVolumes": manifest.container.volumes.iter().map(|volume| &volume.destination).collect::<Vec<_>>(),
     }))
 }
 
-/// The configuration with the annotations that other tools look for, where it has none of them itself.
+/// Volumes as Podman lists them: it makes those of these names, and unpacks into them.
+fn named(volumes: &[VolumeFacts]) -> Vec<Value> {
+    let volume = |volume: &VolumeFacts| json!({"volumeName": volume.name, "dest": volume.destination});
+    volumes.iter().map(volume).collect()
+}
+
+/// The volumes that a `config.dump` of Podman's lists.
+///
+/// # Errors
+/// `InvalidArchive` if it is no such list.
+pub(super) fn named_volumes(config_dump: &[u8]) -> Result<Vec<VolumeFacts>> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Config {
+        named_volumes: Option<Vec<Volume>>,
+    }
+    #[derive(Deserialize)]
+    struct Volume {
+        #[serde(rename = "volumeName")]
+        name: String,
+        dest: String,
+    }
+    let config: Config = serde_json::from_slice(config_dump)
+        .context_kind(ErrorKind::InvalidArchive, || "understand `namedVolumes` of config.dump")?;
+    let volumes = config.named_volumes.into_iter().flatten();
+    Ok(volumes.map(|volume| VolumeFacts::new(volume.name, volume.dest)).collect())
+}
+
+/// The configuration with the annotations that other tools look for, where it has none of them itself, and with volumes where Podman
+/// will have made them.
 ///
 /// # Errors
 /// `InvalidInput` if the configuration is not a JSON object.
-pub(super) fn spec_dump(config: &[u8]) -> Result<Vec<u8>> {
+pub(super) fn spec_dump(manifest: &Manifest, config: &[u8]) -> Result<Vec<u8>> {
     let mut config = object(config)?;
     let annotations = config.entry("annotations").or_insert(Value::Null);
     if annotations.is_null() {
@@ -65,6 +101,15 @@ pub(super) fn spec_dump(config: &[u8]) -> Result<Vec<u8>> {
     if let Some(annotations) = annotations.as_object_mut() {
         for (key, value) in [MANAGER, CRIO] {
             annotations.entry(key).or_insert_with(|| value.into());
+        }
+    }
+    let directory = manifest.engines.volumes.as_deref().unwrap_or(PODMAN_VOLUMES);
+    let mounts = config.get_mut("mounts").and_then(Value::as_array_mut);
+    for mount in mounts.into_iter().flatten() {
+        let at = mount["destination"].as_str();
+        let volume = manifest.container.volumes.iter().find(|volume| at == Some(&volume.destination));
+        if let Some(volume) = volume {
+            mount["source"] = format!("{directory}/{}/_data", volume.name).into();
         }
     }
     bytes(&Value::Object(config))
@@ -130,7 +175,28 @@ mod tests {
     }
 
     #[test]
+    fn volumes_are_listed_as_podman_lists_them() {
+        let mut manifest = Manifest::new("web", UNIX_EPOCH);
+        let volumes = vec![VolumeFacts::new("web-1-data", "/data"), VolumeFacts::new("web-2-log", "/log")];
+        manifest.container.volumes.clone_from(&volumes);
+        let bytes = config_dump(&manifest, b"{}").expect("an object");
+        assert_eq!(named_volumes(&bytes).expect("its own"), volumes);
+        manifest.engines.volumes = Some("/volumes".into());
+        let mounts =
+            r#"{"mounts":[{"destination":"/data","source":"/here"},{"destination":"/x","source":"/there"}]}"#;
+        let spec = spec_dump(&manifest, mounts.as_bytes()).expect("an object");
+        let spec: Value = serde_json::from_slice(&spec).expect("JSON");
+        let source = |at: usize| spec["mounts"][at]["source"].clone();
+        assert_eq!((source(0), source(1)), (json!("/volumes/web-1-data/_data"), json!("/there")));
+        let none: [&[u8]; 2] = [b"{}", br#"{"namedVolumes":null}"#];
+        assert!(none.iter().all(|config| named_volumes(config).is_ok_and(|volumes| volumes.is_empty())));
+        let error = named_volumes(br#"{"namedVolumes":[{"dest":"/data"}]}"#).expect_err("it has no name");
+        assert!(error.chain().contains("missing field `volumeName`"), "{}", error.chain());
+    }
+
+    #[test]
     fn the_configuration_only_gains_annotations() {
+        let manifest = Manifest::new("web", UNIX_EPOCH);
         for (before, after) in [
             ("{}", json!({"annotations": {MANAGER.0: MANAGER.1, CRIO.0: CRIO.1}})),
             (
@@ -138,11 +204,11 @@ mod tests {
                 json!({"a": 1, "annotations": {MANAGER.0: "cri-o", CRIO.0: CRIO.1}}),
             ),
         ] {
-            let bytes = spec_dump(before.as_bytes()).expect("an object");
+            let bytes = spec_dump(&manifest, before.as_bytes()).expect("an object");
             assert_eq!(serde_json::from_slice::<Value>(&bytes).expect("JSON"), after);
         }
         for bad in ["", "[]", "{"] {
-            assert_eq!(spec_dump(bad.as_bytes()).expect_err(bad).kind(), ErrorKind::InvalidInput);
+            assert_eq!(spec_dump(&manifest, bad.as_bytes()).expect_err(bad).kind(), ErrorKind::InvalidInput);
         }
     }
 }

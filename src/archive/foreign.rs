@@ -15,9 +15,14 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::{Mode, mkdirat};
 
+use super::engine_config;
 use super::entry::{Entry, Kind};
 use super::limits::Limits;
-use super::member::{DELETED, DEVSHM, ENGINE_CONFIG, IMAGES, INDEX, MANIFEST, ROOTFS_OVER, SPEC};
+use super::manifest::VolumeFacts;
+use super::member::{
+    DELETED, DEVSHM, ENGINE_CONFIG, IMAGES, INDEX, MANIFEST, ROOTFS_OVER, SMALL_MAX, SPEC, VOLUMES,
+    is_volume, volume_member,
+};
 use super::open::{Decoded, decoded};
 use super::rootfs::{self, DeviceNodes, Ground};
 use super::sink::Sink;
@@ -28,7 +33,7 @@ use super::{Progress, UnpackOptions, invalid, printable};
 use crate::{Context, Error, ErrorKind, Result};
 
 /// Members that are left out: logs, facts about the other engine, and what only that can use.
-const LEFT_OUT: [&[u8]; 15] = [
+const LEFT_OUT: [&[u8]; 14] = [
     b"artifacts",
     b"network.status",
     b"stats-dump",
@@ -41,7 +46,6 @@ const LEFT_OUT: [&[u8]; 15] = [
     b"status",
     b"pod.options",
     b"pod.dump",
-    b"volumes",
     b"pre-checkpoint",
     b".",
 ];
@@ -62,7 +66,7 @@ impl<R: Read> std::fmt::Debug for ForeignArchive<R> {
 }
 
 /// What became of an archive of another engine.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct UnpackedForeign {
     /// Whether files have changed or come, in `rootfs-diff.tar`.
@@ -71,6 +75,8 @@ pub struct UnpackedForeign {
     pub has_deletions: bool,
     /// Whether there is a `/dev/shm`, in `devshm-checkpoint.tar`.
     pub has_shared_memory: bool,
+    /// The volumes whose content there is, in `volumes/NAME.tar`.
+    pub volumes: Vec<VolumeFacts>,
 }
 
 /// What another engine calls a member, without decoration.
@@ -81,14 +87,14 @@ fn plain(path: &[u8]) -> &[u8] {
 }
 
 fn is_left_out(name: &[u8]) -> bool {
-    LEFT_OUT.contains(&name)
-        || [&b"artifacts/"[..], b"volumes/", b"pre-checkpoint/"].iter().any(|d| name.starts_with(d))
+    LEFT_OUT.contains(&name) || [&b"artifacts/"[..], b"pre-checkpoint/"].iter().any(|d| name.starts_with(d))
 }
 
 fn is_kept(name: &[u8]) -> bool {
     let files = [ENGINE_CONFIG, SPEC, ROOTFS_OVER, DELETED, DEVSHM];
-    let images = IMAGES.as_bytes();
-    files.iter().any(|file| file.as_bytes() == name) || name == plain(images) || name.starts_with(images)
+    let directories = [IMAGES.as_bytes(), VOLUMES.as_bytes()];
+    files.iter().any(|file| file.as_bytes() == name)
+        || directories.iter().any(|directory| name == plain(directory) || name.starts_with(directory))
 }
 
 impl<R: Read> ForeignArchive<R> {
@@ -99,7 +105,7 @@ impl<R: Read> ForeignArchive<R> {
     }
 
     /// Unpacks what a restore uses into `directory`, which must be fresh and private: `config.dump`, `spec.dump`,
-    /// `checkpoint/`, and as files what [`lay_over`] and [`unpack_tree`] take. Reads to the end.
+    /// `checkpoint/`, and as files what [`lay_over`] and [`lay_over_base`] take. Reads to the end.
     ///
     /// # Errors
     /// `InvalidArchive`, naming the member, if it is truncated, damaged, lacks what a restore needs, or asks for what it
@@ -131,10 +137,13 @@ impl<R: Read> ForeignArchive<R> {
                 return Err(invalid(format!("not a checkpoint archive: it has no member {needed}")));
             }
         }
+        let mut volumes = engine_config::named_volumes(&read_small(directory, ENGINE_CONFIG)?)?;
+        volumes.retain(|volume| has(&volume_member(&volume.name)));
         Ok(UnpackedForeign {
             has_difference: has(ROOTFS_OVER),
             has_deletions: has(DELETED),
             has_shared_memory: has(DEVSHM),
+            volumes,
         })
     }
 
@@ -147,7 +156,7 @@ impl<R: Read> ForeignArchive<R> {
     ) -> Result<()> {
         let attempt = || format!("unpack member {name}");
         let (parent, file_name) = name.rsplit_once('/').unwrap_or((".", name));
-        if parent == plain_text(IMAGES) {
+        if [IMAGES, VOLUMES].map(plain_text).contains(&parent) {
             make_directory(directory, parent).context(attempt)?;
         }
         let dir = open_parent(directory, parent, name)?;
@@ -195,14 +204,29 @@ fn admit(entry: &Entry, offset: u64, limits: &Limits) -> Result<Option<String>> 
     if text.len() > limits.path_length || !text.split('/').all(simple) {
         return refused("a name that is not in its simplest form");
     }
-    if (entry.kind == Kind::Directory) != (text == plain_text(IMAGES)) && !text.starts_with(IMAGES) {
+    let is_directory = [IMAGES, VOLUMES].map(plain_text).contains(&text);
+    if (entry.kind == Kind::Directory) != is_directory && !text.starts_with(IMAGES) {
         return refused("a directory where a file must be, or the reverse");
     }
-    let large = text.starts_with(IMAGES) || matches!(text, ROOTFS_OVER | DEVSHM);
+    if text.starts_with(VOLUMES) && !is_volume(text) {
+        return refused("not the name of a volume's content");
+    }
+    let large = [IMAGES, VOLUMES].iter().any(|directory| text.starts_with(directory))
+        || matches!(text, ROOTFS_OVER | DEVSHM);
     if !large && entry.size > limits.small_member {
         return refused("too large");
     }
     Ok(Some(text.to_owned()))
+}
+
+/// Reads a member that was unpacked and is small.
+fn read_small(directory: BorrowedFd<'_>, name: &str) -> Result<Vec<u8>> {
+    let attempt = || format!("read {name}");
+    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let file = File::from(openat(directory, name, flags, Mode::empty()).context(attempt)?);
+    let mut bytes = Vec::new();
+    file.take(SMALL_MAX).read_to_end(&mut bytes).context(attempt)?;
+    Ok(bytes)
 }
 
 fn plain_text(directory: &str) -> &str {

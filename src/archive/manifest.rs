@@ -91,6 +91,9 @@ pub struct EngineFacts {
     /// The runtime that is to restore it, as its engine spells it; `None`: this program.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub runtime: Option<String>,
+    /// The directory in which the engine has its volumes; `None`: where Podman has them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub volumes: Option<String>,
     /// When the container was created: RFC 3339, UTC.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub started: Option<String>,

@@ -99,7 +99,7 @@ pub(super) fn volume_member(name: &str) -> String {
 }
 
 /// A volume is restored into a directory of its name, which must not be one that is there.
-fn is_volume(name: &str) -> bool {
+pub(super) fn is_volume(name: &str) -> bool {
     let inner = name.strip_prefix(VOLUMES).and_then(|name| name.strip_suffix(".tar"));
     inner.is_some_and(|inner| !matches!(inner, "" | "." | "..") && !inner.contains('/'))
 }

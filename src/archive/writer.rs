@@ -171,7 +171,7 @@ impl<W: Write> ArchiveWriter<W> {
     pub fn spec(&mut self, config: &[u8]) -> Result<()> {
         self.begin(Place::EngineConfig, ENGINE_CONFIG)?;
         self.small(ENGINE_CONFIG, &engine_config::config_dump(&self.manifest, config)?)?;
-        self.small(SPEC, &engine_config::spec_dump(config)?)?;
+        self.small(SPEC, &engine_config::spec_dump(&self.manifest, config)?)?;
         self.small(STARTED, config)?;
         self.place = Some(Place::Started);
         Ok(())

@@ -16,6 +16,7 @@
 //! Split by concern, not by version: what differs between v1 and v2 is decided where it is written, by the
 //! version of the hierarchy that holds the controller.
 
+mod bandwidth;
 #[expect(clippy::module_inception, reason = "a file is named after its type")]
 mod cgroup;
 mod create;
@@ -41,6 +42,7 @@ mod tests;
 mod tree;
 mod visible;
 
+pub use bandwidth::CpuBandwidth;
 pub use cgroup::{Cgroup, EntryFd};
 pub use freezer::FreezerState;
 pub use hierarchy::{Hierarchies, Hierarchy, Layout, ProcessCgroup, Version, self_cgroups};

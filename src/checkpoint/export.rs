@@ -103,7 +103,7 @@ impl<'a> Exporter<'a> {
             }
         };
         let base = base::read(&container.state().rootfs, options)?;
-        let volumes = volumes::of(config, options)?;
+        let volumes = volumes::of(container.id(), config, options)?;
         let network = network_status::of(container, config)?;
         let (mut memory_to, mut rest, mut decide) = (None, None, None);
         let for_peer = matches!(export, Export::Peer(_));
@@ -139,6 +139,10 @@ impl<'a> Exporter<'a> {
         manifest.engines = EngineFacts {
             image: options.rootfs_image.clone(),
             runtime: options.target_runtime.clone().or_else(own_path),
+            volumes: options
+                .target_volumes
+                .as_ref()
+                .map(|directory| directory.to_string_lossy().into_owned()),
             started: Some(container.state().created.clone()),
         };
         let recipients = options.recipients.clone();

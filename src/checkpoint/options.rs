@@ -111,6 +111,8 @@ pub struct ArchiveOptions {
     pub rootfs_image: Option<String>,
     /// The runtime that is to restore it, as another engine spells it; `None`: this program's path.
     pub target_runtime: Option<String>,
+    /// Where another engine has its volumes; `None`: where Podman has them.
+    pub target_volumes: Option<PathBuf>,
     /// Those who can read it; `None`: everybody who has the file.
     pub recipients: Option<Recipients>,
     /// How it is laid out.

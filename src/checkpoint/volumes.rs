@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use super::ArchiveOptions;
 use crate::archive::VolumeFacts;
+use crate::engine::ContainerId;
 use crate::spec::{Config, is_bind};
 use crate::{Error, ErrorKind, Result};
 
@@ -16,11 +17,12 @@ pub(super) struct Volume {
     pub(super) source: PathBuf,
 }
 
-/// The volumes that the caller names.
+/// The volumes that the caller names. Podman makes volumes of their names, and has those of all containers in one place: so each
+/// begins with the container's.
 ///
 /// # Errors
 /// `InvalidInput` for a place where nothing of the host, or no directory, is mounted.
-pub(super) fn of(config: &Config, options: &ArchiveOptions) -> Result<Vec<Volume>> {
+pub(super) fn of(id: &ContainerId, config: &Config, options: &ArchiveOptions) -> Result<Vec<Volume>> {
     let mounts = config.spec.mounts().as_deref().unwrap_or_default();
     let mut volumes: Vec<Volume> = Vec::new();
     for destination in &options.volumes {
@@ -38,16 +40,17 @@ pub(super) fn of(config: &Config, options: &ArchiveOptions) -> Result<Vec<Volume
         if volumes.iter().any(|volume| volume.facts.destination == *destination) {
             continue;
         }
-        let name = format!("{}-{}", volumes.len() + 1, name_of(destination));
+        let name = format!("{}-{}-{}", name_of(id.as_str()), volumes.len() + 1, name_of(destination));
         volumes.push(Volume { facts: VolumeFacts::new(name, destination.clone()), source });
     }
     Ok(volumes)
 }
 
-/// A place as part of a file's name.
+/// An id or a place as part of a volume's name.
 fn name_of(destination: &str) -> String {
-    let allowed = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '-' };
-    destination.trim_matches('/').chars().map(allowed).take(100).collect()
+    let allowed = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_') { c } else { '-' };
+    let name = |c: &char| c.is_ascii_alphanumeric();
+    destination.chars().skip_while(|c| !name(c)).map(allowed).take(100).collect()
 }
 
 fn refused(destination: &str, why: &str, config: &Config) -> Error {

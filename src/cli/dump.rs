@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The flags for a dump that more than one command has, and what they mean for it.
 
+use std::path::PathBuf;
+
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -33,6 +35,9 @@ pub(super) struct DumpArgs {
     /// Runtime with which Podman is to restore the archive, as Podman spells it [default: this program's path]
     #[arg(long, value_name = "RUNTIME", requires = "into_one", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     target_runtime: Option<String>,
+    /// Directory in which Podman has its volumes [default: /var/lib/containers/storage/volumes]
+    #[arg(long, value_name = "DIR", requires = "include_volume")]
+    target_volumes: Option<PathBuf>,
     #[command(flatten)]
     criu: CriuArgs,
     /// Leave out TCP connections that are still being set up
@@ -170,6 +175,7 @@ impl DumpArgs {
         options.archive.rootfs_base = base.as_ref().map(|base| base.path().to_owned());
         options.archive.volumes.clone_from(&self.include_volume);
         options.archive.rootfs_image.clone_from(&self.rootfs_image);
+        options.archive.target_volumes.clone_from(&self.target_volumes);
         options.archive.target_runtime.clone_from(&self.target_runtime);
         // Without a path of our own CRIU starts the system's.
         options.tar = std::env::current_exe().ok();

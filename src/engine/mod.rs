@@ -55,6 +55,7 @@ mod state;
 mod state_root;
 mod stats;
 mod status;
+mod throttle;
 mod time_offsets;
 mod update;
 mod user;

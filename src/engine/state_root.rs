@@ -166,7 +166,9 @@ impl StateRoot {
     /// # Errors
     /// [`ErrorKind::NotFound`] when there is none of that id; [`ErrorKind::InvalidInput`] when several roots have one.
     pub fn load(&self, id: &ContainerId) -> Result<Container> {
-        Container::load(self.find(id)?, id)
+        let container = Container::load(self.find(id)?, id)?;
+        container.unthrottle_after_death();
+        Ok(container)
     }
 
     /// The root that has the id; this one when none has.

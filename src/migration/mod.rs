@@ -13,6 +13,7 @@
 //! container ([`crate::engine::Ownership`]) without knowing what a migration is.
 
 pub mod agent;
+mod brake;
 pub mod claim;
 mod endpoint;
 pub mod handoff;
@@ -22,6 +23,7 @@ pub mod journal;
 mod limits;
 mod link;
 mod offering;
+mod pace;
 mod place;
 mod predictor;
 mod preflight;

@@ -9,6 +9,9 @@ const FIXED: Duration = Duration::from_millis(100);
 /// A round that does not at least halve what was written does little: after so many of those it is enough.
 const IDLE: usize = 2;
 
+/// Nobody is slowed down to less than this part at once.
+const SLOWEST: f64 = 0.05;
+
 /// What the caller wants of the rounds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RoundLimits {
@@ -16,11 +19,15 @@ pub struct RoundLimits {
     pub most: u32,
     /// How long the processes may stand still, if that can be had.
     pub downtime: Duration,
+    /// Whether they are slowed down if it cannot.
+    pub auto_converge: bool,
+    /// Bytes that may be sent in a second while they run.
+    pub bandwidth: Option<u64>,
 }
 
 impl Default for RoundLimits {
     fn default() -> Self {
-        Self { most: 30, downtime: Duration::from_millis(300) }
+        Self { most: 30, downtime: Duration::from_millis(300), auto_converge: false, bandwidth: None }
     }
 }
 
@@ -66,6 +73,17 @@ pub(super) fn advice(rounds: &[Measured], limits: RoundLimits) -> Advice {
         .take_while(|pair| matches!(pair, [before, after] if after.dirty.saturating_mul(2) > before.dirty));
     let grows = matches!(rounds, [_, .., before, _] if rounds.len() > 2 && last.dirty > before.dirty);
     if grows || idle.count() >= IDLE { Advice::StopLate } else { Advice::Again }
+}
+
+/// To which part of its processor time a container is to be slowed down that writes more than can be sent: so that a round leaves
+/// less than half of the one before.
+pub(super) fn share(rounds: &[Measured]) -> f64 {
+    let [.., before, last] = rounds else { return SLOWEST };
+    let (wrote_in, sent_in) = (before.took.as_secs_f64(), last.took.as_secs_f64());
+    let (written, sent) = (last.dirty as f64 / wrote_in, last.sent as f64 / sent_in);
+    let share = 0.4 * sent / written;
+    // Without a number there is nothing to go by.
+    if share.is_nan() { 0.5 } else { share.clamp(SLOWEST, 0.5) }
 }
 
 /// What will have been written to when the processes are stopped: as much as in the last round for each second, but not more than
@@ -132,6 +150,17 @@ mod tests {
         assert_eq!(of(10, &[1000, 500, 400, 190]), Advice::Again);
         // The first has found all memory: the second cannot have found more, but for new processes.
         assert_eq!(of(10, &[1000, 1000]), Advice::Again);
+    }
+
+    #[test]
+    fn who_writes_too_much_is_slowed_down_as_far_as_it_takes() {
+        // Written as fast as it is sent, twice and ten times as fast: two fifths of what is sent is written then.
+        for (before, last, expected) in [(100, 100, 0.4), (100, 200, 0.2), (10, 100, 0.05), (100, 10, 0.5)] {
+            let share = share(&rounds(10, &[before, last]));
+            assert!((share - expected).abs() < 0.001, "{before}, {last}: {share}");
+        }
+        let stuck = Measured { dirty: 0, sent: 0, took: Duration::ZERO };
+        assert!((share(&[stuck; 2]) - 0.5).abs() < 0.001 && (share(&[]) - SLOWEST).abs() < 0.001);
     }
 
     #[test]

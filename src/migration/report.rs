@@ -45,6 +45,9 @@ pub struct Round {
     /// How long that took.
     #[serde(serialize_with = "seconds")]
     pub seconds: Duration,
+    /// To how many processors' time the container was limited meanwhile, if it was for the migration.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub processors: Option<f64>,
 }
 
 /// What it came to.

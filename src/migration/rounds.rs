@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::brake::Brake;
 use super::link::{Happening, Link};
+use super::pace::Pace;
 use super::predictor::{Advice, Measured, RoundLimits, advice};
 use super::protocol::{Answer, Sender, told};
 use super::report::{Progress, Round};
@@ -39,6 +41,8 @@ struct Sent {
     rounds: Vec<Round>,
     /// Bytes that were sent while it stood still.
     rest: u64,
+    /// What slows the container down, if anything does.
+    brake: Option<Brake>,
 }
 
 impl Memory {
@@ -56,6 +60,8 @@ impl Memory {
         let (memory, sender) = (self.clone(), sender.clone());
         Box::new(move |left: &[Left]| {
             memory.with(|sent| {
+                // They stand still: nothing has to slow them down any more.
+                sent.brake = None;
                 let rest = sent.ahead.rest(left, &mut |batch| sender.pages(batch))?;
                 sent.rest = rest.totals.bytes;
                 sender.memory_is_complete(&rest.processes)
@@ -83,7 +89,7 @@ impl Rounds {
         let stop = Arc::new(AtomicBool::new(false));
         let (memory, sender, tell, stopped) = (memory.clone(), sender.clone(), tell.clone(), stop.clone());
         let work = move || {
-            let ended = memory.with(|sent| make(sent, &container, &sender, &tell, &stopped, limits));
+            let ended = memory.with(|sent| make(sent, container, &sender, &tell, &stopped, limits));
             let _ = tell.send(Happening::Ended);
             ended
         };
@@ -104,15 +110,31 @@ impl Rounds {
 
 fn make(
     sent: &mut Sent,
-    container: &Container,
+    container: Container,
     sender: &Sender,
     tell: &mpsc::Sender<Happening>,
     stop: &AtomicBool,
     limits: RoundLimits,
 ) -> Result<()> {
     let (mut measured, mut failures) = (Vec::new(), 0);
-    while advice(&measured, limits) == Advice::Again {
-        let looked = processes(container).and_then(|processes| sent.ahead.look(&processes));
+    let (mut brake, mut pace) = (Brake::of(container), Pace::new(limits.bandwidth));
+    // Those before the container was slowed down tell nothing of what comes.
+    let mut since = 0;
+    loop {
+        let recent = measured.get(since..).unwrap_or_default();
+        let more = (measured.len() as u64) < limits.most.into();
+        match advice(recent, limits) {
+            Advice::Again if more => {}
+            Advice::StopLate if more && limits.auto_converge => {
+                if !brake.slow_down(recent) {
+                    break;
+                }
+                since = measured.len();
+            }
+            _ => break,
+        }
+        brake.look();
+        let looked = processes(brake.container()).and_then(|processes| sent.ahead.look(&processes));
         let round = match looked {
             Ok(round) => round,
             Err(error) => {
@@ -120,30 +142,40 @@ fn make(
                 tracing::warn!(error = error.chain(), "the memory of a process cannot be tracked");
                 if failures >= FAILURES {
                     // What is not known to be there is sent when the processes stand still.
-                    return Ok(());
+                    break;
                 }
                 continue;
             }
         };
         let dirty = round.dirty_bytes();
         let begin = Instant::now();
-        let totals = send(sent, &round, sender, stop)?;
+        let totals = send(sent, &round, sender, stop, &mut pace)?;
         let took = begin.elapsed();
         measured.push(Measured { dirty, sent: totals.0, took });
-        let round = Round { dirty, bytes: totals.0, zeros: totals.1, seconds: took };
+        let round =
+            Round { dirty, bytes: totals.0, zeros: totals.1, seconds: took, processors: brake.processors() };
         sent.rounds.push(round);
         let _ = tell.send(Happening::Round(round));
     }
+    sent.brake = Some(brake);
     Ok(())
 }
 
 /// Bytes that were sent, and bytes that were told to be zero.
-fn send(sent: &mut Sent, round: &DirtyRound, sender: &Sender, stop: &AtomicBool) -> Result<(u64, u64)> {
+fn send(
+    sent: &mut Sent,
+    round: &DirtyRound,
+    sender: &Sender,
+    stop: &AtomicBool,
+    pace: &mut Pace,
+) -> Result<(u64, u64)> {
     let totals = sent.ahead.send(round, &mut |batch| {
         if stop.load(Ordering::Relaxed) {
             return Err(Error::new(ErrorKind::System, "the migration was given up"));
         }
-        sender.pages(batch)
+        sender.pages(batch)?;
+        pace.keep(batch.len());
+        Ok(())
     })?;
     Ok((totals.bytes, totals.zeros))
 }

@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 
 use super::base::{copy_base, open};
 use super::import::{Bundle, Imported, make_private, open_dir};
-use super::{MappedMount, RestoreOptions, allowed};
+use super::volumes::{self, Answered};
+use super::{RestoreOptions, allowed};
 use crate::archive::{
     ForeignArchive, Progress, UnpackOptions, UnpackedForeign, lay_over, member, remove_deleted,
 };
@@ -49,7 +50,8 @@ pub(super) fn unpack(
     let found = archive.unpack_into(open_dir(&unpacked)?.as_fd(), unpack, progress)?;
     let mut config = read_config(&unpacked.join(member::SPEC))?;
     let stand_ins = bundle.path.join(STAND_INS);
-    let mapping = Mapping { options, found, stand_ins: &stand_ins };
+    let volumes = volumes::answer(&mut config, &found.volumes, options, &bundle.path)?;
+    let mapping = Mapping { options, found: &found, volumes: &volumes, stand_ins: &stand_ins };
     let wanted = mapping.apply(&mut config)?;
     let wishes = serde_json::to_vec(&without(&config, &wanted)).context(|| "serialise the configuration")?;
     allowed::check(&wishes, open_dir(&unpacked.join("checkpoint"))?.as_fd(), options)?;
@@ -57,6 +59,7 @@ pub(super) fn unpack(
     fs::create_dir(&stand_ins).context(|| format!("make {}", stand_ins.display()))?;
     mapping.make_stand_ins(&config, &unpacked, unpack, progress)?;
     let root = open_dir(rootfs)?;
+    volumes.fill(&unpacked, options.overwrite_volumes, unpack, progress)?;
     copy_base(base, root.as_fd(), progress)?;
     if found.has_difference {
         lay_over(open(&unpacked, member::ROOTFS_OVER)?, root.as_fd(), unpack, progress)?;
@@ -97,7 +100,9 @@ pub(super) fn without(config: &Value, positions: &[usize]) -> Value {
 /// Where things of the other host are here.
 struct Mapping<'a> {
     options: &'a RestoreOptions,
-    found: UnpackedForeign,
+    found: &'a UnpackedForeign,
+    /// Mounts that have been answered for.
+    volumes: &'a Answered,
     stand_ins: &'a Path,
 }
 
@@ -120,6 +125,10 @@ impl Mapping<'_> {
             if !is_bind(mount) {
                 continue;
             }
+            if self.volumes.is_of(position) {
+                answered.push(position);
+                continue;
+            }
             let destination = mount["destination"].as_str().unwrap_or_default().to_owned();
             let source = mount["source"].as_str().unwrap_or_default().to_owned();
             match self.source(&destination) {
@@ -136,10 +145,6 @@ impl Mapping<'_> {
 
     /// What is mounted there, if that is known.
     fn source(&self, destination: &str) -> Option<String> {
-        let mapped = self.options.map_mounts.iter().find(|m| m.destination == destination);
-        if let Some(MappedMount { source, .. }) = mapped {
-            return Some(source.to_string_lossy().into_owned());
-        }
         let is_ours = ENGINE_FILES.contains(&destination)
             || (destination == SHARED_MEMORY && self.found.has_shared_memory);
         let name = destination.rsplit('/').next().unwrap_or_default();
@@ -206,11 +211,14 @@ fn not_mapped(missing: &[String]) -> Error {
 mod tests {
     use std::path::PathBuf;
 
+    use super::super::MappedMount;
     use super::*;
 
     fn mapped(options: &RestoreOptions, config: &mut Value) -> Result<Vec<usize>> {
         let found = UnpackedForeign::default();
-        Mapping { options, found, stand_ins: Path::new("/b/stand-ins") }.apply(config)
+        let volumes = volumes::answer(config, &found.volumes, options, Path::new("/b"))?;
+        let stand_ins = Path::new("/b/stand-ins");
+        Mapping { options, found: &found, volumes: &volumes, stand_ins }.apply(config)
     }
 
     #[test]

@@ -68,6 +68,11 @@ pub(super) fn answer(
 }
 
 impl Answered {
+    /// Whether the mount at this position is answered for.
+    pub(super) fn is_of(&self, position: usize) -> bool {
+        self.positions.contains(&position)
+    }
+
     /// What of the configuration is left to be allowed.
     pub(super) fn rest(&self, config: &Value) -> Value {
         without(config, &self.positions)

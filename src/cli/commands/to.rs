@@ -62,6 +62,13 @@ pub(in crate::cli) struct Args {
     /// Stop the container as soon as it is expected to stand still for no longer than so many milliseconds
     #[arg(long, value_name = "MS", default_value_t = RoundLimits::default().downtime.as_millis() as u64)]
     downtime_target: u64,
+    /// Send at most so many MiB a second while the container runs; what is left when it stands still goes as fast as it can
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    bandwidth: Option<u64>,
+    /// Slow the container down, by its share of processor time, when what it writes does not get less from round to round, until it
+    /// has stopped
+    #[arg(long)]
+    auto_converge: bool,
     /// Take established TCP connections along; the container's address must come along as well
     #[arg(long)]
     tcp_established: bool,
@@ -134,6 +141,8 @@ impl Args {
         checkpoint.no_check = self.no_check;
         options.shell = self.shell()?;
         options.rounds.most = self.memory_rounds;
+        options.rounds.bandwidth = self.bandwidth.map(|mebibytes| mebibytes << 20);
+        options.rounds.auto_converge = self.auto_converge;
         options.rounds.downtime = Duration::from_millis(self.downtime_target);
         Ok(options)
     }
