@@ -13,8 +13,10 @@
 //! container ([`crate::engine::Ownership`]) without knowing what a migration is.
 
 pub mod agent;
+mod arriving;
 mod brake;
 pub mod claim;
+mod departing;
 mod endpoint;
 pub mod handoff;
 mod held;
@@ -33,6 +35,7 @@ mod report;
 mod resolve;
 mod rounds;
 mod sending;
+mod stored;
 
 pub use endpoint::{Breaker, Connection, Endpoint, Shell};
 pub use id::{Epoch, MigrationId, Tag};

@@ -9,9 +9,6 @@
 //!
 //! Must not know what is decided.
 
-use std::fs::{self, File};
-use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -21,14 +18,9 @@ use serde::de::DeserializeOwned;
 use super::handoff::{Event, Record, Recorded, Side, Tree};
 use super::id::MigrationId;
 use super::journal::{About, History, Journal, directory, migrations};
+use super::stored::Stored;
 use crate::engine::{ContainerId, StateRoot};
-use crate::pages::store::is_complete;
 use crate::{Context, Error, ErrorKind, Result};
-
-const MEMORY: &str = "memory";
-const PAGES: &str = "pages";
-const ARCHIVE: &str = "archive";
-const OUTPUT: [&str; 2] = ["stdout.log", "stderr.log"];
 
 /// How long another process may take to leave a migration alone: its connection may have ended, and it has not seen that yet.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -154,106 +146,13 @@ impl Place {
         self.journal.remove()
     }
 
-    /// The directory of memory that has come; it is made.
-    ///
-    /// # Errors
-    /// When it cannot be made.
-    pub(super) fn memory(&self) -> Result<PathBuf> {
-        let path = self.path.join(MEMORY);
-        match fs::DirBuilder::new().mode(0o700).create(&path) {
-            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
-                Err(e).context(|| format!("make {}", path.display()))
-            }
-            _ => Ok(path),
-        }
-    }
-
-    /// The directory of a store of pages.
-    pub(super) fn pages(&self) -> PathBuf {
-        self.path.join(PAGES)
-    }
-
-    /// The same, if all pages have come.
-    pub(super) fn store(&self) -> Option<PathBuf> {
-        Some(self.pages()).filter(|path| is_complete(path))
-    }
-
-    /// A new file of memory. Of the same name there is none.
-    ///
-    /// # Errors
-    /// When it cannot be made.
-    pub(super) fn create_memory(&self, name: &str) -> Result<File> {
-        self.create(&format!("{MEMORY}/{name}"))
-    }
-
-    /// A new file for the archive.
-    ///
-    /// # Errors
-    /// When it cannot be made.
-    pub(super) fn create_archive(&self) -> Result<File> {
-        self.create(ARCHIVE)
-    }
-
-    /// The archive that has come.
-    ///
-    /// # Errors
-    /// When it cannot be opened.
-    pub(super) fn archive(&self) -> Result<File> {
-        let path = self.path.join(ARCHIVE);
-        File::open(&path).context(|| format!("open {}", path.display()))
-    }
-
-    /// The files for its standard output and error.
-    ///
-    /// # Errors
-    /// When they cannot be opened.
-    pub(super) fn output(&self) -> Result<[File; 2]> {
-        let open = |name| {
-            let path = self.path.join(name);
-            let opened = File::options().append(true).create(true).mode(0o600).open(&path);
-            opened.context(|| format!("open {}", path.display()))
-        };
-        let [stdout, stderr] = OUTPUT.map(open);
-        Ok([stdout?, stderr?])
-    }
-
-    /// Gives those files to the container, with which they go.
-    ///
-    /// # Errors
-    /// When they cannot be renamed.
-    pub(super) fn leave_output(&self, container: &Path) -> Result<()> {
-        OUTPUT.iter().try_for_each(|name| {
-            let (from, to) = (self.path.join(name), container.join(name));
-            fs::rename(&from, &to).context(|| format!("rename {} to {}", from.display(), to.display()))
-        })
-    }
-
-    /// Removes what has come.
-    ///
-    /// # Errors
-    /// When it cannot be removed.
-    pub(super) fn drop_store(&self) -> Result<()> {
-        drop_store(&self.path)
-    }
-
-    fn create(&self, name: &str) -> Result<File> {
-        let path = self.path.join(name);
-        let made = File::options().write(true).create_new(true).mode(0o600).open(&path);
-        made.context(|| format!("make {}", path.display()))
+    /// What has come of the container.
+    pub(super) fn stored(&self) -> Stored {
+        stored(&self.path)
     }
 }
 
-/// [`Place::drop_store`], in the directory of a migration.
-///
-/// # Errors
-/// When it cannot be removed.
-pub(super) fn drop_store(directory: &Path) -> Result<()> {
-    let removed = |result: io::Result<()>| match result {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-        _ => Ok(()),
-    };
-    removed(fs::remove_file(directory.join(ARCHIVE)))
-        .and_then(|()| removed(fs::remove_dir_all(directory.join(MEMORY))))
-        .and_then(|()| removed(fs::remove_dir_all(directory.join(PAGES))))
-        .context(|| format!("remove what has come from {}", directory.display()))
+/// [`Place::stored`], in the directory of a migration.
+pub(super) fn stored(directory: &Path) -> Stored {
+    Stored::at(directory.to_owned())
 }

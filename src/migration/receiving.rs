@@ -8,12 +8,10 @@
 //! Whoever connects may be anybody who was let as far as this: a configuration may only have of this host what the receiver's own
 //! caller has allowed. Must not know where the connection comes from.
 
-use std::fs::File;
-use std::io::Write;
 use std::path::PathBuf;
 
 use super::agent::Peer;
-use super::claim::Claim;
+use super::arriving::{Arriving, out_of_turn};
 use super::handoff::{Destination, Effect, Event, Message, Recorded, Side, Tree};
 use super::id::{MigrationId, Tag};
 use super::journal::About;
@@ -22,11 +20,10 @@ use super::place::Place;
 use super::preflight;
 use super::protocol::{Blocker, Flags, Frame, Hello, Offer, Receiver, Said, Sender};
 use crate::criu::TcpConnections;
-use crate::engine::{ContainerId, ProcessIo, StateRoot};
-use crate::pages::store::StoreWriter;
-use crate::restore::{MappedMount, RestoreOptions, Source, restore};
+use crate::engine::{ContainerId, StateRoot};
+use crate::restore::{MappedMount, RestoreOptions};
 use crate::spec::{Grants, HostAccess};
-use crate::{Context, Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// The journal's note of how the container is restored.
 const FLAGS: &str = "flags";
@@ -135,36 +132,21 @@ fn open(
     Ok(place)
 }
 
-fn out_of_turn() -> Error {
-    Error::new(ErrorKind::InvalidInput, "the other host says something out of turn")
-}
-
 /// A migration to here.
 struct Receiving<'a> {
     root: &'a StateRoot,
     options: &'a ReceiveOptions,
     sender: Sender,
     place: Place,
-    id: ContainerId,
+    member: Arriving,
     flags: Flags,
     state: Destination,
-    store: Store,
+    /// How many bytes may still come.
+    room: u64,
     /// Why it will not run here.
     trouble: Option<Error>,
     /// Whether nobody will ask any more.
     settled: bool,
-}
-
-/// What has come so far in this connection.
-#[derive(Default)]
-struct Store {
-    memory: Option<File>,
-    /// Until all of them have come.
-    pages: Option<StoreWriter>,
-    archive: Option<File>,
-    complete: bool,
-    /// How many bytes may still come.
-    room: u64,
 }
 
 impl<'a> Receiving<'a> {
@@ -174,11 +156,11 @@ impl<'a> Receiving<'a> {
         let mut place = open(root, options, offer.migration, id.as_str())?;
         place.note(FLAGS, &offer.flags)?;
         place.note(ADDRESSES, &offer.addresses)?;
-        place.memory()?;
-        let state = Destination::new(offer.migration);
+        let member = Arriving::new(id, place.stored());
+        member.stored.memory()?;
+        let (flags, state) = (offer.flags, Destination::new(offer.migration));
         let room = options.limits.room(preflight::free_space(root)? / 16 * 15);
-        let (flags, store) = (offer.flags, Store { room, ..Store::default() });
-        Ok(Self { root, options, sender, place, id, flags, state, store, trouble: None, settled: false })
+        Ok(Self { root, options, sender, place, member, flags, state, room, trouble: None, settled: false })
     }
 
     /// One whose connection or process has ended, and what has to be done first.
@@ -197,11 +179,20 @@ impl<'a> Receiving<'a> {
         };
         let noted: Option<String> = place.noted(PEER)?;
         require_own(noted.as_deref().map(str::parse).transpose()?, options.peer.as_ref())?;
-        let state = Destination::new(migration);
-        let store = Store { complete: place.archive().is_ok(), ..Store::default() };
-        let (id, flags) = (place.container()?, place.noted(FLAGS)?.unwrap_or_default());
-        let this =
-            Self { root, options, sender, place, id, flags, state, store, trouble: None, settled: false };
+        let member = Arriving::again(place.container()?, place.stored());
+        let (flags, state) = (place.noted(FLAGS)?.unwrap_or_default(), Destination::new(migration));
+        let this = Self {
+            root,
+            options,
+            sender,
+            place,
+            member,
+            flags,
+            state,
+            room: 0,
+            trouble: None,
+            settled: false,
+        };
         let event = this.place.restart(this.tree()?);
         Ok((this, Some(event)))
     }
@@ -245,49 +236,9 @@ impl<'a> Receiving<'a> {
         }
         // Once something is known to be wrong, what still comes is of no use.
         if self.trouble.is_none()
-            && let Err(error) = self.keep(frame)
+            && let Err(error) = self.member.keep(frame, &mut self.room)
         {
             self.fail(error)?;
-        }
-        Ok(())
-    }
-
-    fn keep(&mut self, frame: Frame) -> Result<()> {
-        let Self { store, place, .. } = self;
-        if store.complete {
-            return Err(out_of_turn());
-        }
-        if let Frame::Memory(bytes) | Frame::Archive(bytes) = &frame {
-            store.room = store.room.checked_sub(bytes.len() as u64).ok_or_else(full)?;
-        }
-        match frame {
-            Frame::MemoryBegin(name) if store.memory.is_none() => {
-                store.memory = Some(place.create_memory(&name)?);
-            }
-            Frame::Memory(bytes) => write(store.memory.as_mut(), &bytes)?,
-            Frame::MemoryEnd => sync(store.memory.take())?,
-            Frame::Pages(batch) => {
-                if store.pages.is_none() {
-                    store.pages = Some(StoreWriter::create(&place.pages())?);
-                }
-                let pages = store.pages.as_mut().ok_or_else(out_of_turn)?;
-                pages.take(&batch, &mut store.room)?;
-            }
-            Frame::Memories(processes) => {
-                let mut pages = store.pages.take().ok_or_else(out_of_turn)?;
-                pages.seal(&processes)?;
-            }
-            Frame::Archive(bytes) => {
-                if store.archive.is_none() {
-                    store.archive = Some(place.create_archive()?);
-                }
-                write(store.archive.as_mut(), &bytes)?;
-            }
-            Frame::ArchiveEnd if store.memory.is_none() && store.pages.is_none() => {
-                sync(store.archive.take())?;
-                store.complete = true;
-            }
-            _ => return Err(out_of_turn()),
         }
         Ok(())
     }
@@ -310,7 +261,7 @@ impl<'a> Receiving<'a> {
             }
         }
         if matches!(self.state, Destination::Live(_) | Destination::Aborted(_)) {
-            self.place.drop_store()?;
+            self.member.stored.drop_store()?;
         }
         Ok(())
     }
@@ -324,13 +275,13 @@ impl<'a> Receiving<'a> {
             }
             Effect::Send(message) => self.send(message),
             Effect::RestoreFrozen(tag) => return Ok(Some(self.restore_frozen(tag))),
-            Effect::Own(owner, _) => self.claim().own(owner)?,
+            Effect::Own(owner, _) => self.member.claim(self.root, self.tag()).own(owner)?,
             Effect::LookAtTree => return self.tree().map(|tree| Some(Event::Tree(tree))),
             Effect::Thaw => {
-                self.claim().thaw()?;
+                self.member.claim(self.root, self.tag()).thaw()?;
                 return self.tree().map(|tree| Some(Event::Tree(tree)));
             }
-            Effect::KillTree => self.claim().end()?,
+            Effect::KillTree => self.member.claim(self.root, self.tag()).end()?,
             Effect::Fence | Effect::Unfence | Effect::Freeze | Effect::DropStore => {}
         }
         Ok(None)
@@ -354,54 +305,28 @@ impl<'a> Receiving<'a> {
         }
     }
 
-    fn restored(&mut self, tag: Tag) -> Result<()> {
-        if !self.store.complete {
-            return Err(Error::new(ErrorKind::InvalidArchive, "not all of the container has come"));
-        }
-        let source = Source::Peer {
-            name: "what the other host has sent".to_owned(),
-            bytes: Box::new(self.place.archive()?),
-            memory: self.place.memory()?,
-            store: self.place.store(),
-        };
-        let [stdout, stderr] = self.place.output()?;
-        let null = File::open("/dev/null").context(|| "open /dev/null")?;
-        let io = ProcessIo {
-            stdin: Some(null.into()),
-            stdout: Some(stdout.into()),
-            stderr: Some(stderr.into()),
-            ..ProcessIo::default()
-        };
+    fn restored(&self, tag: Tag) -> Result<()> {
         let mut options = self.options.restore(self.flags);
         options.held = Some((tag.migration.to_string(), tag.epoch.number()));
         options.addresses = self.place.noted(ADDRESSES)?.unwrap_or_default();
-        let container = restore(self.root, self.id.clone(), source, &options, io, &mut ())?;
-        self.place.leave_output(container.dir())
+        self.member.restore(self.root, &options)
     }
 
-    fn claim(&self) -> Claim<'_> {
-        let tag = self.state.tag().unwrap_or_else(|| Tag::first(self.state.migration()));
-        Claim { root: self.root, id: &self.id, tag }
+    fn tag(&self) -> Tag {
+        self.state.tag().unwrap_or_else(|| Tag::first(self.state.migration()))
     }
 
-    /// What there is of the container. What runs before this side has written down that it may is none of it, or was let go by a
-    /// CRIU when everybody was killed who could have frozen it: that one must not go on.
     fn tree(&self) -> Result<Tree> {
-        let tree = self.claim().tree()?;
-        if tree != Tree::Running || self.place.last() == Some(Recorded::Live) {
-            return Ok(tree);
-        }
-        let held = self.root.load(&self.id)?.ownership()?;
-        Ok(if held.is_here() { Tree::Absent } else { Tree::Broken })
+        self.member.tree(self.root, self.tag(), self.place.last() == Some(Recorded::Live))
     }
 
     /// What it has come to.
     fn close(self, ended: Result<()>) -> Result<()> {
         let message = match self.state {
             Destination::Live(_) | Destination::Aborted(_) | Destination::Idle(_) => {
-                format!("container {} does not run here", self.id)
+                format!("container {} does not run here", self.member.id)
             }
-            _ => format!("container {} is frozen here, and waits for its source's decision", self.id),
+            _ => format!("container {} is frozen here, and waits for its source's decision", self.member.id),
         };
         // Who has promised nothing needs no memory.
         let over = self.settled || matches!(self.state, Destination::Idle(_));
@@ -415,19 +340,4 @@ impl<'a> Receiving<'a> {
         }
         .with_cleanup(cleared.err()))
     }
-}
-
-fn full() -> Error {
-    Error::new(ErrorKind::Storage, "there is no room for more of the container here")
-        .with_hint("choose a state root on a larger file system with --root")
-}
-
-fn write(to: Option<&mut File>, bytes: &[u8]) -> Result<()> {
-    let to = to.ok_or_else(out_of_turn)?;
-    to.write_all(bytes).context(|| "keep what the other host sends")
-}
-
-fn sync(file: Option<File>) -> Result<()> {
-    let file = file.ok_or_else(out_of_turn)?;
-    file.sync_all().context(|| "keep what the other host sends")
 }

@@ -9,7 +9,7 @@ use super::claim::Claim;
 use super::handoff::{Destination, Effect, Event, Promise, Recorded, Side, Source, Tree};
 use super::id::{Epoch, MigrationId, Tag};
 use super::journal::{History, Journal, directory};
-use super::place::drop_store;
+use super::place::stored;
 use crate::engine::{ContainerId, StateRoot};
 use crate::{Error, ErrorKind, Result};
 
@@ -53,7 +53,7 @@ pub fn resolve(
         half.drive(Event::Fenced(fenced))?;
     }
     if half.state.runs().is_some() {
-        drop_store(&directory(root, migration))?;
+        stored(&directory(root, migration)).drop_store()?;
     }
     Ok(if half.state.runs() == Some(half.state.side()) { Resolved::Here } else { Resolved::NotHere })
 }

@@ -13,10 +13,9 @@ use std::os::fd::OwnedFd;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use super::claim::Claim;
+use super::departing::Departing;
 use super::endpoint::{Endpoint, Shell};
 use super::handoff::{Effect, Event, MessageKind, Side, Source as Handoff, Tree};
-use super::held::Held;
 use super::id::MigrationId;
 use super::journal::About;
 use super::link::{Happening, Link};
@@ -26,8 +25,8 @@ use super::predictor::RoundLimits;
 use super::protocol::{Said, none_in_the_way, told};
 use super::report::{Clock, Moved, Phase, Progress, downtime};
 use super::rounds::{self, Memory};
-use crate::checkpoint::{CheckpointOptions, Verdict};
-use crate::engine::{Container, ContainerId, StateRoot};
+use crate::checkpoint::CheckpointOptions;
+use crate::engine::{ContainerId, StateRoot};
 use crate::{Error, ErrorKind, Result};
 
 /// The journal's note of where the other host is.
@@ -96,7 +95,7 @@ pub fn to(
     link.say(&Said::Begin)?;
     let _signals = options.give_up.map(|fd| link.watch_signals(fd)).transpose()?;
     link.listen()?;
-    let (mut memory, mut without_rounds) = (None, None);
+    let (mut member, mut without_rounds) = (Departing::new(id.clone()), None);
     if options.rounds.most > 0 {
         match rounds::possible(offered.criu, &offered.answer) {
             Err(reason) => without_rounds = Some(reason.chain()),
@@ -104,7 +103,7 @@ pub fn to(
                 clock.begin(Phase::Rounds);
                 tell(Progress::Phase(Phase::Rounds));
                 match rounds::run(&link, &happenings, container, options.rounds, tell) {
-                    Ok(sent) => memory = Some(sent),
+                    Ok(sent) => member.memory = Some(sent),
                     // Nothing is promised and nothing written down: the other side forgets it when the connection ends.
                     Err(reason) => {
                         link.close();
@@ -122,11 +121,10 @@ pub fn to(
     let way = (options.destination, options.shell);
     let sending = Sending {
         checkpoint: Some(options.checkpoint),
-        memory,
         without_rounds,
         fresh: true,
         clock,
-        ..Sending::new(root, id.clone(), way, (migration, place), (link, happenings), tell)
+        ..Sending::new(root, member, way, (migration, place), (link, happenings), tell)
     };
     sending.run(Event::Start)
 }
@@ -156,8 +154,9 @@ pub fn proceed(
     link.say(&Said::Resume(migration))?;
     let _signals = give_up.map(|fd| link.watch_signals(fd)).transpose()?;
     link.listen()?;
-    let id = place.container()?;
-    let sending = Sending::new(root, id, (destination, shell), (migration, place), (link, happenings), tell);
+    let member = Departing::new(place.container()?);
+    let sending =
+        Sending::new(root, member, (destination, shell), (migration, place), (link, happenings), tell);
     let event = sending.place.restart(sending.tree()?);
     sending.run(event)
 }
@@ -165,13 +164,11 @@ pub fn proceed(
 /// A migration from here.
 struct Sending<'a> {
     root: &'a StateRoot,
-    id: ContainerId,
+    member: Departing,
     destination: Endpoint,
     shell: Shell,
     /// `None` for one that is continued, which is not checkpointed again.
     checkpoint: Option<CheckpointOptions>,
-    /// What was sent of its memory before.
-    memory: Option<Memory>,
     /// Why nothing was, if the caller wanted it.
     without_rounds: Option<String>,
     /// Whether it was begun by this process.
@@ -180,15 +177,12 @@ struct Sending<'a> {
     state: Handoff,
     link: Link,
     happenings: mpsc::Receiver<Happening>,
-    held: Option<Held>,
     /// Why it stays here.
     reason: Option<Error>,
     /// Whether the other side may not have heard that.
     deaf: bool,
     /// How often it was looked for since it was heard last.
     unheard: usize,
-    /// How long CRIU held the processes.
-    stood_still: Option<Duration>,
     clock: Clock,
     tell: &'a mut dyn FnMut(Progress),
 }
@@ -197,7 +191,7 @@ impl<'a> Sending<'a> {
     /// One that is continued.
     fn new(
         root: &'a StateRoot,
-        id: ContainerId,
+        member: Departing,
         (destination, shell): (Endpoint, Shell),
         (migration, place): (MigrationId, Place),
         (link, happenings): (Link, mpsc::Receiver<Happening>),
@@ -205,22 +199,19 @@ impl<'a> Sending<'a> {
     ) -> Self {
         Self {
             root,
-            id,
+            member,
             destination,
             shell,
             checkpoint: None,
-            memory: None,
             without_rounds: None,
             fresh: false,
             place,
             state: Handoff::new(migration),
             link,
             happenings,
-            held: None,
             reason: None,
             deaf: false,
             unheard: 0,
-            stood_still: None,
             clock: Clock::start(),
             tell,
         }
@@ -243,12 +234,12 @@ impl Sending<'_> {
             return Err(self.remained());
         }
         let phases = self.clock.times();
-        let (rounds, frozen_bytes) = self.memory.as_ref().map(Memory::report).unzip();
+        let (rounds, frozen_bytes) = self.member.memory.as_ref().map(Memory::report).unzip();
         let moved = Moved {
             migration: self.state.tag().migration,
-            container: self.id.to_string(),
+            container: self.member.id.to_string(),
             destination: self.destination.to_string(),
-            downtime: self.stood_still.or_else(|| self.fresh.then(|| downtime(&phases))),
+            downtime: self.member.stood_still.or_else(|| self.fresh.then(|| downtime(&phases))),
             phases,
             bytes_sent: self.link.sender().bytes(),
             rounds: rounds.unwrap_or_default(),
@@ -362,10 +353,13 @@ impl Sending<'_> {
                 }
             }
             Effect::Freeze => return self.freeze().map(Some),
-            Effect::Thaw => return self.thaw().map(Some),
-            Effect::KillTree => self.kill_tree()?,
+            Effect::Thaw => {
+                self.member.thaw(self.root, self.state.tag())?;
+                return self.tree().map(|tree| Some(Event::Tree(tree)));
+            }
+            Effect::KillTree => self.member.end(self.root, self.state.tag())?,
             Effect::LookAtTree => return self.tree().map(|tree| Some(Event::Tree(tree))),
-            Effect::Own(owner, _) => self.claim().own(owner)?,
+            Effect::Own(owner, _) => self.member.claim(self.root, self.state.tag()).own(owner)?,
             Effect::Fence | Effect::Unfence | Effect::RestoreFrozen(_) | Effect::DropStore => {}
         }
         Ok(None)
@@ -388,23 +382,15 @@ impl Sending<'_> {
     /// Freezes the container and sends it. One that is continued was sent before.
     fn freeze(&mut self) -> Result<Event> {
         let Some(options) = self.checkpoint.take() else {
-            self.container()?.cgroup()?.freeze()?;
+            self.member.freeze(self.root, self.state.tag())?;
             return self.tree().map(Event::Tree);
         };
         self.begin(Phase::Transfer);
-        let held = Held::begin(
-            self.container()?,
-            options,
-            self.memory.as_ref(),
-            self.link.sender(),
-            self.link.tell(),
-        )?;
+        let of = (self.root, self.state.tag());
+        self.member.hold(of, options, self.link.sender(), self.link.tell())?;
         loop {
             let reason = match self.next() {
-                Happening::Frozen => {
-                    self.held = Some(held);
-                    return Ok(Event::Tree(Tree::Frozen));
-                }
+                Happening::Frozen => return Ok(Event::Tree(Tree::Frozen)),
                 Happening::Ended => break,
                 Happening::Heard(_) | Happening::Round(_) => continue,
                 Happening::Failed(blocker) => told(&blocker),
@@ -416,7 +402,7 @@ impl Sending<'_> {
             self.deaf = true;
             self.link.cut();
         }
-        if let Err(error) = held.join() {
+        if let Some(error) = self.member.failure() {
             self.reason = Some(match self.reason.take() {
                 Some(reason) => reason.with_cleanup(error.cleanup_failures().is_empty().then_some(error)),
                 None => error,
@@ -425,41 +411,8 @@ impl Sending<'_> {
         Ok(Event::Failed)
     }
 
-    fn thaw(&mut self) -> Result<Event> {
-        if let Some(held) = self.held.take() {
-            let given_up = || Error::new(ErrorKind::System, "the migration was given up");
-            // The checkpoint fails for that reason, which is known here.
-            if let Err(error) = held.end(Verdict::GoOn(given_up())) {
-                tracing::debug!(error = error.chain(), "the checkpoint was given up");
-            }
-        }
-        self.claim().thaw()?;
-        self.tree().map(Event::Tree)
-    }
-
-    /// Ends the processes, which are frozen, and removes the container: it runs at the other host.
-    fn kill_tree(&mut self) -> Result<()> {
-        if let Some(held) = self.held.take() {
-            match held.end(Verdict::End) {
-                Ok(report) => self.stood_still = report.stood_still,
-                // What has not been removed yet is removed now.
-                Err(error) => tracing::debug!(error = error.chain(), "the checkpoint has ended"),
-            }
-        }
-        self.claim().end()
-    }
-
-    /// The container, which is held by this migration or free.
-    fn container(&self) -> Result<Container> {
-        Ok(self.root.load(&self.id)?.acting_for(self.state.tag().migration.to_string()))
-    }
-
-    fn claim(&self) -> Claim<'_> {
-        Claim { root: self.root, id: &self.id, tag: self.state.tag() }
-    }
-
     fn tree(&self) -> Result<Tree> {
-        self.claim().tree()
+        self.member.claim(self.root, self.state.tag()).tree()
     }
 
     /// It is not known where it runs.
@@ -467,16 +420,13 @@ impl Sending<'_> {
         let migration = self.state.tag().migration;
         let message = match self.state {
             Handoff::Committed(..) => {
-                format!("it is not known whether container {} runs at {}", self.id, self.destination)
+                format!("it is not known whether container {} runs at {}", self.member.id, self.destination)
             }
-            _ => format!("the migration of container {} to {} was cut short", self.id, self.destination),
+            _ => {
+                format!("the migration of container {} to {} was cut short", self.member.id, self.destination)
+            }
         };
-        if let Some(held) = self.held.take() {
-            let undecided = || Error::new(ErrorKind::System, "it is not known where the container runs");
-            if let Err(error) = held.end(Verdict::Stay(undecided())) {
-                tracing::debug!(error = error.chain(), "the checkpoint was left");
-            }
-        }
+        self.member.stay();
         Error::new(error.kind(), message).with_source(error).with_hint(format!(
             "what is frozen here stays so; go on with `migrate to --continue {migration}`"
         ))
@@ -485,7 +435,7 @@ impl Sending<'_> {
     /// It goes on here: the other side is told once more, if it may not have heard.
     fn remained(mut self) -> Error {
         let migration = self.state.tag().migration;
-        let message = format!("container {} was not moved: it goes on here", self.id);
+        let message = format!("container {} was not moved: it goes on here", self.member.id);
         let reason = self.reason.take();
         let error = match reason {
             Some(reason) => Error::new(reason.kind(), message).with_source(reason),
