@@ -12,6 +12,7 @@ crun_prefix=${MIGRATE_CRUN_PREFIX:-/opt/migrate-crun}
 runc_prefix=${MIGRATE_RUNC_PREFIX:-/opt/migrate-runc}
 registry_prefix=${MIGRATE_REGISTRY_PREFIX:-/opt/migrate-registry}
 checkpointctl_prefix=${MIGRATE_CHECKPOINTCTL_PREFIX:-/opt/migrate-checkpointctl}
+sshd_prefix=${MIGRATE_SSHD_PREFIX:-/opt/migrate-sshd}
 criu_marker=.made-by-migrate-setup
 quiet=${quiet:-}
 

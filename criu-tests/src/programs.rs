@@ -35,6 +35,12 @@ pub(crate) fn docker_registry() -> String {
     format!("{prefix}/docker-registry")
 }
 
+/// The sshd that scripts/setup puts beside the system, and where its library is.
+pub(crate) fn sshd() -> (String, String) {
+    let prefix = std::env::var("MIGRATE_SSHD_PREFIX").unwrap_or_else(|_| "/opt/migrate-sshd".into());
+    (format!("{prefix}/usr/sbin/sshd"), format!("{prefix}/usr/sbin"))
+}
+
 /// The checkpointctl that scripts/setup installs beside the system.
 ///
 /// It need not be there: a test says that it needs it.

@@ -31,6 +31,8 @@ pub enum Need {
     Podman,
     /// Debian's registry, skopeo and openssl.
     Registry,
+    /// Debian's sshd.
+    Sshd,
     /// `CAP_SYS_RESOURCE`, without which CRIU does not dump a process of another user.
     SysResource,
     /// cgroup v2 and nothing else.
@@ -99,6 +101,10 @@ impl Need {
                     && succeeds("openssl", &["version"]);
                 (!all)
                     .then(|| "there is no registry, skopeo or openssl (run scripts/setup --tests)".to_owned())
+            }
+            Need::Sshd => {
+                let there = Path::new(&programs::sshd().0).exists();
+                (!there).then(|| "there is no sshd (run scripts/setup --tests)".to_owned())
             }
             Need::Runc => {
                 let output = Command::new("runc").arg("--version").output();

@@ -101,7 +101,7 @@ fn what_is_sent_while_it_stands_still_is_little() {
 
 /// A container that writes several times as fast as is sent, and stamps the time.
 fn run_fast(pair: &Pair) -> Bundle {
-    let options = ["--stamps", "stamps", "--memory", "16777216", "--percent", "1000"];
+    let options = ["--stamps", "stamps", "--memory", "33554432", "--percent", "20000"];
     let bundle = pair.bundle("pulse", &options);
     pair.a.migrate_detached(&["run", "-d", "-b", &bundle.path(), &pair.id]);
     let path = format!("{}/stamps", bundle.rootfs());
@@ -117,7 +117,7 @@ fn quota(host: &Host, cgroup: &str) -> String {
     host.cgroup_value(cgroup, "cpu.cfs_quota_us", "cpu.max")
 }
 
-const SLOWLY: [&str; 4] = ["--bandwidth", "32", "--downtime-target", "200"];
+const SLOWLY: [&str; 4] = ["--bandwidth", "128", "--downtime-target", "200"];
 
 #[test]
 fn one_that_writes_more_than_is_sent_is_slowed_down_only_if_that_is_wanted() {
@@ -132,11 +132,11 @@ fn one_that_writes_more_than_is_sent_is_slowed_down_only_if_that_is_wanted() {
         let limits: Vec<f64> = rounds.iter().filter_map(|round| round["processors"].as_f64()).collect();
         assert_eq!(!limits.is_empty(), slower, "{report}");
         assert!(limits.iter().all(|limit| (0.01..1.0).contains(limit)), "{report}");
-        let left = bytes(&report["frozen_bytes"]);
-        assert!(if slower { left < 8 * MIB } else { left > 8 * MIB }, "{report}");
-        // 16 MiB at 32 MiB a second.
-        let first = rounds[0]["seconds"].as_f64().expect("a time");
-        assert!((0.4..4.0).contains(&first), "{report}");
+        // What it writes gets less, but all of it is written to again if nothing is done.
+        let last = bytes(&rounds.last().expect("rounds")["dirty"]);
+        assert!(if slower { last < 24 * MIB } else { last > 28 * MIB }, "{report}");
+        // 32 MiB at 128 MiB a second.
+        assert!(rounds[0]["seconds"].as_f64().is_some_and(|first| first > 0.2), "{report}");
         let there = pair.b.imported(&pair.id);
         // The name is taken there: there is one tree of cgroups for both.
         assert_eq!(quota(&pair.b, &format!("{}-{}", pair.cgroup(), pair.id)), unlimited);

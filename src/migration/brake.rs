@@ -9,14 +9,14 @@ use crate::Result;
 use crate::cgroup::CpuBandwidth;
 use crate::engine::Container;
 
-/// In microseconds: short, so that nobody stands still for long between two turns.
-const PERIOD: u64 = 50_000;
+/// In microseconds: so long does nobody stand still between two turns.
+const PERIOD: u64 = 100_000;
 
 /// The least quota that the kernel takes, in microseconds.
 const LEAST: u64 = 1_000;
 
 /// So often it is slowed down further.
-const STEPS: u32 = 3;
+const STEPS: u32 = 4;
 
 /// The brake. Dropped, it lets go; after a death of this process the next command does.
 #[derive(Debug)]

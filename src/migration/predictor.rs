@@ -9,8 +9,11 @@ const FIXED: Duration = Duration::from_millis(100);
 /// A round that does not at least halve what was written does little: after so many of those it is enough.
 const IDLE: usize = 2;
 
-/// Nobody is slowed down to less than this part at once.
-const SLOWEST: f64 = 0.05;
+/// Nobody is slowed down to less than this part at once, nor to more.
+const SHARES: std::ops::RangeInclusive<f64> = 0.05..=0.5;
+
+/// Who writes to all that it uses in each round writes more than is seen: it is slowed down to this part at most.
+const UNSEEN: f64 = 0.2;
 
 /// What the caller wants of the rounds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,12 +81,14 @@ pub(super) fn advice(rounds: &[Measured], limits: RoundLimits) -> Advice {
 /// To which part of its processor time a container is to be slowed down that writes more than can be sent: so that a round leaves
 /// less than half of the one before.
 pub(super) fn share(rounds: &[Measured]) -> f64 {
-    let [.., before, last] = rounds else { return SLOWEST };
+    let [.., before, last] = rounds else { return *SHARES.start() };
     let (wrote_in, sent_in) = (before.took.as_secs_f64(), last.took.as_secs_f64());
     let (written, sent) = (last.dirty as f64 / wrote_in, last.sent as f64 / sent_in);
     let share = 0.4 * sent / written;
     // Without a number there is nothing to go by.
-    if share.is_nan() { 0.5 } else { share.clamp(SLOWEST, 0.5) }
+    let share = if share.is_nan() { *SHARES.end() } else { share };
+    let seen = last.dirty < before.dirty / 10 * 9;
+    if seen { share } else { share.min(UNSEEN) }.clamp(*SHARES.start(), *SHARES.end())
 }
 
 /// What will have been written to when the processes are stopped: as much as in the last round for each second, but not more than
@@ -154,13 +159,15 @@ mod tests {
 
     #[test]
     fn who_writes_too_much_is_slowed_down_as_far_as_it_takes() {
-        // Written as fast as it is sent, twice and ten times as fast: two fifths of what is sent is written then.
-        for (before, last, expected) in [(100, 100, 0.4), (100, 200, 0.2), (10, 100, 0.05), (100, 10, 0.5)] {
+        // Two fifths of what is sent shall be written then. What grows or stays is at its limit.
+        for (before, last, expected) in
+            [(100, 80, 0.5), (100, 100, 0.2), (100, 400, 0.1), (10, 100, 0.05), (100, 10, 0.5)]
+        {
             let share = share(&rounds(10, &[before, last]));
             assert!((share - expected).abs() < 0.001, "{before}, {last}: {share}");
         }
         let stuck = Measured { dirty: 0, sent: 0, took: Duration::ZERO };
-        assert!((share(&[stuck; 2]) - 0.5).abs() < 0.001 && (share(&[]) - SLOWEST).abs() < 0.001);
+        assert!((share(&[stuck; 2]) - UNSEEN).abs() < 0.001 && (share(&[]) - 0.05).abs() < 0.001);
     }
 
     #[test]
