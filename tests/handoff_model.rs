@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The handoff of a container, checked in every order of events within bounds: the functions that the program runs, over a
+//! The handoff of a container, or of several together, checked in every order of events within bounds: the functions that the program
+//! runs, over a
 //! network that loses, repeats and reorders, with agents that die between any two effects, memory daemons that die, hosts
 //! that crash, for a moment or for good, and an operator who tells the truth.
 //!
@@ -11,6 +12,7 @@ use std::hash::Hash;
 use migrate::migration::handoff::{
     Destination, Effect, Event, Message, MessageKind, Owner, Record, Recorded, Side, Source, Tree,
 };
+use migrate::migration::members::together;
 use migrate::migration::{Epoch, MigrationId, Tag};
 use stateright::{Checker, HasDiscoveries, Model, Property};
 
@@ -59,27 +61,31 @@ enum Mutant {
     StaleEpochAccepted,
 }
 
-struct Handoff {
+/// Of so many containers that move together.
+struct Handoff<const N: usize> {
     faults: Faults,
     mutant: Mutant,
 }
 
 /// One host. Its agent is dead when there is no state.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Host<S> {
+struct Host<S, const N: usize> {
+    side: Side,
     agent: Option<S>,
     todo: Vec<Effect>,
+    /// The container that the first of those is about to be carried out for.
+    at: usize,
     journal: Vec<Record>,
-    tree: Tree,
-    owner: Owner,
+    trees: [Tree; N],
+    owners: [Owner; N],
     /// It has crashed and is never switched on again.
     fenced: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct World {
-    source: Host<Source>,
-    destination: Host<Destination>,
+struct World<const N: usize> {
+    source: Host<Source, N>,
+    destination: Host<Destination, N>,
     /// Messages that have been sent. Each can come at any later time, again and again, or never: that is loss.
     network: u16,
     left: Faults,
@@ -99,8 +105,8 @@ enum Action {
     Notice(Side),
     Die(Side),
     Restart(Side),
-    /// What brings the memory of the restored tree dies.
-    Break,
+    /// What brings the memory of the restored tree of this container dies.
+    Break(usize),
     Crash(Side),
     CrashForGood(Side),
     /// The operator tells the other side of a host that is off for good.
@@ -108,9 +114,10 @@ enum Action {
     Timeout(Side),
 }
 
-impl<S: Copy> Host<S> {
-    fn new(agent: S, tree: Tree, owner: Owner) -> Self {
-        Self { agent: Some(agent), todo: vec![], journal: vec![], tree, owner, fenced: false }
+impl<S: Copy, const N: usize> Host<S, N> {
+    fn new(side: Side, agent: S, tree: Tree, owner: Owner) -> Self {
+        let (trees, owners) = ([tree; N], [owner; N]);
+        Self { side, agent: Some(agent), todo: vec![], at: 0, journal: vec![], trees, owners, fenced: false }
     }
 
     /// An agent that is at nothing.
@@ -121,60 +128,86 @@ impl<S: Copy> Host<S> {
     fn die(&mut self) {
         self.agent = None;
         self.todo.clear();
+        self.at = 0;
     }
 
     fn crash(&mut self, fenced: bool, disk: Disk) {
         self.die();
-        self.tree = Tree::Absent;
+        self.trees = [Tree::Absent; N];
         if disk == Disk::Lost {
             self.journal.clear();
-            self.owner = Owner::Held;
+            self.owners = [Owner::Held; N];
         }
         self.fenced = fenced;
     }
 
-    /// The tree as far as it is the migration's.
+    fn all(&self, tree: Tree) -> bool {
+        self.trees == [tree; N]
+    }
+
+    /// The trees as far as they are the migration's, together.
     fn seen(&self) -> Tree {
-        match (self.owner, self.tree) {
-            (Owner::Here, Tree::Frozen | Tree::Broken) => Tree::Running,
-            (_, tree) => tree,
+        let mut trees = self.trees;
+        for (tree, owner) in trees.iter_mut().zip(self.owners) {
+            if owner == Owner::Here && matches!(tree, Tree::Frozen | Tree::Broken) {
+                *tree = Tree::Running;
+            }
         }
+        together(self.side, self.journal.last().map(|record| record.what), &trees)
     }
 
     fn restart(&self) -> Event {
         Event::Restart { records: self.journal.clone(), tree: self.seen() }
     }
 
-    /// Carries the first effect out and returns the answer to it, if there is one.
+    /// Carries the first effect out, for one of the containers if it is about them, and returns the answer to it, if there is one.
     fn work(&mut self, network: &mut u16, fails: bool) -> Option<Event> {
-        let effect = self.todo.remove(0);
-        let mut answer = None;
+        let effect = self.todo.first().copied()?;
+        let is_of_containers = matches!(
+            effect,
+            Effect::Own(..) | Effect::KillTree | Effect::Freeze | Effect::RestoreFrozen(_) | Effect::Thaw
+        );
+        let refused = matches!(effect, Effect::Freeze | Effect::RestoreFrozen(_)) && fails;
+        // All of them have to be made anew: none is let go.
+        let is_broken = effect == Effect::Thaw && self.at == 0 && self.seen() == Tree::Broken;
         match effect {
             Effect::Journal(record) => self.journal.push(record),
             Effect::Send(message) => *network |= bit(message.kind, message.tag.epoch),
-            Effect::Own(owner, _) => self.owner = owner,
-            Effect::KillTree if self.owner != Owner::Here => self.tree = Tree::Absent,
-            Effect::Freeze | Effect::RestoreFrozen(_) if fails => answer = Some(Event::Failed),
-            Effect::Freeze => {
-                self.tree = if self.tree == Tree::Absent { Tree::Absent } else { Tree::Frozen };
-                answer = Some(Event::Tree(self.tree));
-            }
-            Effect::RestoreFrozen(_) => {
-                self.tree = Tree::Frozen;
-                self.owner = Owner::Held;
-                answer = Some(Event::Tree(self.tree));
-            }
-            Effect::LookAtTree => answer = Some(Event::Tree(self.seen())),
-            Effect::Thaw => {
-                if self.tree == Tree::Frozen && self.owner == Owner::Held {
-                    self.tree = Tree::Running;
+            _ if is_of_containers && !refused && !is_broken => {
+                self.work_on(effect);
+                self.at += 1;
+                if self.at < N {
+                    return None;
                 }
-                answer = Some(Event::Tree(self.seen()));
             }
-            Effect::KillTree | Effect::Fence | Effect::Unfence | Effect::DropStore => {}
+            _ => {}
         }
+        self.at = 0;
+        self.todo.remove(0);
+        let answer = match effect {
+            _ if refused => Some(Event::Failed),
+            Effect::Freeze | Effect::RestoreFrozen(_) | Effect::LookAtTree | Effect::Thaw => {
+                Some(Event::Tree(self.seen()))
+            }
+            _ => None,
+        };
         assert!(answer.is_none() || self.todo.is_empty(), "{effect:?} is answered, and not the last");
         answer
+    }
+
+    fn work_on(&mut self, effect: Effect) {
+        let (tree, owner) = (&mut self.trees[self.at], &mut self.owners[self.at]);
+        match effect {
+            Effect::Own(new, _) => *owner = new,
+            Effect::KillTree if *owner != Owner::Here => *tree = Tree::Absent,
+            Effect::Freeze if *tree != Tree::Absent => *tree = Tree::Frozen,
+            Effect::RestoreFrozen(_) => (*tree, *owner) = (Tree::Frozen, Owner::Held),
+            // One that is broken while others run is made anew.
+            Effect::Thaw if matches!(tree, Tree::Frozen | Tree::Broken) && *owner == Owner::Held => {
+                *tree = Tree::Running;
+            }
+            _ => {}
+        }
     }
 }
 
@@ -205,11 +238,11 @@ fn all_messages() -> impl Iterator<Item = (MessageKind, Epoch)> {
     [Epoch::FIRST, LAST].into_iter().flat_map(|epoch| KINDS.map(|kind| (kind, epoch)))
 }
 
-impl World {
+impl<const N: usize> World<N> {
     fn new(faults: Faults) -> Self {
         Self {
-            source: Host::new(Source::new(MIGRATION), Tree::Running, Owner::Here),
-            destination: Host::new(Destination::new(MIGRATION), Tree::Absent, Owner::Held),
+            source: Host::new(Side::Source, Source::new(MIGRATION), Tree::Running, Owner::Here),
+            destination: Host::new(Side::Destination, Destination::new(MIGRATION), Tree::Absent, Owner::Held),
             network: 0,
             left: faults,
             excused: false,
@@ -227,7 +260,8 @@ impl World {
                 let gone = matches!(source.what, Recorded::Prepared | Recorded::Committed | Recorded::Done);
                 let there =
                     matches!(destination.what, Recorded::Ready | Recorded::Committed | Recorded::Live);
-                let whole = matches!(self.destination.tree, Tree::Frozen | Tree::Running);
+                let whole =
+                    self.destination.trees.iter().all(|tree| matches!(tree, Tree::Frozen | Tree::Running));
                 let refused = matches!(self.destination.agent, Some(Destination::Aborted(_)));
                 gone && there && whole && !refused && source.epoch == destination.epoch
             }
@@ -321,15 +355,21 @@ impl World {
 
     /// The source has forgotten that there was an attempt: nobody answers the destination.
     fn waits_for_an_operator(&self) -> bool {
-        self.left.disk == Disk::Lost && self.source.journal.is_empty() && self.source.tree == Tree::Absent
+        self.left.disk == Disk::Lost && self.source.journal.is_empty() && self.source.all(Tree::Absent)
     }
 
     fn both_run(&self) -> bool {
-        self.source.tree == Tree::Running && self.destination.tree == Tree::Running
+        self.trees().any(|trees| trees == (Tree::Running, Tree::Running))
     }
 
     fn a_copy_exists(&self) -> bool {
-        self.source.tree != Tree::Absent || matches!(self.destination.tree, Tree::Frozen | Tree::Running)
+        self.trees()
+            .all(|(here, there)| here != Tree::Absent || matches!(there, Tree::Frozen | Tree::Running))
+    }
+
+    /// Each container's, here and there.
+    fn trees(&self) -> impl Iterator<Item = (Tree, Tree)> {
+        self.source.trees.into_iter().zip(self.destination.trees)
     }
 
     /// Whether it comes to an end once nothing goes wrong any more: all that was on its way is lost, dead agents come
@@ -371,8 +411,11 @@ impl World {
         world.is_settled() && (world.runs_once() || self.excused)
     }
 
+    /// All of them, and at the same host.
     fn runs_once(&self) -> bool {
-        (self.source.tree == Tree::Running) != (self.destination.tree == Tree::Running)
+        let none = |trees: &[Tree]| !trees.contains(&Tree::Running);
+        (self.source.all(Tree::Running) && none(&self.destination.trees))
+            || (self.destination.all(Tree::Running) && none(&self.source.trees))
     }
 
     /// Whether each side that is there has come to an end, and the same one.
@@ -434,17 +477,17 @@ fn mutated(mut effects: Vec<Effect>, mutant: Mutant) -> Vec<Effect> {
     effects
 }
 
-impl Model for Handoff {
-    type State = World;
+impl<const N: usize> Model for Handoff<N> {
+    type State = World<N>;
     type Action = Action;
 
-    fn init_states(&self) -> Vec<World> {
+    fn init_states(&self) -> Vec<World<N>> {
         vec![World::new(self.faults)]
     }
 
-    fn actions(&self, world: &World, actions: &mut Vec<Action>) {
+    fn actions(&self, world: &World<N>, actions: &mut Vec<Action>) {
         match world.source.idle() {
-            Some(Source::Idle(_)) if world.source.tree == Tree::Running => actions.push(Action::Start),
+            Some(Source::Idle(_)) if world.source.all(Tree::Running) => actions.push(Action::Start),
             Some(Source::Aborted(tag)) if tag.epoch < LAST => actions.push(Action::Start),
             _ => {}
         }
@@ -456,12 +499,13 @@ impl Model for Handoff {
                 actions.push(Action::Deliver(kind, epoch));
             }
         }
-        if world.left.breaks > 0 && world.destination.tree == Tree::Frozen {
-            actions.push(Action::Break);
+        if world.left.breaks > 0 {
+            let frozen = (0..N).filter(|number| world.destination.trees[*number] == Tree::Frozen);
+            actions.extend(frozen.map(Action::Break));
         }
     }
 
-    fn next_state(&self, world: &World, action: Action) -> Option<World> {
+    fn next_state(&self, world: &World<N>, action: Action) -> Option<World<N>> {
         let mut next = world.clone();
         let mutant = self.mutant;
         let crashed = world.left.crashes < self.faults.crashes;
@@ -469,7 +513,7 @@ impl Model for Handoff {
             Action::Crash(side) | Action::CrashForGood(side) => {
                 next.excused |= crashed || !world.spared_by_crash_of(side);
             }
-            Action::Cancel(_) | Action::Fail(_) | Action::Break => next.excused |= crashed,
+            Action::Cancel(_) | Action::Fail(_) | Action::Break(_) => next.excused |= crashed,
             _ => {}
         }
         match action {
@@ -493,9 +537,9 @@ impl Model for Handoff {
                 }
             }
             Action::Restart(side) => next.restart(side, mutant),
-            Action::Break => {
+            Action::Break(number) => {
                 next.left.breaks -= 1;
-                next.destination.tree = Tree::Broken;
+                next.destination.trees[number] = Tree::Broken;
             }
             Action::Crash(side) | Action::CrashForGood(side) => {
                 next.left.crashes -= 1;
@@ -523,34 +567,34 @@ impl Model for Handoff {
 
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
-            Property::always("never both", |_: &Self, world: &World| !world.both_run()),
-            Property::always("a copy exists", |_: &Self, world: &World| {
+            Property::always("never both", |_: &Self, world: &World<N>| !world.both_run()),
+            Property::always("a copy exists", |_: &Self, world: &World<N>| {
                 world.a_copy_exists() || world.excused
             }),
-            Property::always("one owner", |_: &Self, world: &World| {
-                let owns = |owner, fenced: bool| owner == Owner::Here && !fenced;
-                !(owns(world.source.owner, world.source.fenced)
-                    && owns(world.destination.owner, world.destination.fenced))
+            Property::always("one owner", |_: &Self, world: &World<N>| {
+                let owners = world.source.owners.into_iter().zip(world.destination.owners);
+                let fenced = world.source.fenced || world.destination.fenced;
+                fenced || !owners.into_iter().any(|owners| owners == (Owner::Here, Owner::Here))
             }),
-            Property::always("it settles", |model: &Self, world: &World| {
+            Property::always("it settles", |model: &Self, world: &World<N>| {
                 model.mutant != Mutant::None || world.waits_for_an_operator() || world.settles()
             }),
-            Property::sometimes("it runs at the destination", |_: &Self, world: &World| {
-                world.destination.tree == Tree::Running && world.source.owner == Owner::Elsewhere
+            Property::sometimes("it runs at the destination", |_: &Self, world: &World<N>| {
+                world.destination.all(Tree::Running) && world.source.owners == [Owner::Elsewhere; N]
             }),
             Property::sometimes(
                 "the second attempt succeeds",
-                |_: &Self, world: &World| matches!(world.source.agent, Some(Source::Done(tag)) if tag.epoch == LAST),
+                |_: &Self, world: &World<N>| matches!(world.source.agent, Some(Source::Done(tag)) if tag.epoch == LAST),
             ),
-            Property::sometimes("it comes back", |_: &Self, world: &World| {
-                matches!(world.source.agent, Some(Source::Aborted(_))) && world.source.tree == Tree::Running
+            Property::sometimes("it comes back", |_: &Self, world: &World<N>| {
+                matches!(world.source.agent, Some(Source::Aborted(_))) && world.source.all(Tree::Running)
             }),
         ]
     }
 }
 
-impl Handoff {
-    fn actions_of(&self, world: &World, side: Side, actions: &mut Vec<Action>) {
+impl<const N: usize> Handoff<N> {
+    fn actions_of(&self, world: &World<N>, side: Side, actions: &mut Vec<Action>) {
         if world.is_dead(side) {
             if !world.is_fenced(side) {
                 actions.push(Action::Restart(side));
@@ -576,7 +620,7 @@ impl Handoff {
         }
     }
 
-    fn actions_of_idle(&self, world: &World, side: Side, actions: &mut Vec<Action>) {
+    fn actions_of_idle(&self, world: &World<N>, side: Side, actions: &mut Vec<Action>) {
         actions.extend([Action::Resend(side), Action::Cancel(side), Action::Notice(side)]);
         if world.is_fenced(other(side)) {
             actions.push(Action::Decide(side));
@@ -600,36 +644,47 @@ impl Handoff {
 /// Two processors, as on the machines that check this.
 const THREADS: usize = 2;
 
-fn check(faults: Faults) {
-    let checker = Handoff { faults, mutant: Mutant::None }.checker().threads(THREADS).spawn_bfs().join();
+fn check<const N: usize>(faults: Faults) {
+    let checker = Handoff::<N> { faults, mutant: Mutant::None }.checker().threads(THREADS).spawn_bfs().join();
     checker.assert_properties();
     let states = checker.unique_state_count();
     // For whoever runs this with --no-capture.
     #[expect(clippy::print_stdout)]
     {
-        println!("{faults:?}: {states} states, at most {} steps", checker.max_depth());
+        println!("{N} of them, {faults:?}: {states} states, at most {} steps", checker.max_depth());
     }
     assert!(states > 1000, "only {states} states: what is checked here?");
 }
 
 #[test]
 fn agents_and_memory_daemons_that_die_cost_nothing() {
-    check(Faults { deaths: 2, breaks: 1, crashes: 0, disk: Disk::Kept });
+    check::<1>(Faults { deaths: 2, breaks: 1, crashes: 0, disk: Disk::Kept });
 }
 
 #[test]
 fn crashes_of_hosts_cost_at_most_their_copies() {
-    check(Faults { deaths: 1, breaks: 1, crashes: 2, disk: Disk::Kept });
+    check::<1>(Faults { deaths: 1, breaks: 1, crashes: 2, disk: Disk::Kept });
 }
 
 #[test]
 fn a_crash_that_takes_the_journal_along_costs_no_more() {
-    check(Faults { deaths: 1, breaks: 1, crashes: 1, disk: Disk::Lost });
+    check::<1>(Faults { deaths: 1, breaks: 1, crashes: 1, disk: Disk::Lost });
+}
+
+#[test]
+fn of_two_containers_neither_is_left_behind() {
+    check::<2>(Faults { deaths: 1, breaks: 1, crashes: 0, disk: Disk::Kept });
+}
+
+#[test]
+fn crashes_of_hosts_cost_at_most_their_copies_of_two_containers() {
+    check::<2>(Faults { deaths: 0, breaks: 0, crashes: 1, disk: Disk::Kept });
+    check::<2>(Faults { deaths: 0, breaks: 0, crashes: 1, disk: Disk::Lost });
 }
 
 fn caught(mutant: Mutant, property: &'static str) {
     let faults = Faults { deaths: 2, breaks: 1, crashes: 0, disk: Disk::Kept };
-    let checker = Handoff { faults, mutant }
+    let checker = Handoff::<1> { faults, mutant }
         .checker()
         .threads(THREADS)
         .finish_when(HasDiscoveries::AnyFailures)

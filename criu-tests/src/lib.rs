@@ -51,7 +51,7 @@ pub use host::Host;
 pub use huge_pages::HugePages;
 pub use inspect::Inspection;
 pub use large_pipes::LargePipes;
-pub use migration::{Receiver, frame, migration, recorded, say};
+pub use migration::{Receiver, Silent, frame, migration, recorded, say};
 pub use podman::Podman;
 pub use programs::{checkpointctl, crun, embedder, example, migrate, workload};
 pub use requirements::{Need, criu, in_full, rounds};

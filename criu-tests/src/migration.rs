@@ -3,10 +3,11 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::thread::JoinHandle;
 
 use nix::sys::signal::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::command::Running;
 use crate::host::Host;
@@ -50,6 +51,51 @@ impl Drop for Receiver<'_> {
             running.wait();
             self.host.signal_served(Signal::SIGKILL);
         }
+    }
+}
+
+/// A host that welcomes every container, takes all that comes, and says nothing more than it is told to.
+#[derive(Debug)]
+pub struct Silent {
+    /// Where it listens, as a destination of `migrate to`.
+    pub at: String,
+    /// It ends with the connection.
+    pub thread: JoinHandle<()>,
+}
+
+impl Silent {
+    /// It answers FINAL with READY if it is `willing`.
+    ///
+    /// # Panics
+    /// When it cannot listen at this path.
+    #[track_caller]
+    pub fn at(path: &str, willing: bool) -> Self {
+        let listener = UnixListener::bind(path).expect("listen");
+        let thread = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("somebody comes");
+            drop(listener);
+            let mut more = None;
+            while let Some((kind, bytes)) = frame(&mut stream) {
+                let Ok(said) = serde_json::from_slice::<Value>(&bytes) else { continue };
+                if let Some(offer) = said.get("offer") {
+                    more =
+                        Some(more.map_or_else(|| offer["more"].as_u64().unwrap_or(0), |left: u64| left - 1));
+                }
+                let answer = match () {
+                    () if kind != 1 => continue,
+                    () if said.get("hello").is_some() => said,
+                    () if said.get("offer").is_some() && more == Some(0) => {
+                        json!({"answer": {"blockers": [], "criu": "4.2", "kernel": "6.1", "free": 1}})
+                    }
+                    () if willing && said["handoff"]["kind"] == "FINAL" => {
+                        json!({"handoff": {"tag": said["handoff"]["tag"], "kind": "READY"}})
+                    }
+                    () => continue,
+                };
+                say(&mut stream, &answer);
+            }
+        });
+        Self { at: format!("unix:{path}"), thread }
     }
 }
 

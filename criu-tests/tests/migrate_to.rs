@@ -3,11 +3,10 @@
 //! runs on both.
 
 use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::net::UnixListener;
 
 use criu_tests::{
-    Bundle, Container, Host, LargePipes, Moment, Need, PATIENCE, Receiver, Running, Stage, frame, migration,
-    recorded, say, wait_until,
+    Bundle, Container, Host, LargePipes, Moment, Need, PATIENCE, Receiver, Running, Silent, Stage, migration,
+    recorded, wait_until,
 };
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -113,39 +112,6 @@ fn a_container_that_writes_to_a_file_of_its_host_moves_and_goes_on_writing() {
     drop(receiver);
     a.assert_no_trace();
     b.assert_no_trace();
-}
-
-/// A host that welcomes every container, takes all that comes, and says nothing more than it is told to.
-struct Silent {
-    at: String,
-    thread: std::thread::JoinHandle<()>,
-}
-
-impl Silent {
-    /// It answers FINAL with READY if it is `willing`.
-    fn at(path: &str, willing: bool) -> Self {
-        let listener = UnixListener::bind(path).expect("listen");
-        let thread = std::thread::spawn(move || {
-            let (mut stream, _) = listener.accept().expect("somebody comes");
-            drop(listener);
-            while let Some((kind, bytes)) = frame(&mut stream) {
-                let Ok(said) = serde_json::from_slice::<Value>(&bytes) else { continue };
-                let answer = match () {
-                    () if kind != 1 => continue,
-                    () if said.get("hello").is_some() => said,
-                    () if said.get("offer").is_some() => {
-                        json!({"answer": {"blockers": [], "criu": "4.2", "kernel": "6.1", "free": 1}})
-                    }
-                    () if willing && said["handoff"]["kind"] == "FINAL" => {
-                        json!({"handoff": {"tag": said["handoff"]["tag"], "kind": "READY"}})
-                    }
-                    () => continue,
-                };
-                say(&mut stream, &answer);
-            }
-        });
-        Self { at: format!("unix:{path}"), thread }
-    }
 }
 
 /// The container is given up before the decision, and goes on where it was.

@@ -201,7 +201,7 @@ mod tests {
                 "diff" => (2, Some(2)),
                 "list" | "spec" | "features" | "receive" => (0, Some(0)),
                 "agent" => (0, Some(3)),
-                "to" => (0, Some(2)),
+                "to" => (0, Some(1 + crate::migration::members::MOST)),
                 "check" | "migrations" => (0, Some(1)),
                 "push" => (2, Some(2)),
                 _ => (1, Some(1)),

@@ -68,7 +68,9 @@ fn arguments(command: &Command) -> Arguments {
     let arguments: Vec<&Arg> = command.get_positionals().collect();
     let least = arguments.iter().filter(|arg| arg.is_required_set()).count();
     let is_open = arguments.iter().any(|arg| arg.is_trailing_var_arg_set());
-    Arguments { least, most: (!is_open).then_some(arguments.len()) }
+    let most =
+        || arguments.iter().map(|arg| arg.get_num_args().map_or(1, |values| values.max_values())).sum();
+    Arguments { least, most: (!is_open).then(most) }
 }
 
 /// Prints help, in the form in which runc begins.

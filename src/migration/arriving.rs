@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One container that comes to this host: what of it has come, its restore, and its processes once there are any. Must not know what is
-//! decided, nor whom to tell.
+//! The containers that come to this host together: what of each has come, its restore, and its processes once there are any. Must not
+//! know what is decided, nor whom to tell.
 
 use std::fs::File;
 use std::io::Write;
 
 use super::claim::Claim;
-use super::handoff::Tree;
+use super::handoff::{Owner, Recorded, Side, Tree};
 use super::id::Tag;
+use super::members::{each, together};
+use super::place::Place;
 use super::protocol::Frame;
 use super::stored::Stored;
 use crate::engine::{ContainerId, ProcessIo, StateRoot};
@@ -15,10 +17,24 @@ use crate::pages::store::StoreWriter;
 use crate::restore::{RestoreOptions, Source, restore};
 use crate::{Context, Error, ErrorKind, Result};
 
-/// The container.
-pub(super) struct Arriving {
-    pub(super) id: ContainerId,
-    pub(super) stored: Stored,
+/// The journal's note that a container is being made anew while others run that came with it.
+const ANEW: &str = "anew";
+
+/// So often one is.
+const ATTEMPTS: usize = 3;
+
+/// All of them.
+pub(super) struct Arrivals<'a> {
+    root: &'a StateRoot,
+    members: Vec<Arriving>,
+    /// The number of the one that is coming.
+    now: usize,
+}
+
+/// One of them.
+struct Arriving {
+    id: ContainerId,
+    stored: Stored,
     /// A file of memory that is coming.
     memory: Option<File>,
     /// Until all of them have come.
@@ -27,14 +43,135 @@ pub(super) struct Arriving {
     complete: bool,
 }
 
+impl<'a> Arrivals<'a> {
+    /// Those of which nothing has come; there is a place for each.
+    pub(super) fn new(root: &'a StateRoot, ids: Vec<ContainerId>, place: &Place) -> Result<Self> {
+        let members: Vec<Arriving> =
+            (0..).zip(ids).map(|(n, id)| Arriving::new(id, place.stored(n))).collect();
+        each(&members, |member| member.stored.make().and_then(|()| member.stored.memory().map(drop)))?;
+        Ok(Self { root, members, now: 0 })
+    }
+
+    /// Those of which all has come that will, in an earlier connection.
+    pub(super) fn again(root: &'a StateRoot, ids: Vec<ContainerId>, place: &Place) -> Self {
+        let members = (0..).zip(ids).map(|(n, id)| Arriving::again(id, place.stored(n))).collect();
+        Self { root, members, now: 0 }
+    }
+
+    pub(super) fn ids(&self) -> Vec<ContainerId> {
+        self.members.iter().map(|member| member.id.clone()).collect()
+    }
+
+    /// What comes from now on is of the one of this number.
+    pub(super) fn turn_to(&mut self, number: usize) -> Result<()> {
+        self.members.get(number).ok_or_else(out_of_turn)?;
+        self.now = number;
+        Ok(())
+    }
+
+    /// [`Arriving::keep`] of the one that is coming.
+    pub(super) fn keep(&mut self, frame: Frame, room: &mut u64) -> Result<()> {
+        self.members.get_mut(self.now).ok_or_else(out_of_turn)?.keep(frame, room)
+    }
+
+    /// Restores all of them at the same time, as `options` says of the one of a number, with their processes frozen at the end.
+    ///
+    /// # Errors
+    /// Of those that cannot be restored. The others are there, and frozen.
+    pub(super) fn restore(&self, options: &dyn Fn(usize) -> Result<RestoreOptions>) -> Result<()> {
+        let options = (0..self.members.len()).map(options).collect::<Result<Vec<_>>>()?;
+        if let ([member], [options]) = (&self.members[..], &options[..]) {
+            return member.restore(self.root, options);
+        }
+        std::thread::scope(|scope| {
+            let mut threads = Vec::new();
+            for (member, options) in self.members.iter().zip(&options) {
+                let thread = std::thread::Builder::new().name("restore".into());
+                threads.push(thread.spawn_scoped(scope, move || member.restore(self.root, options)));
+            }
+            each(threads, |thread| {
+                let thread = thread.context(|| "start a thread that restores a container")?;
+                thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            })
+        })
+    }
+
+    pub(super) fn own(&self, owner: Owner, tag: Tag) -> Result<()> {
+        each(&self.members, |member| member.claim(self.root, tag).own(owner))
+    }
+
+    pub(super) fn end(&self, tag: Tag) -> Result<()> {
+        each(&self.members, |member| member.claim(self.root, tag).end())
+    }
+
+    pub(super) fn drop_stores(&self) -> Result<()> {
+        each(&self.members, |member| member.stored.drop_store())
+    }
+
+    /// What they are together.
+    pub(super) fn tree(&self, tag: Tag, place: &Place) -> Result<Tree> {
+        Ok(together(Side::Destination, place.last(), &self.trees(tag, place)?))
+    }
+
+    fn trees(&self, tag: Tag, place: &Place) -> Result<Vec<Tree>> {
+        (0..)
+            .zip(&self.members)
+            .map(|(number, member)| member.tree(self.root, tag, (number, place)))
+            .collect()
+    }
+
+    /// Lets them run, if none has to be made anew with all others. If some have been let go before, there is no way back for those that
+    /// have lost their memory meanwhile: they are restored again, as `options` says.
+    ///
+    /// # Errors
+    /// One cannot be let go, or restored again. What has come of it is still there.
+    pub(super) fn thaw(
+        &self,
+        tag: Tag,
+        place: &mut Place,
+        options: &dyn Fn(&Place, usize) -> Result<RestoreOptions>,
+    ) -> Result<()> {
+        each(0..self.members.len(), |number| self.let_go(number, tag, place, options))
+    }
+
+    fn let_go(
+        &self,
+        number: usize,
+        tag: Tag,
+        place: &mut Place,
+        options: &dyn Fn(&Place, usize) -> Result<RestoreOptions>,
+    ) -> Result<()> {
+        let Some(member) = self.members.get(number) else { return Ok(()) };
+        for _ in 0..ATTEMPTS {
+            if member.tree(self.root, tag, (number, place))? != Tree::Broken {
+                return member.claim(self.root, tag).thaw();
+            }
+            if self.tree(tag, place)? == Tree::Broken {
+                return Ok(());
+            }
+            place.note(&numbered(ANEW, number), &true)?;
+            member.claim(self.root, tag).end()?;
+            member.restore(self.root, &options(place, number)?)?;
+            place.note(&numbered(ANEW, number), &false)?;
+        }
+        let message = format!("container {} has lost its memory again and again", member.id);
+        Err(Error::new(ErrorKind::System, message))
+    }
+}
+
+/// The journal's key for what is noted of the container of this number.
+pub(super) fn numbered(key: &str, number: usize) -> String {
+    if number == 0 { key.to_owned() } else { format!("{key}-{number}") }
+}
+
 impl Arriving {
     /// One of which nothing has come.
-    pub(super) fn new(id: ContainerId, stored: Stored) -> Self {
+    fn new(id: ContainerId, stored: Stored) -> Self {
         Self { id, stored, memory: None, pages: None, archive: None, complete: false }
     }
 
     /// One of which all has come that will, in an earlier connection.
-    pub(super) fn again(id: ContainerId, stored: Stored) -> Self {
+    fn again(id: ContainerId, stored: Stored) -> Self {
         let complete = stored.archive().is_ok();
         Self { complete, ..Self::new(id, stored) }
     }
@@ -43,7 +180,7 @@ impl Arriving {
     ///
     /// # Errors
     /// There is no room; it is not its turn; it cannot be written.
-    pub(super) fn keep(&mut self, frame: Frame, room: &mut u64) -> Result<()> {
+    fn keep(&mut self, frame: Frame, room: &mut u64) -> Result<()> {
         if self.complete {
             return Err(out_of_turn());
         }
@@ -86,7 +223,7 @@ impl Arriving {
     ///
     /// # Errors
     /// Not all has come; why it cannot be restored.
-    pub(super) fn restore(&self, root: &StateRoot, options: &RestoreOptions) -> Result<()> {
+    fn restore(&self, root: &StateRoot, options: &RestoreOptions) -> Result<()> {
         if !self.complete {
             return Err(Error::new(ErrorKind::InvalidArchive, "not all of the container has come"));
         }
@@ -108,15 +245,19 @@ impl Arriving {
         self.stored.leave_output(container.dir())
     }
 
-    pub(super) fn claim<'a>(&'a self, root: &'a StateRoot, tag: Tag) -> Claim<'a> {
+    fn claim<'a>(&'a self, root: &'a StateRoot, tag: Tag) -> Claim<'a> {
         Claim { root, id: &self.id, tag }
     }
 
-    /// What there is of it. What runs before this side has written down that it `may_run` is none of it, or was let go by a CRIU when
+    /// What there is of it. What runs before this side has written down that it may is none of it, or was let go by a CRIU when
     /// everybody was killed who could have frozen it: that one must not go on.
-    pub(super) fn tree(&self, root: &StateRoot, tag: Tag, may_run: bool) -> Result<Tree> {
+    fn tree(&self, root: &StateRoot, tag: Tag, (number, place): (usize, &Place)) -> Result<Tree> {
         let tree = self.claim(root, tag).tree()?;
-        if tree != Tree::Running || may_run {
+        if place.last() == Some(Recorded::Live) {
+            let is_unfinished = place.noted(&numbered(ANEW, number))?.unwrap_or(false);
+            return Ok(if is_unfinished { Tree::Broken } else { tree });
+        }
+        if tree != Tree::Running {
             return Ok(tree);
         }
         let held = root.load(&self.id)?.ownership()?;

@@ -5,7 +5,6 @@
 use super::agent::{Fingerprint, Peer};
 use super::handoff::Side;
 use super::journal::{History, migrations};
-use super::protocol::Offer;
 use crate::engine::StateRoot;
 use crate::{Error, ErrorKind, Result};
 
@@ -41,15 +40,13 @@ impl Limits {
         Err(self.refusal(message, &format!("\"containers\": [{:?}]", shortened(id))))
     }
 
-    /// Whether there is disk enough for one of so much memory.
-    pub(super) fn has_disk(&self, offer: &Offer) -> Result<()> {
+    /// Whether there is disk enough for so much memory.
+    pub(super) fn has_disk(&self, memory: u64) -> Result<()> {
         match self.disk {
-            Some(disk) if disk < offer.memory => {
-                let message = format!(
-                    "the container's memory is {}, and it may take {disk} bytes of disk",
-                    offer.memory
-                );
-                Err(self.refusal(message, &format!("\"disk\": {}", offer.memory)))
+            Some(disk) if disk < memory => {
+                let message =
+                    format!("the container's memory is {memory}, and it may take {disk} bytes of disk");
+                Err(self.refusal(message, &format!("\"disk\": {memory}")))
             }
             _ => Ok(()),
         }

@@ -30,12 +30,14 @@ pub(super) enum Happening {
     Lost(u32, Option<Error>),
     /// The caller wants to give up.
     Interrupted,
-    /// The container is frozen, and all of it was sent.
-    Frozen,
-    /// Memory was sent while the container runs.
+    /// The container of this number is frozen, and all of it was sent.
+    Frozen(usize),
+    /// Memory was sent while the containers run.
     Round(Round),
-    /// The rounds of memory, or the checkpoint, have ended.
-    Ended,
+    /// The rounds of memory have ended.
+    RoundsEnded,
+    /// The checkpoint of the container of this number has ended.
+    Ended(usize),
 }
 
 /// The connection.
@@ -190,4 +192,16 @@ fn wait(signals: &OwnedFd, until: &impl AsFd) -> bool {
             return nix::unistd::read(signals, &mut [0; SIGNAL_INFO]).is_ok();
         }
     }
+}
+
+pub(super) fn loss(error: Option<Error>) -> Error {
+    let lost = Error::new(ErrorKind::System, "the connection to the other host was lost");
+    match error {
+        Some(cause) => lost.with_source(cause),
+        None => lost,
+    }
+}
+
+pub(super) fn interrupted() -> Error {
+    Error::new(ErrorKind::System, "interrupted")
 }

@@ -6,6 +6,7 @@
 //! | `journal` | what was decided; its notes tell the way to the other host, and how the container is restored |
 //! | `memory/` or `pages/`, `archive` | destination: what has come of the container, until it runs here |
 //! | `stdout.log`, `stderr.log` | destination: what it writes to pipes and files that it had at the source, until it is restored |
+//! | `member-1/`, `member-2/` … | destination: the same of the second container that moves together with the first, of the third … |
 //!
 //! Must not know what is decided.
 
@@ -18,6 +19,7 @@ use serde::de::DeserializeOwned;
 use super::handoff::{Event, Record, Recorded, Side, Tree};
 use super::id::MigrationId;
 use super::journal::{About, History, Journal, directory, migrations};
+use super::members;
 use super::stored::Stored;
 use crate::engine::{ContainerId, StateRoot};
 use crate::{Context, Error, ErrorKind, Result};
@@ -77,8 +79,8 @@ impl Place {
             // A restore that was killed has left a container, which is removed with the help of its journal.
             let is_left = |history: &History| {
                 let opened = history.opened();
-                let there = root.path().join(&opened.container).exists();
-                opened.side == Side::Destination && history.last().is_none() && !there
+                let are_there = opened.container.split(',').any(|id| root.path().join(id).exists());
+                opened.side == Side::Destination && history.last().is_none() && !are_there
             };
             // Whose journal is being made is not disturbed; somebody who is at work on it has it locked.
             if !History::read(root, migration).is_ok_and(|history| is_left(&history)) {
@@ -92,12 +94,12 @@ impl Place {
         Ok(())
     }
 
-    /// The container's id.
+    /// The ids of the containers.
     ///
     /// # Errors
-    /// When it is none.
-    pub(super) fn container(&self) -> Result<ContainerId> {
-        self.journal.history().opened().container.parse()
+    /// When they are none.
+    pub(super) fn containers(&self) -> Result<Vec<ContainerId>> {
+        members::read(&self.journal.history().opened().container)
     }
 
     /// Writes a record down; it is durable when this returns.
@@ -146,13 +148,16 @@ impl Place {
         self.journal.remove()
     }
 
-    /// What has come of the container.
-    pub(super) fn stored(&self) -> Stored {
-        stored(&self.path)
+    /// What has come of the container of this number.
+    pub(super) fn stored(&self, number: usize) -> Stored {
+        stored(&self.path, number)
     }
 }
 
 /// [`Place::stored`], in the directory of a migration.
-pub(super) fn stored(directory: &Path) -> Stored {
-    Stored::at(directory.to_owned())
+pub(super) fn stored(directory: &Path, number: usize) -> Stored {
+    Stored::at(match number {
+        0 => directory.to_owned(),
+        _ => directory.join(format!("member-{number}")),
+    })
 }

@@ -19,47 +19,57 @@ use crate::restore::{allows, can_bring_memory};
 use crate::spec::Config;
 use crate::{Context, Error, ErrorKind, Result, sys};
 
-/// The destination's word on an offer.
-pub(super) fn judge(root: &StateRoot, offer: &Offer, options: &ReceiveOptions) -> Answer {
+/// The destination's word on the offers of a migration.
+pub(super) fn judge(root: &StateRoot, offers: &[Offer], options: &ReceiveOptions) -> Answer {
     let mut answer = Answer { kernel: sys::proc::kernel_release().unwrap_or_default(), ..Answer::default() };
     let mut blockers = Vec::new();
-    let mut look = |looked: Result<()>| {
-        blockers.extend(
-            looked
-                .err()
-                .map(|error| Blocker { what: format!("there: {}", error.chain()), ..Blocker::from(&error) }),
-        );
-    };
+    let mut look = |looked: Result<()>| blockers.extend(looked.err().map(|error| Blocker::from(&error)));
     look(require_root());
+    let images = offers.iter().map(|offer| offer.criu).max().unwrap_or_default();
     look(criu(options.criu.as_deref()).and_then(|version| {
         answer.criu = version.to_string();
-        not_older(version, offer.criu)
+        not_older(version, images)
     }));
-    look(same_machine(&offer.arch));
-    look(is_free(root, &offer.container));
     look(has_freezer());
-    look(has_room(offer));
-    // What is not allowed is not looked at.
-    look(allows(&offer.config, &options.restore(offer.flags)).and_then(|()| has_interfaces(offer)));
-    look(options.limits.has_name(&offer.container));
-    look(options.limits.has_disk(offer));
     look(options.peer.as_ref().map_or(Ok(()), |peer| options.limits.has_room(root, peer)));
+    let memory = offers.iter().fold(0, |all: u64, offer| all.saturating_add(offer.memory));
+    look(options.limits.has_disk(memory));
     look(free_space(root).and_then(|free| {
         answer.free = free;
-        if free >= offer.memory {
+        if free >= memory {
             return Ok(());
         }
         let message = format!(
-            "{} has {free} bytes free, and the container's memory is {}",
-            root.path().display(),
-            offer.memory
+            "{} has {free} bytes free, and the container's memory is {memory}",
+            root.path().display()
         );
         Err(Error::new(ErrorKind::Storage, message)
             .with_hint("choose a state root on a larger file system with --root"))
     }));
-    answer.blockers = blockers;
-    answer.takes_pages = can_bring_memory(in_user_namespace(offer));
+    for offer in offers {
+        let own = of_one(root, offer, options).into_iter();
+        blockers
+            .extend(own.map(|blocker| if offers.len() > 1 { blocker.of(&offer.container) } else { blocker }));
+    }
+    answer.blockers = blockers
+        .into_iter()
+        .map(|blocker| Blocker { what: format!("there: {}", blocker.what), ..blocker })
+        .collect();
+    answer.takes_pages = offers.iter().all(|offer| can_bring_memory(in_user_namespace(offer)));
     answer
+}
+
+/// What is in the way of one container here.
+fn of_one(root: &StateRoot, offer: &Offer, options: &ReceiveOptions) -> Vec<Blocker> {
+    let mut blockers = Vec::new();
+    let mut look = |looked: Result<()>| blockers.extend(looked.err().map(|error| Blocker::from(&error)));
+    look(same_machine(&offer.arch));
+    look(is_free(root, &offer.container));
+    look(has_room(offer));
+    // What is not allowed is not looked at.
+    look(allows(&offer.config, &options.restore(offer.flags)).and_then(|()| has_interfaces(offer)));
+    look(options.limits.has_name(&offer.container));
+    blockers
 }
 
 fn in_user_namespace(offer: &Offer) -> bool {

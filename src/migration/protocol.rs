@@ -11,12 +11,13 @@
 //!
 //! source                                destination
 //! Hello ─▶                          ◀─ Hello
-//! Offer ─▶                          ◀─ Answer          what is in the way here, all of it
+//! Offer … ─▶                        ◀─ Answer          what is in the way here, all of it
 //! Begin · memory or pages · archive ─▶
 //! Handoff(FINAL) ─▶  ...            ◀─ Handoff(READY)  as `handoff` says
 //! Settled ─▶
 //! ```
-//! Whoever continues a migration says Resume instead of Offer. Everything that is read may come from anybody: lengths are bounded before
+//! Whoever continues a migration says Resume instead of Offer. From version 3 on several containers can move together: each has an Offer,
+//! and Member says of which one, in the order of those, the memory, pages and archive are that follow; before, they are of the first. Everything that is read may come from anybody: lengths are bounded before
 //! anything is made of them. Must not know what follows from a message.
 
 use std::io::{self, Read, Write};
@@ -31,10 +32,13 @@ use crate::pages::receive::Keeper;
 use crate::{Context, Error, ErrorKind, Result};
 
 /// The versions of the protocol that this program speaks, the best first.
-const SPEAKS: [u32; 2] = [2, 1];
+const SPEAKS: [u32; 3] = [3, 2, 1];
 
 /// The first version in which memory comes as pages, before the processes stand still.
 pub(super) const WITH_PAGES: u32 = 2;
+
+/// The first version in which several containers move together.
+pub(super) const WITH_MEMBERS: u32 = 3;
 
 /// The longest frame, in bytes.
 const LONGEST: usize = 1 << 20;
@@ -97,6 +101,21 @@ pub struct Offer {
     /// Addresses that move with it.
     #[serde(default, skip_serializing_if = "MovingAddresses::is_empty")]
     pub addresses: MovingAddresses,
+    /// So many offers follow, of containers that move together with this one.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub more: u32,
+}
+
+impl Offer {
+    /// Whether it is of another container that moves together with the one of this offer.
+    pub(super) fn goes_with(&self, first: &Self) -> bool {
+        (self.migration, self.flags, self.more) == (first.migration, first.flags, 0)
+    }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // the form that serde asks for
+fn is_none(number: &u32) -> bool {
+    *number == 0
 }
 
 /// What a dump was made with, and a restore needs.
@@ -122,6 +141,14 @@ pub struct Blocker {
     pub what: String,
     /// What to do about it, if that is known.
     pub remedy: Option<String>,
+}
+
+impl Blocker {
+    /// The same, of a container that is named, for there are several.
+    #[must_use]
+    pub fn of(self, container: &str) -> Self {
+        Self { what: format!("container {container}: {}", self.what), ..self }
+    }
 }
 
 impl From<&Error> for Blocker {
@@ -158,6 +185,8 @@ pub enum Said {
     Answer(Answer),
     /// Source: it comes.
     Begin,
+    /// Source: what follows of memory and archives is of the container of this number.
+    Member(usize),
     /// Source: this migration again.
     Resume(MigrationId),
     /// A message of the handoff.
@@ -200,11 +229,28 @@ const MEMORIES: u8 = 8;
 
 /// The end that is written to; its copies share it.
 #[derive(Clone)]
-pub struct Sender(Arc<Mutex<Shared>>);
+pub struct Sender {
+    shared: Arc<Mutex<Shared>>,
+    /// The container that memory and archives are of.
+    member: usize,
+}
 
 struct Shared {
     to: Box<dyn Write + Send>,
     bytes: u64,
+    /// The container that what is written is of.
+    member: usize,
+}
+
+impl Shared {
+    fn frame(&mut self, kind: u8, bytes: &[u8]) -> io::Result<()> {
+        let length = u32::try_from(bytes.len()).map_err(|_| io::ErrorKind::InvalidInput)?.to_le_bytes();
+        let [a, b, c, d] = length;
+        self.to.write_all(&[kind, a, b, c, d])?;
+        self.to.write_all(bytes)?;
+        self.bytes += 5 + bytes.len() as u64;
+        Ok(())
+    }
 }
 
 impl std::fmt::Debug for Sender {
@@ -216,7 +262,13 @@ impl std::fmt::Debug for Sender {
 impl Sender {
     /// Writes to this.
     pub fn new(to: Box<dyn Write + Send>) -> Self {
-        Self(Arc::new(Mutex::new(Shared { to, bytes: 0 })))
+        Self { shared: Arc::new(Mutex::new(Shared { to, bytes: 0, member: 0 })), member: 0 }
+    }
+
+    /// The same end, for memory and archives of the container of this number.
+    #[must_use]
+    pub fn of_member(&self, member: usize) -> Self {
+        Self { shared: self.shared.clone(), member }
     }
 
     /// Says something.
@@ -234,7 +286,7 @@ impl Sender {
 
     /// How many bytes were written.
     pub fn bytes(&self) -> u64 {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).bytes
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner).bytes
     }
 
     /// An archive's bytes; it must be ended with [`Sender::end_archive`].
@@ -275,12 +327,13 @@ impl Sender {
     }
 
     fn frame(&self, kind: u8, bytes: &[u8]) -> io::Result<()> {
-        let mut shared = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let length = u32::try_from(bytes.len()).map_err(|_| io::ErrorKind::InvalidInput)?.to_le_bytes();
-        let [a, b, c, d] = length;
-        shared.to.write_all(&[kind, a, b, c, d])?;
-        shared.to.write_all(bytes)?;
-        shared.bytes += 5 + bytes.len() as u64;
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        // A message is of all of them.
+        if kind != SAID && shared.member != self.member {
+            shared.frame(SAID, &serde_json::to_vec(&Said::Member(self.member))?)?;
+            shared.member = self.member;
+        }
+        shared.frame(kind, bytes)?;
         shared.to.flush()
     }
 }
@@ -508,11 +561,15 @@ mod tests {
         sender.end_archive().expect("memory");
         sender.pages(b"a batch").expect("memory");
         sender.memory_is_complete(&[(1, 7), (2, 9)]).expect("memory");
+        let other = sender.of_member(2);
+        other.pages(b"its own").expect("memory");
+        other.say(&Said::Begin).expect("memory");
+        sender.pages(b"more").expect("memory");
         let bytes = pipe.0.lock().expect("one thread").clone();
         assert_eq!(sender.bytes(), bytes.len() as u64);
         let mut receiver = receiver(bytes);
         let Said::Hello(hello) = receiver.said().expect("a hello") else { panic!("it was a hello") };
-        assert_eq!(hello.common().expect("its own"), WITH_PAGES);
+        assert_eq!(hello.common().expect("its own"), WITH_MEMBERS);
         let older = Hello { speaks: vec![1], ..hello };
         assert_eq!(older.common().expect("the first"), 1);
         let mut next = || receiver.frame().expect("a frame");
@@ -524,6 +581,11 @@ mod tests {
         assert_eq!(next(), Some(Frame::ArchiveEnd));
         assert_eq!(next(), Some(Frame::Pages(b"a batch".to_vec())));
         assert_eq!(next(), Some(Frame::Memories(vec![(1, 7), (2, 9)])));
+        assert_eq!(next(), Some(Frame::Said(Said::Member(2))));
+        assert_eq!(next(), Some(Frame::Pages(b"its own".to_vec())));
+        assert_eq!(next(), Some(Frame::Said(Said::Begin)));
+        assert_eq!(next(), Some(Frame::Said(Said::Member(0))));
+        assert_eq!(next(), Some(Frame::Pages(b"more".to_vec())));
         assert_eq!(next(), None);
     }
 

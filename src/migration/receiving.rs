@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The destination: judges what it is offered, keeps what comes, and carries out what [`Destination::step`] says.
+//! The destination: judges what it is offered, keeps what comes of it, and carries out what [`Destination::step`] says.
 //!
 //! ```text
 //!  Hello ─▶ Offer ─▶ judge ─▶ Answer ─▶ Begin ─▶ memory/, archive ─▶ FINAL ─▶ restore, frozen ─▶ READY ─▶ COMMIT ─▶ thaw ─▶ DONE
@@ -11,16 +11,17 @@
 use std::path::PathBuf;
 
 use super::agent::Peer;
-use super::arriving::{Arriving, out_of_turn};
-use super::handoff::{Destination, Effect, Event, Message, Recorded, Side, Tree};
+use super::arriving::{Arrivals, numbered, out_of_turn};
+use super::handoff::{Destination, Effect, Event, Message, Side, Tree};
 use super::id::{MigrationId, Tag};
 use super::journal::About;
 use super::limits::{Limits, PEER, require_own};
+use super::members::{MOST, require_group, said, written};
 use super::place::Place;
 use super::preflight;
-use super::protocol::{Blocker, Flags, Frame, Hello, Offer, Receiver, Said, Sender};
+use super::protocol::{Blocker, Flags, Frame, Hello, Offer, Receiver, Said, Sender, WITH_MEMBERS};
 use crate::criu::TcpConnections;
-use crate::engine::{ContainerId, StateRoot};
+use crate::engine::StateRoot;
 use crate::restore::{MappedMount, RestoreOptions};
 use crate::spec::{Grants, HostAccess};
 use crate::{Error, ErrorKind, Result};
@@ -67,12 +68,12 @@ impl ReceiveOptions {
     }
 }
 
-/// Receives one container, or goes on with receiving it. It runs before its memory is in place: a program that receives calls
+/// Receives one container, or several that move together, or goes on with receiving them. They run before their memory is in place: a program that receives calls
 /// [`provide_memory_if_requested`](crate::restore::provide_memory_if_requested) and
 /// [`guard_if_requested`](crate::restore::guard_if_requested) first in `main`.
 ///
 /// # Errors
-/// What kept it from running here; it never will then, in this attempt. The other host is told.
+/// What kept them from running here; they never will then, in this attempt. The other host is told.
 pub fn receive(
     root: &StateRoot,
     (sender, mut receiver): (Sender, Receiver),
@@ -96,16 +97,17 @@ fn begin<'a>(
 ) -> Result<Option<(Receiving<'a>, Option<Event>)>> {
     let Said::Hello(hello) = receiver.said()? else { return Err(out_of_turn()) };
     sender.say(&Said::Hello(Hello::own()))?;
-    hello.common()?;
+    let version = hello.common()?;
     match receiver.said()? {
-        Said::Offer(offer) => {
-            let answer = preflight::judge(root, &offer, options);
+        Said::Offer(first) => {
+            let offers = offers(*first, receiver, version)?;
+            let answer = preflight::judge(root, &offers, options);
             let welcome = answer.blockers.is_empty();
             sender.say(&Said::Answer(answer))?;
             match receiver.frame()? {
                 None => Ok(None),
                 Some(Frame::Said(Said::Begin)) if welcome => {
-                    Receiving::new(root, sender.clone(), options, &offer).map(|new| Some((new, None)))
+                    Receiving::new(root, sender.clone(), options, &offers).map(|new| Some((new, None)))
                 }
                 Some(_) => Err(out_of_turn()),
             }
@@ -113,6 +115,24 @@ fn begin<'a>(
         Said::Resume(migration) => Receiving::again(root, sender.clone(), options, migration).map(Some),
         _ => Err(out_of_turn()),
     }
+}
+
+/// All offers of the migration that begins with this one.
+fn offers(first: Offer, receiver: &mut Receiver, version: u32) -> Result<Vec<Offer>> {
+    let more = usize::try_from(first.more).unwrap_or(usize::MAX);
+    if more >= MOST || (more > 0 && version < WITH_MEMBERS) {
+        return Err(out_of_turn());
+    }
+    let mut offers = vec![first];
+    while offers.len() <= more {
+        match receiver.said()? {
+            Said::Offer(next) if offers.iter().all(|first| next.goes_with(first)) => offers.push(*next),
+            _ => return Err(out_of_turn()),
+        }
+    }
+    let ids = offers.iter().map(|offer| offer.container.parse()).collect::<Result<Vec<_>>>()?;
+    require_group(&ids)?;
+    Ok(offers)
 }
 
 /// Writes down that there is such a migration, and whose it is.
@@ -134,33 +154,39 @@ fn open(
 
 /// A migration to here.
 struct Receiving<'a> {
-    root: &'a StateRoot,
     options: &'a ReceiveOptions,
     sender: Sender,
     place: Place,
-    member: Arriving,
+    group: Arrivals<'a>,
     flags: Flags,
     state: Destination,
     /// How many bytes may still come.
     room: u64,
-    /// Why it will not run here.
+    /// Why they will not run here.
     trouble: Option<Error>,
     /// Whether nobody will ask any more.
     settled: bool,
 }
 
 impl<'a> Receiving<'a> {
-    fn new(root: &'a StateRoot, sender: Sender, options: &'a ReceiveOptions, offer: &Offer) -> Result<Self> {
-        let id: ContainerId = offer.container.parse()?;
+    fn new(
+        root: &'a StateRoot,
+        sender: Sender,
+        options: &'a ReceiveOptions,
+        offers: &[Offer],
+    ) -> Result<Self> {
+        let first = offers.first().ok_or_else(out_of_turn)?;
+        let ids = offers.iter().map(|offer| offer.container.parse()).collect::<Result<Vec<_>>>()?;
         Place::sweep(root)?;
-        let mut place = open(root, options, offer.migration, id.as_str())?;
-        place.note(FLAGS, &offer.flags)?;
-        place.note(ADDRESSES, &offer.addresses)?;
-        let member = Arriving::new(id, place.stored());
-        member.stored.memory()?;
-        let (flags, state) = (offer.flags, Destination::new(offer.migration));
+        let mut place = open(root, options, first.migration, &written(&ids))?;
+        place.note(FLAGS, &first.flags)?;
+        for (number, offer) in offers.iter().enumerate() {
+            place.note(&numbered(ADDRESSES, number), &offer.addresses)?;
+        }
+        let group = Arrivals::new(root, ids, &place)?;
+        let (flags, state) = (first.flags, Destination::new(first.migration));
         let room = options.limits.room(preflight::free_space(root)? / 16 * 15);
-        Ok(Self { root, options, sender, place, member, flags, state, room, trouble: None, settled: false })
+        Ok(Self { options, sender, place, group, flags, state, room, trouble: None, settled: false })
     }
 
     /// One whose connection or process has ended, and what has to be done first.
@@ -179,20 +205,10 @@ impl<'a> Receiving<'a> {
         };
         let noted: Option<String> = place.noted(PEER)?;
         require_own(noted.as_deref().map(str::parse).transpose()?, options.peer.as_ref())?;
-        let member = Arriving::again(place.container()?, place.stored());
+        let group = Arrivals::again(root, place.containers()?, &place);
         let (flags, state) = (place.noted(FLAGS)?.unwrap_or_default(), Destination::new(migration));
-        let this = Self {
-            root,
-            options,
-            sender,
-            place,
-            member,
-            flags,
-            state,
-            room: 0,
-            trouble: None,
-            settled: false,
-        };
+        let this =
+            Self { options, sender, place, group, flags, state, room: 0, trouble: None, settled: false };
         let event = this.place.restart(this.tree()?);
         Ok((this, Some(event)))
     }
@@ -223,6 +239,7 @@ impl<'a> Receiving<'a> {
         if let Frame::Said(said) = frame {
             return match said {
                 Said::Handoff(message) => self.drive(Event::Message(message)),
+                Said::Member(number) => self.group.turn_to(number),
                 Said::Failed(blocker) => {
                     self.trouble = Some(super::protocol::told(&blocker));
                     Ok(())
@@ -236,7 +253,7 @@ impl<'a> Receiving<'a> {
         }
         // Once something is known to be wrong, what still comes is of no use.
         if self.trouble.is_none()
-            && let Err(error) = self.member.keep(frame, &mut self.room)
+            && let Err(error) = self.group.keep(frame, &mut self.room)
         {
             self.fail(error)?;
         }
@@ -261,7 +278,7 @@ impl<'a> Receiving<'a> {
             }
         }
         if matches!(self.state, Destination::Live(_) | Destination::Aborted(_)) {
-            self.member.stored.drop_store()?;
+            self.group.drop_stores()?;
         }
         Ok(())
     }
@@ -275,13 +292,13 @@ impl<'a> Receiving<'a> {
             }
             Effect::Send(message) => self.send(message),
             Effect::RestoreFrozen(tag) => return Ok(Some(self.restore_frozen(tag))),
-            Effect::Own(owner, _) => self.member.claim(self.root, self.tag()).own(owner)?,
+            Effect::Own(owner, tag) => self.group.own(owner, tag)?,
             Effect::LookAtTree => return self.tree().map(|tree| Some(Event::Tree(tree))),
             Effect::Thaw => {
-                self.member.claim(self.root, self.tag()).thaw()?;
+                self.thaw()?;
                 return self.tree().map(|tree| Some(Event::Tree(tree)));
             }
-            Effect::KillTree => self.member.claim(self.root, self.tag()).end()?,
+            Effect::KillTree => self.group.end(self.tag())?,
             Effect::Fence | Effect::Unfence | Effect::Freeze | Effect::DropStore => {}
         }
         Ok(None)
@@ -295,7 +312,10 @@ impl<'a> Receiving<'a> {
     }
 
     fn restore_frozen(&mut self, tag: Tag) -> Event {
-        match self.restored(tag) {
+        match self
+            .group
+            .restore(&|number| restore_options(self.options, self.flags, tag, (&self.place, number)))
+        {
             Ok(()) => Event::Tree(Tree::Frozen),
             Err(error) => {
                 let _ = self.sender.say(&Said::Failed(Blocker::from(&error)));
@@ -305,11 +325,10 @@ impl<'a> Receiving<'a> {
         }
     }
 
-    fn restored(&self, tag: Tag) -> Result<()> {
-        let mut options = self.options.restore(self.flags);
-        options.held = Some((tag.migration.to_string(), tag.epoch.number()));
-        options.addresses = self.place.noted(ADDRESSES)?.unwrap_or_default();
-        self.member.restore(self.root, &options)
+    fn thaw(&mut self) -> Result<()> {
+        let (tag, options, flags) = (self.tag(), self.options, self.flags);
+        let restore = |place: &Place, number| restore_options(options, flags, tag, (place, number));
+        self.group.thaw(tag, &mut self.place, &restore)
     }
 
     fn tag(&self) -> Tag {
@@ -317,16 +336,20 @@ impl<'a> Receiving<'a> {
     }
 
     fn tree(&self) -> Result<Tree> {
-        self.member.tree(self.root, self.tag(), self.place.last() == Some(Recorded::Live))
+        self.group.tree(self.tag(), &self.place)
     }
 
     /// What it has come to.
     fn close(self, ended: Result<()>) -> Result<()> {
+        let ids = self.group.ids();
         let message = match self.state {
             Destination::Live(_) | Destination::Aborted(_) | Destination::Idle(_) => {
-                format!("container {} does not run here", self.member.id)
+                said(&ids, "does not run here", "do not run here")
             }
-            _ => format!("container {} is frozen here, and waits for its source's decision", self.member.id),
+            _ => {
+                let waits = "is frozen here, and waits for its source's decision";
+                said(&ids, waits, "are frozen here, and wait for their source's decision")
+            }
         };
         // Who has promised nothing needs no memory.
         let over = self.settled || matches!(self.state, Destination::Idle(_));
@@ -340,4 +363,17 @@ impl<'a> Receiving<'a> {
         }
         .with_cleanup(cleared.err()))
     }
+}
+
+/// How the container of this number is restored.
+fn restore_options(
+    own: &ReceiveOptions,
+    flags: Flags,
+    tag: Tag,
+    (place, number): (&Place, usize),
+) -> Result<RestoreOptions> {
+    let mut options = own.restore(flags);
+    options.held = Some((tag.migration.to_string(), tag.epoch.number()));
+    options.addresses = place.noted(&numbered(ADDRESSES, number))?.unwrap_or_default();
+    Ok(options)
 }

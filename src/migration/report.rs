@@ -24,13 +24,15 @@ pub enum Phase {
 }
 
 /// What a caller is told on the way.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Progress {
     /// This begins.
     Phase(Phase),
     /// This round was made.
     Round(Round),
+    /// Of several containers that move together, this one stands still, and all of it was sent.
+    Frozen(String),
 }
 
 /// Memory that was sent while the container ran.
@@ -56,14 +58,15 @@ pub struct Round {
 pub struct Moved {
     /// The migration.
     pub migration: MigrationId,
-    /// The container.
+    /// The container; of several, all of them, with commas between them.
     pub container: String,
     /// Where it runs now.
     pub destination: String,
     /// How long each phase took, in seconds.
     pub phases: Vec<PhaseTime>,
     /// How long the processes ran nowhere, as the source has measured it: from the first that CRIU stopped until the other side's word
-    /// that they run, in seconds. `None` for a migration that was continued.
+    /// that they run, in seconds. Of several containers, of the one that stood still for the longest time. `None` for a migration that
+    /// was continued.
     #[serde(serialize_with = "seconds_if_known")]
     pub downtime: Option<Duration>,
     /// Bytes that were sent.
@@ -74,6 +77,22 @@ pub struct Moved {
     pub frozen_bytes: Option<u64>,
     /// Why CRIU has, if not because the caller wanted it so.
     pub without_rounds: Option<String>,
+    /// What it came to for each, if there are several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub members: Vec<MovedMember>,
+}
+
+/// What it came to for one of several containers.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct MovedMember {
+    /// The container.
+    pub container: String,
+    /// As [`Moved::downtime`].
+    #[serde(serialize_with = "seconds_if_known")]
+    pub downtime: Option<Duration>,
+    /// As [`Moved::frozen_bytes`].
+    pub frozen_bytes: Option<u64>,
 }
 
 /// How long one phase took.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! An operator's decision who keeps a container, when one of the two hosts will never answer again.
+//! An operator's decision who keeps a container, or all of several that move together, when one of the two hosts will never answer again.
 //!
 //! The operator vouches that one side does not run the container and will not: its host is off, its disk is gone. That is
 //! written down, with the reason, and carried out on this host, by the same steps as if the other one had spoken. Must not
@@ -9,6 +9,7 @@ use super::claim::Claim;
 use super::handoff::{Destination, Effect, Event, Promise, Recorded, Side, Source, Tree};
 use super::id::{Epoch, MigrationId, Tag};
 use super::journal::{History, Journal, directory};
+use super::members::{each, read, said, together};
 use super::place::stored;
 use crate::engine::{ContainerId, StateRoot};
 use crate::{Error, ErrorKind, Result};
@@ -36,11 +37,12 @@ pub fn resolve(
     reason: Option<&str>,
 ) -> Result<Resolved> {
     let journal = Journal::open(root, migration)?;
-    let id: ContainerId = journal.history().opened().container.parse()?;
+    let ids = read(&journal.history().opened().container)?;
     let epoch = journal.history().last().map_or(Epoch::FIRST, |(_, record, _)| record.epoch);
-    let claim = Claim { root, id: &id, tag: Tag { migration, epoch } };
-    let mut half = AtRest { state: half_of(journal.history()), journal, claim, reason };
-    let restart = half.journal.history().restart(claim.tree()?);
+    let tag = Tag { migration, epoch };
+    let claims = ids.iter().map(|id| Claim { root, id, tag }).collect();
+    let mut half = AtRest { state: half_of(journal.history()), journal, ids: &ids, claims, reason };
+    let restart = half.journal.history().restart(half.tree()?);
     let (state, again) = half.state.step(restart);
     let (_, decided) = state.step(Event::Fenced(fenced));
     if decided.is_empty() {
@@ -53,7 +55,7 @@ pub fn resolve(
         half.drive(Event::Fenced(fenced))?;
     }
     if half.state.runs().is_some() {
-        stored(&directory(root, migration)).drop_store()?;
+        each(0..ids.len(), |number| stored(&directory(root, migration), number).drop_store())?;
     }
     Ok(if half.state.runs() == Some(half.state.side()) { Resolved::Here } else { Resolved::NotHere })
 }
@@ -115,18 +117,29 @@ impl Half {
 struct AtRest<'a> {
     state: Half,
     journal: Journal,
-    claim: Claim<'a>,
+    ids: &'a [ContainerId],
+    claims: Vec<Claim<'a>>,
     reason: Option<&'a str>,
 }
 
 impl AtRest<'_> {
+    /// What the containers are together.
+    fn tree(&self) -> Result<Tree> {
+        let trees = self.claims.iter().map(Claim::tree).collect::<Result<Vec<_>>>()?;
+        let last = self.journal.history().last().map(|(_, record, _)| record.what);
+        Ok(together(self.state.side(), last, &trees))
+    }
+
     /// A decision that was made before is carried out again, and not made again.
     fn require_same(&self, state: Half, fenced: Side) -> Result<()> {
-        let id = self.claim.tag.migration;
+        let id = self.journal.history().opened().migration;
         let Some(runs) = state.runs() else {
             let message = format!("there is nothing to decide in migration {id}: it has not come so far");
-            return Err(Error::new(ErrorKind::WrongStatus, message)
-                .with_hint(format!("container {} is as it was", self.claim.id)));
+            return Err(Error::new(ErrorKind::WrongStatus, message).with_hint(said(
+                self.ids,
+                "is as it was",
+                "are as they were",
+            )));
         };
         if runs != fenced {
             return Ok(());
@@ -145,12 +158,21 @@ impl AtRest<'_> {
 
     /// This host can keep only what it has.
     fn require_copy(&self, fenced: Side) -> Result<()> {
-        let restored = matches!(self.claim.tree()?, Tree::Frozen | Tree::Running);
-        if self.state.side() != Side::Destination || fenced != Side::Source || restored {
+        if self.state.side() != Side::Destination || fenced != Side::Source {
             return Ok(());
         }
-        let message =
-            format!("container {} is not restored on this host, so that it cannot run here", self.claim.id);
+        let mut missing = Vec::new();
+        for (id, claim) in self.ids.iter().zip(&self.claims) {
+            if !matches!(claim.tree()?, Tree::Frozen | Tree::Running) {
+                missing.push(id.clone());
+            }
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let (one, several) =
+            ("is not restored on this host, so that it", "are not restored on this host, so that they");
+        let message = format!("{} cannot run here", said(&missing, one, several));
         Err(Error::new(ErrorKind::WrongStatus, message)
             .with_hint("as long as the source has it, go on with the migration there"))
     }
@@ -168,19 +190,20 @@ impl AtRest<'_> {
                     let reason = self.reason.filter(|_| matches!(record.what, Recorded::Fenced(_)));
                     self.journal.append(record, reason)?;
                 }
-                Effect::Own(owner, _) => self.claim.own(owner)?,
-                Effect::KillTree => self.claim.end()?,
+                Effect::Own(owner, _) => each(&self.claims, |claim| claim.own(owner))?,
+                Effect::KillTree => each(&self.claims, Claim::end)?,
                 Effect::Thaw => {
-                    self.claim.thaw()?;
-                    let tree = self.claim.tree()?;
+                    each(&self.claims, Claim::thaw)?;
+                    let tree = self.tree()?;
                     self.drive(Event::Tree(tree))?;
                 }
                 Effect::LookAtTree => {
-                    let tree = self.claim.tree()?;
+                    let tree = self.tree()?;
                     self.drive(Event::Tree(tree))?;
                 }
                 Effect::RestoreFrozen(_) | Effect::Freeze => {
-                    let message = format!("container {} has to be made anew by the migration", self.claim.id);
+                    let (one, several) = ("has to be", "have to be");
+                    let message = format!("{} made anew by the migration", said(self.ids, one, several));
                     return Err(Error::new(ErrorKind::WrongStatus, message)
                         .with_hint("go on with the migration at its source"));
                 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Memory that goes to the other host while the container runs, round after round, in a thread of its own; and what is left of it, when
-//! the processes stand still. Nothing is written down of it, and whoever ends it leaves nothing behind. Must not know what comes after.
+//! Memory that goes to the other host while its containers run, round after round, in a thread of its own; and what is left of it, when
+//! the processes stand still. A round is of all containers that move together, which stand still together. Nothing is written down of it,
+//! and whoever ends it leaves nothing behind. Must not know what comes after.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,12 +10,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::brake::Brake;
-use super::link::{Happening, Link};
+use super::link::{Happening, Link, interrupted, loss};
 use super::pace::Pace;
 use super::predictor::{Advice, Measured, RoundLimits, advice};
 use super::protocol::{Answer, Sender, told};
 use super::report::{Progress, Round};
-use super::sending::{interrupted, loss};
 use crate::checkpoint::{TakeRest, can_leave_memory};
 use crate::criu::Version;
 use crate::criu::image::PAGE;
@@ -30,7 +30,7 @@ const FAILURES: u32 = 3;
 /// How long rounds that shall end may take to do so before the connection is broken.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// What has been sent, for the rounds and for what follows them.
+/// What has been sent of one container, for the rounds and for what follows them.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Memory(Arc<Mutex<Sent>>);
 
@@ -38,7 +38,6 @@ pub(super) struct Memory(Arc<Mutex<Sent>>);
 struct Sent {
     /// Dropped only when the container does not stand still any more: that takes some time.
     ahead: Ahead,
-    rounds: Vec<Round>,
     /// Bytes that were sent while it stood still.
     rest: u64,
     /// What slows the container down, if anything does.
@@ -50,9 +49,9 @@ impl Memory {
         work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The rounds that were made, and how many bytes were sent after them.
-    pub(super) fn report(&self) -> (Vec<Round>, u64) {
-        self.with(|sent| (sent.rounds.clone(), sent.rest))
+    /// How many bytes were sent after the rounds.
+    pub(super) fn rest(&self) -> u64 {
+        self.with(|sent| sent.rest)
     }
 
     /// Sends what is left of it, once CRIU has listed it, and which process has which memory.
@@ -70,6 +69,13 @@ impl Memory {
     }
 }
 
+/// A container whose memory is being sent.
+struct Member {
+    brake: Brake,
+    memory: Memory,
+    sender: Sender,
+}
+
 /// The rounds that are being made.
 #[derive(Debug)]
 struct Rounds {
@@ -78,19 +84,13 @@ struct Rounds {
 }
 
 impl Rounds {
-    /// Begins them. [`Happening::Round`] tells of each, [`Happening::Ended`] of the end.
-    fn begin(
-        memory: &Memory,
-        container: Container,
-        sender: &Sender,
-        tell: &mpsc::Sender<Happening>,
-        limits: RoundLimits,
-    ) -> Result<Self> {
+    /// Begins them. [`Happening::Round`] tells of each, [`Happening::RoundsEnded`] of the end.
+    fn begin(members: Vec<Member>, tell: &mpsc::Sender<Happening>, limits: RoundLimits) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
-        let (memory, sender, tell, stopped) = (memory.clone(), sender.clone(), tell.clone(), stop.clone());
+        let (tell, stopped) = (tell.clone(), stop.clone());
         let work = move || {
-            let ended = memory.with(|sent| make(sent, container, &sender, &tell, &stopped, limits));
-            let _ = tell.send(Happening::Ended);
+            let ended = make(members, &tell, &stopped, limits);
+            let _ = tell.send(Happening::RoundsEnded);
             ended
         };
         let thread = std::thread::Builder::new().name("rounds".into()).spawn(work);
@@ -109,16 +109,14 @@ impl Rounds {
 }
 
 fn make(
-    sent: &mut Sent,
-    container: Container,
-    sender: &Sender,
+    mut members: Vec<Member>,
     tell: &mpsc::Sender<Happening>,
     stop: &AtomicBool,
     limits: RoundLimits,
 ) -> Result<()> {
     let (mut measured, mut failures) = (Vec::new(), 0);
-    let (mut brake, mut pace) = (Brake::of(container), Pace::new(limits.bandwidth));
-    // Those before the container was slowed down tell nothing of what comes.
+    let mut pace = Pace::new(limits.bandwidth);
+    // Those before the containers were slowed down tell nothing of what comes.
     let mut since = 0;
     loop {
         let recent = measured.get(since..).unwrap_or_default();
@@ -126,39 +124,69 @@ fn make(
         match advice(recent, limits) {
             Advice::Again if more => {}
             Advice::StopLate if more && limits.auto_converge => {
-                if !brake.slow_down(recent) {
+                if !slow_down(&mut members, recent) {
                     break;
                 }
                 since = measured.len();
             }
             _ => break,
         }
-        brake.look();
-        let looked = processes(brake.container()).and_then(|processes| sent.ahead.look(&processes));
-        let round = match looked {
-            Ok(round) => round,
-            Err(error) => {
+        match round(&mut members, stop, &mut pace) {
+            Ok(round) => {
+                measured.push(Measured { dirty: round.dirty, sent: round.bytes, took: round.seconds });
+                let _ = tell.send(Happening::Round(round));
+            }
+            Err(Stopped::Unsent(error)) => return Err(error),
+            Err(Stopped::Untracked(error)) => {
                 failures += 1;
                 tracing::warn!(error = error.chain(), "the memory of a process cannot be tracked");
                 if failures >= FAILURES {
                     // What is not known to be there is sent when the processes stand still.
                     break;
                 }
-                continue;
             }
-        };
-        let dirty = round.dirty_bytes();
-        let begin = Instant::now();
-        let totals = send(sent, &round, sender, stop, &mut pace)?;
-        let took = begin.elapsed();
-        measured.push(Measured { dirty, sent: totals.0, took });
-        let round =
-            Round { dirty, bytes: totals.0, zeros: totals.1, seconds: took, processors: brake.processors() };
-        sent.rounds.push(round);
-        let _ = tell.send(Happening::Round(round));
+        }
     }
-    sent.brake = Some(brake);
+    for Member { brake, memory, .. } in members {
+        memory.with(|sent| sent.brake = Some(brake));
+    }
     Ok(())
+}
+
+/// Slows down those that can be; whether there are any.
+fn slow_down(members: &mut [Member], rounds: &[Measured]) -> bool {
+    members.iter_mut().fold(false, |slower, member| member.brake.slow_down(rounds) | slower)
+}
+
+/// One round of all of them.
+fn round(members: &mut [Member], stop: &AtomicBool, pace: &mut Pace) -> std::result::Result<Round, Stopped> {
+    let mut round = Round { dirty: 0, bytes: 0, zeros: 0, seconds: Duration::ZERO, processors: None };
+    for Member { brake, memory, sender } in members {
+        brake.look();
+        memory.with(|sent| {
+            let found = processes(brake.container()).and_then(|processes| sent.ahead.look(&processes));
+            let found = found.map_err(Stopped::Untracked)?;
+            round.dirty += found.dirty_bytes();
+            let begin = Instant::now();
+            let (bytes, zeros) = send(sent, &found, sender, stop, pace).map_err(Stopped::Unsent)?;
+            round.bytes += bytes;
+            round.zeros += zeros;
+            round.seconds += begin.elapsed();
+            Ok(())
+        })?;
+        if let Some(processors) = brake.processors() {
+            round.processors = Some(round.processors.unwrap_or_default() + processors);
+        }
+    }
+    Ok(round)
+}
+
+/// What ends a round before its end.
+enum Stopped {
+    /// A process whose memory cannot be tracked.
+    Untracked(Error),
+    /// The connection, or the caller.
+    Unsent(Error),
 }
 
 /// Bytes that were sent, and bytes that were told to be zero.
@@ -207,19 +235,26 @@ pub(super) fn possible(criu: Option<Version>, answer: &Answer) -> Result<()> {
     criu.map_or(Ok(()), can_leave_memory)
 }
 
-/// Makes the rounds, until it is enough. The container runs, whatever becomes of them.
+/// Makes the rounds, until it is enough: what was sent of each container, and the rounds. They run, whatever becomes of that.
 ///
 /// # Errors
 /// What has ended them: the caller wants to give up, the connection or the other side is lost.
 pub(super) fn run(
     link: &Link,
     happenings: &mpsc::Receiver<Happening>,
-    container: Container,
+    containers: Vec<Container>,
     limits: RoundLimits,
     tell: &mut dyn FnMut(Progress),
-) -> Result<Memory> {
-    let memory = Memory::default();
-    let rounds = Rounds::begin(&memory, container, link.sender(), link.tell(), limits)?;
+) -> Result<(Vec<Memory>, Vec<Round>)> {
+    let members = containers.into_iter().enumerate().map(|(number, container)| Member {
+        brake: Brake::of(container),
+        memory: Memory::default(),
+        sender: link.sender().of_member(number),
+    });
+    let members: Vec<Member> = members.collect();
+    let memories = members.iter().map(|member| member.memory.clone()).collect();
+    let mut made = Vec::new();
+    let rounds = Rounds::begin(members, link.tell(), limits)?;
     let (mut reason, mut deadline) = (None, None);
     loop {
         let happening = match deadline {
@@ -229,12 +264,13 @@ pub(super) fn run(
             }
         };
         let why = match happening {
-            Some(Happening::Ended) => break,
+            Some(Happening::RoundsEnded) => break,
             Some(Happening::Round(round)) => {
                 tell(Progress::Round(round));
+                made.push(round);
                 continue;
             }
-            Some(Happening::Heard(_) | Happening::Frozen) => continue,
+            Some(Happening::Heard(_) | Happening::Frozen(_) | Happening::Ended(_)) => continue,
             Some(Happening::Failed(blocker)) => told(&blocker),
             Some(Happening::Interrupted) => interrupted(),
             Some(Happening::Lost(_, error)) => loss(error),
@@ -250,5 +286,5 @@ pub(super) fn run(
         deadline = Some(Instant::now() + PATIENCE);
     }
     let ended = rounds.join();
-    reason.map_or(ended, Err).map(|()| memory)
+    reason.map_or(ended, Err).map(|()| (memories, made))
 }

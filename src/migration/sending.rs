@@ -1,30 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The source: offers a container, sends it while CRIU holds it, and carries out what [`Handoff::step`] says.
+//! The source: offers containers, sends them while CRIU holds them, and carries out what [`Handoff::step`] says.
 //!
 //! ```text
-//!  main thread     offer · answer · memory, as it runs ─▶ Freeze ─▶ frozen ─▶ FINAL · READY · COMMIT · DONE ─▶ End, or GoOn, or Stay
-//!  a second one    checkpoint: memory, or the rest of it ─▶ archive ─▶ [held in post-dump] ◀───────────┘
-//!  a third one     what the other side says            a fourth: SIGINT, SIGTERM
+//!  main thread       offer · answer · memory, as they run ─▶ Freeze ─▶ frozen ─▶ FINAL · READY · COMMIT · DONE ─▶ End, or GoOn, or Stay
+//!  one a container   checkpoint: memory, or the rest of it ─▶ archive ─▶ [held in post-dump] ◀─────────┘
+//!  another one       what the other side says            another one: SIGINT, SIGTERM
 //! ```
-//! All of them tell the first one, over one channel, what has happened. Whatever ends this process in the hold leaves the container
-//! frozen, and its journal tells [`super::proceed`] how to go on. Must not know how the other side restores.
+//! All of them tell the first one, over one channel, what has happened. Whatever ends this process in the hold leaves the containers
+//! frozen, and their journal tells [`super::proceed`] how to go on. Must not know how the other side restores.
 
 use std::os::fd::OwnedFd;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use super::departing::Departing;
+use super::departing::Departures;
 use super::endpoint::{Endpoint, Shell};
-use super::handoff::{Effect, Event, MessageKind, Side, Source as Handoff, Tree};
+use super::handoff::{Effect, Event, MessageKind, Owner, Side, Source as Handoff, Tree};
 use super::id::MigrationId;
 use super::journal::About;
-use super::link::{Happening, Link};
-use super::offering::{greet, offer};
+use super::link::{Happening, Link, interrupted, loss};
+use super::members::{require_group, said, written};
+use super::offering::{MoveOptions, greet, offer};
 use super::place::Place;
-use super::predictor::RoundLimits;
 use super::protocol::{Said, none_in_the_way, told};
-use super::report::{Clock, Moved, Phase, Progress, downtime};
-use super::rounds::{self, Memory};
+use super::report::{Clock, Moved, Phase, Progress, Round, downtime};
+use super::rounds;
 use crate::checkpoint::CheckpointOptions;
 use crate::engine::{ContainerId, StateRoot};
 use crate::{Error, ErrorKind, Result};
@@ -45,86 +45,62 @@ const GREETING: Duration = Duration::from_secs(5);
 /// How long the other side may take to say that it has refused.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// What the caller wants of a migration.
-#[derive(Debug)]
-#[non_exhaustive]
-pub struct MoveOptions {
-    /// Where to.
-    pub destination: Endpoint,
-    /// The way there.
-    pub shell: Shell,
-    /// How the container is checkpointed.
-    pub checkpoint: CheckpointOptions,
-    /// How much of its memory is sent before it is.
-    pub rounds: RoundLimits,
-    /// Readable when it shall be given up: [`crate::checkpoint::signals_to_give_up`].
-    pub give_up: Option<OwnedFd>,
-}
-
-impl MoveOptions {
-    /// With nothing out of the ordinary.
-    pub fn new(destination: Endpoint) -> Self {
-        Self {
-            destination,
-            shell: Shell::default(),
-            checkpoint: CheckpointOptions::default(),
-            rounds: RoundLimits::default(),
-            give_up: None,
-        }
-    }
-}
-
-/// Moves a container. On success it is gone here and runs there.
+/// Moves a container, or several together, of which all arrive or none does. On success they are gone here and run there.
 ///
 /// # Errors
-/// Before the decision: the reason, and the container goes on here. After it: that it is not known where the container runs; it stays
-/// frozen here, and [`proceed`] goes on.
+/// Before the decision: the reason, and they go on here. After it: that it is not known where they run; they stay frozen here, and
+/// [`proceed`] goes on.
 pub fn to(
     root: &StateRoot,
-    id: &ContainerId,
+    ids: &[ContainerId],
     options: MoveOptions,
     tell: &mut dyn FnMut(Progress),
 ) -> Result<Moved> {
     tell(Progress::Phase(Phase::Preflight));
     let mut clock = Clock::start();
-    let container = root.load(id)?;
+    require_group(ids)?;
+    let containers = ids.iter().map(|id| root.load(id)).collect::<Result<Vec<_>>>()?;
     let migration = MigrationId::random()?;
     let (mut link, happenings) = Link::open(&options.destination, &options.shell)?;
-    let offered = offer(&mut link, &container, &options, migration)?;
+    let offered = offer(&mut link, &containers, &options, migration)?;
     none_in_the_way(&offered.blockers)?;
     link.say(&Said::Begin)?;
     let _signals = options.give_up.map(|fd| link.watch_signals(fd)).transpose()?;
     link.listen()?;
-    let (mut member, mut without_rounds) = (Departing::new(id.clone()), None);
+    let mut group = Departures::new(root, ids.to_vec());
+    let (mut made, mut without_rounds) = (Vec::new(), None);
     if options.rounds.most > 0 {
         match rounds::possible(offered.criu, &offered.answer) {
             Err(reason) => without_rounds = Some(reason.chain()),
             Ok(()) => {
                 clock.begin(Phase::Rounds);
                 tell(Progress::Phase(Phase::Rounds));
-                match rounds::run(&link, &happenings, container, options.rounds, tell) {
-                    Ok(sent) => member.memory = Some(sent),
+                match rounds::run(&link, &happenings, containers, options.rounds, tell) {
+                    Ok((memories, rounds)) => {
+                        group.remember(memories);
+                        made = rounds;
+                    }
                     // Nothing is promised and nothing written down: the other side forgets it when the connection ends.
                     Err(reason) => {
                         link.close();
-                        let message = format!("container {id} was not moved: it goes on here");
-                        return Err(Error::new(reason.kind(), message).with_source(reason));
+                        return Err(Error::new(reason.kind(), not_moved(ids)).with_source(reason));
                     }
                 }
             }
         }
     }
     let peer = options.destination.to_string();
-    let about = About { migration, side: Side::Source, container: id.as_str(), peer: &peer };
+    let about = About { migration, side: Side::Source, container: &written(ids), peer: &peer };
     let mut place = Place::make(root, &about)?;
     place.note(WAY, &(&options.destination, &options.shell))?;
     let way = (options.destination, options.shell);
     let sending = Sending {
-        checkpoint: Some(options.checkpoint),
+        checkpoint: Some(Arc::new(options.checkpoint)),
+        rounds: made,
         without_rounds,
         fresh: true,
         clock,
-        ..Sending::new(root, member, way, (migration, place), (link, happenings), tell)
+        ..Sending::new(group, way, (migration, place), (link, happenings), tell)
     };
     sending.run(Event::Start)
 }
@@ -154,22 +130,22 @@ pub fn proceed(
     link.say(&Said::Resume(migration))?;
     let _signals = give_up.map(|fd| link.watch_signals(fd)).transpose()?;
     link.listen()?;
-    let member = Departing::new(place.container()?);
-    let sending =
-        Sending::new(root, member, (destination, shell), (migration, place), (link, happenings), tell);
+    let group = Departures::new(root, place.containers()?);
+    let sending = Sending::new(group, (destination, shell), (migration, place), (link, happenings), tell);
     let event = sending.place.restart(sending.tree()?);
     sending.run(event)
 }
 
 /// A migration from here.
 struct Sending<'a> {
-    root: &'a StateRoot,
-    member: Departing,
+    group: Departures<'a>,
     destination: Endpoint,
     shell: Shell,
     /// `None` for one that is continued, which is not checkpointed again.
-    checkpoint: Option<CheckpointOptions>,
-    /// Why nothing was, if the caller wanted it.
+    checkpoint: Option<Arc<CheckpointOptions>>,
+    /// The rounds of memory that were made.
+    rounds: Vec<Round>,
+    /// Why there were none, if the caller wanted it.
     without_rounds: Option<String>,
     /// Whether it was begun by this process.
     fresh: bool,
@@ -177,7 +153,7 @@ struct Sending<'a> {
     state: Handoff,
     link: Link,
     happenings: mpsc::Receiver<Happening>,
-    /// Why it stays here.
+    /// Why they stay here.
     reason: Option<Error>,
     /// Whether the other side may not have heard that.
     deaf: bool,
@@ -190,19 +166,18 @@ struct Sending<'a> {
 impl<'a> Sending<'a> {
     /// One that is continued.
     fn new(
-        root: &'a StateRoot,
-        member: Departing,
+        group: Departures<'a>,
         (destination, shell): (Endpoint, Shell),
         (migration, place): (MigrationId, Place),
         (link, happenings): (Link, mpsc::Receiver<Happening>),
         tell: &'a mut dyn FnMut(Progress),
     ) -> Self {
         Self {
-            root,
-            member,
+            group,
             destination,
             shell,
             checkpoint: None,
+            rounds: Vec::new(),
             without_rounds: None,
             fresh: false,
             place,
@@ -234,17 +209,18 @@ impl Sending<'_> {
             return Err(self.remained());
         }
         let phases = self.clock.times();
-        let (rounds, frozen_bytes) = self.member.memory.as_ref().map(Memory::report).unzip();
+        let ids = self.group.ids();
         let moved = Moved {
             migration: self.state.tag().migration,
-            container: self.member.id.to_string(),
+            container: written(&ids),
             destination: self.destination.to_string(),
-            downtime: self.member.stood_still.or_else(|| self.fresh.then(|| downtime(&phases))),
+            downtime: self.group.stood_still().or_else(|| self.fresh.then(|| downtime(&phases))),
             phases,
             bytes_sent: self.link.sender().bytes(),
-            rounds: rounds.unwrap_or_default(),
-            frozen_bytes,
+            rounds: self.rounds,
+            frozen_bytes: self.group.frozen_bytes(),
             without_rounds: self.without_rounds,
+            members: if ids.len() > 1 { self.group.report() } else { Vec::new() },
         };
         // Whoever does not hear it keeps a few bytes more.
         let _ = self.link.say(&Said::Settled);
@@ -275,7 +251,8 @@ impl Sending<'_> {
             }
             Happening::Interrupted => match self.state {
                 Handoff::Committed(..) => {
-                    tracing::warn!("too late: it is decided that the container runs at the other host");
+                    let what = said(&self.group.ids(), "runs", "run");
+                    tracing::warn!("too late: it is decided that {what} at the other host");
                     Ok(())
                 }
                 _ => {
@@ -285,7 +262,9 @@ impl Sending<'_> {
             },
             Happening::Lost(_, error) => self.lost(error),
             // It has ended with the verdict, or has none to wait for.
-            Happening::Frozen | Happening::Ended | Happening::Round(_) => Ok(()),
+            Happening::Frozen(_) | Happening::Ended(_) | Happening::Round(_) | Happening::RoundsEnded => {
+                Ok(())
+            }
         }
     }
 
@@ -333,13 +312,18 @@ impl Sending<'_> {
             self.state = state;
             for effect in effects {
                 next = self.perform(effect)?;
+                if next.is_some() {
+                    break;
+                }
             }
         }
         Ok(())
     }
 
+    /// The answer, if there is one: to the last effect, or that what follows cannot be done.
     fn perform(&mut self, effect: Effect) -> Result<Option<Event>> {
         tracing::debug!(?effect, "migration");
+        let tag = self.state.tag();
         match effect {
             Effect::Journal(record) => {
                 let reason = self.reason.as_ref().map(Error::chain);
@@ -354,12 +338,19 @@ impl Sending<'_> {
             }
             Effect::Freeze => return self.freeze().map(Some),
             Effect::Thaw => {
-                self.member.thaw(self.root, self.state.tag())?;
+                self.group.thaw(tag)?;
                 return self.tree().map(|tree| Some(Event::Tree(tree)));
             }
-            Effect::KillTree => self.member.end(self.root, self.state.tag())?,
+            Effect::KillTree => self.group.end(tag)?,
             Effect::LookAtTree => return self.tree().map(|tree| Some(Event::Tree(tree))),
-            Effect::Own(owner, _) => self.member.claim(self.root, self.state.tag()).own(owner)?,
+            // One that somebody else has got hold of since it was offered does not come along; those before it are given back.
+            Effect::Own(Owner::Held, _) => {
+                if let Err(error) = self.group.own(Owner::Held, tag) {
+                    self.reason.get_or_insert(error);
+                    return Ok(Some(Event::Failed));
+                }
+            }
+            Effect::Own(owner, _) => self.group.own(owner, tag)?,
             Effect::Fence | Effect::Unfence | Effect::RestoreFrozen(_) | Effect::DropStore => {}
         }
         Ok(None)
@@ -379,63 +370,85 @@ impl Sending<'_> {
         (self.tell)(Progress::Phase(phase));
     }
 
-    /// Freezes the container and sends it. One that is continued was sent before.
+    /// Freezes the containers and sends them. Those of a migration that is continued were sent before.
     fn freeze(&mut self) -> Result<Event> {
+        let tag = self.state.tag();
         let Some(options) = self.checkpoint.take() else {
-            self.member.freeze(self.root, self.state.tag())?;
+            self.group.freeze(tag)?;
             return self.tree().map(Event::Tree);
         };
         self.begin(Phase::Transfer);
-        let of = (self.root, self.state.tag());
-        self.member.hold(of, options, self.link.sender(), self.link.tell())?;
-        loop {
-            let reason = match self.next() {
-                Happening::Frozen => return Ok(Event::Tree(Tree::Frozen)),
-                Happening::Ended => break,
-                Happening::Heard(_) | Happening::Round(_) => continue,
-                Happening::Failed(blocker) => told(&blocker),
-                Happening::Interrupted => interrupted(),
-                Happening::Lost(_, error) => loss(error),
-            };
-            self.reason.get_or_insert(reason);
-            // The checkpoint fails as soon as it has something to send.
+        if let Err(error) = self.group.hold(tag, &options, self.link.sender(), self.link.tell()) {
+            self.give_up(error);
+        }
+        while self.group.are_on_their_way() {
+            match self.next() {
+                Happening::Frozen(number) => self.frozen(number),
+                Happening::Ended(number) => self.ended(number),
+                Happening::Heard(_) | Happening::Round(_) | Happening::RoundsEnded => {}
+                Happening::Failed(blocker) => self.give_up(told(&blocker)),
+                Happening::Interrupted => self.give_up(interrupted()),
+                Happening::Lost(_, error) => self.give_up(loss(error)),
+            }
+        }
+        Ok(if self.group.are_held() { Event::Tree(Tree::Frozen) } else { Event::Failed })
+    }
+
+    /// For this reason: the checkpoints fail as soon as they have something to send.
+    fn give_up(&mut self, reason: Error) {
+        self.reason.get_or_insert(reason);
+        self.deaf = true;
+        self.link.cut();
+    }
+
+    fn frozen(&mut self, number: usize) {
+        let id = self.group.frozen(number).map(ToString::to_string);
+        if let Some(id) = id.filter(|_| self.group.ids().len() > 1) {
+            (self.tell)(Progress::Frozen(id));
+        }
+    }
+
+    /// A checkpoint has failed: so shall the others, if there are any.
+    fn ended(&mut self, number: usize) {
+        let Some(error) = self.group.ended(number) else { return };
+        self.reason = Some(match self.reason.take() {
+            Some(reason) => reason.with_cleanup(error.cleanup_failures().is_empty().then_some(error)),
+            None => error,
+        });
+        if self.group.are_on_their_way() {
             self.deaf = true;
             self.link.cut();
         }
-        if let Some(error) = self.member.failure() {
-            self.reason = Some(match self.reason.take() {
-                Some(reason) => reason.with_cleanup(error.cleanup_failures().is_empty().then_some(error)),
-                None => error,
-            });
-        }
-        Ok(Event::Failed)
     }
 
     fn tree(&self) -> Result<Tree> {
-        self.member.claim(self.root, self.state.tag()).tree()
+        self.group.tree(self.place.last(), self.state.tag())
     }
 
-    /// It is not known where it runs.
+    /// It is not known where they run.
     fn stay(&mut self, error: Error) -> Error {
-        let migration = self.state.tag().migration;
+        let (migration, destination) = (self.state.tag().migration, &self.destination);
+        let ids = self.group.ids();
         let message = match self.state {
             Handoff::Committed(..) => {
-                format!("it is not known whether container {} runs at {}", self.member.id, self.destination)
+                let (runs, run) = (format!("runs at {destination}"), format!("run at {destination}"));
+                format!("it is not known whether {}", said(&ids, &runs, &run))
             }
             _ => {
-                format!("the migration of container {} to {} was cut short", self.member.id, self.destination)
+                let cut = format!("to {destination} was cut short");
+                format!("the migration of {}", said(&ids, &cut, &cut))
             }
         };
-        self.member.stay();
+        self.group.stay();
         Error::new(error.kind(), message).with_source(error).with_hint(format!(
             "what is frozen here stays so; go on with `migrate to --continue {migration}`"
         ))
     }
 
-    /// It goes on here: the other side is told once more, if it may not have heard.
+    /// They go on here: the other side is told once more, if it may not have heard.
     fn remained(mut self) -> Error {
         let migration = self.state.tag().migration;
-        let message = format!("container {} was not moved: it goes on here", self.member.id);
+        let message = not_moved(&self.group.ids());
         let reason = self.reason.take();
         let error = match reason {
             Some(reason) => Error::new(reason.kind(), message).with_source(reason),
@@ -473,14 +486,6 @@ impl Sending<'_> {
     }
 }
 
-pub(super) fn loss(error: Option<Error>) -> Error {
-    let lost = Error::new(ErrorKind::System, "the connection to the other host was lost");
-    match error {
-        Some(cause) => lost.with_source(cause),
-        None => lost,
-    }
-}
-
-pub(super) fn interrupted() -> Error {
-    Error::new(ErrorKind::System, "interrupted")
+fn not_moved(ids: &[ContainerId]) -> String {
+    said(ids, "was not moved: it goes on here", "were not moved: they go on here")
 }

@@ -23,9 +23,17 @@ pub(super) struct Stored {
 }
 
 impl Stored {
-    /// In this directory, which is there.
+    /// In this directory.
     pub(super) fn at(path: PathBuf) -> Self {
         Self { path }
+    }
+
+    /// Makes the directory, unless it is there.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub(super) fn make(&self) -> Result<()> {
+        make(&self.path)
     }
 
     /// The directory of memory that has come; it is made.
@@ -34,12 +42,7 @@ impl Stored {
     /// When it cannot be made.
     pub(super) fn memory(&self) -> Result<PathBuf> {
         let path = self.path.join(MEMORY);
-        match fs::DirBuilder::new().mode(0o700).create(&path) {
-            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
-                Err(e).context(|| format!("make {}", path.display()))
-            }
-            _ => Ok(path),
-        }
+        make(&path).map(|()| path)
     }
 
     /// The directory of a store of pages.
@@ -121,5 +124,14 @@ impl Stored {
         let path = self.path.join(name);
         let made = File::options().write(true).create_new(true).mode(0o600).open(&path);
         made.context(|| format!("make {}", path.display()))
+    }
+}
+
+fn make(path: &Path) -> Result<()> {
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+            Err(e).context(|| format!("make {}", path.display()))
+        }
+        _ => Ok(()),
     }
 }

@@ -24,6 +24,7 @@ pub(in crate::cli) struct Args {
 struct Report {
     id: MigrationId,
     side: Side,
+    /// Of several containers all, with commas between them.
     container: String,
     peer: String,
     /// The last thing that was written down; nothing before the handoff.

@@ -25,11 +25,14 @@ impl Args {
     pub(in crate::cli) fn run(&self, global: &Global) -> Result<()> {
         let root = global.state_root()?;
         let id = journal::find(&root, &self.id)?;
-        let container = History::read(&root, id)?.opened().container.clone();
-        let what = match resolve(&root, id, self.i_fenced, self.reason.as_deref())? {
-            Resolved::Here => "is this host's",
-            Resolved::NotHere => "is not this host's any more",
+        let containers = History::read(&root, id)?.opened().container.replace(',', ", ");
+        let is_here = resolve(&root, id, self.i_fenced, self.reason.as_deref())? == Resolved::Here;
+        let what = match (containers.contains(','), is_here) {
+            (false, true) => format!("container {containers} is this host's"),
+            (false, false) => format!("container {containers} is not this host's any more"),
+            (true, true) => format!("containers {containers} are this host's"),
+            (true, false) => format!("containers {containers} are not this host's any more"),
         };
-        output::text(&format!("migration {id} is decided: container {container} {what}\n"))
+        output::text(&format!("migration {id} is decided: {what}\n"))
     }
 }

@@ -11,6 +11,7 @@ use crate::checkpoint::signals_to_give_up;
 use crate::cli::{Global, output, parse_id};
 use crate::criu::TcpConnections;
 use crate::engine::ContainerId;
+use crate::migration::members::MOST;
 use crate::migration::protocol::{none_in_the_way, shown};
 use crate::migration::{
     Endpoint, MigrationId, MoveOptions, Moved, Progress, RoundLimits, Shell, proceed, survey, to,
@@ -26,11 +27,11 @@ pub(in crate::cli) struct Args {
     /// Where to: [USER@]HOST, ssh://[USER@]HOST[:PORT], tls://HOST[:PORT], or unix:PATH
     #[arg(value_name = "DESTINATION", required_unless_present = "continue_")]
     destination: Option<Endpoint>,
-    /// The container's id, here and there
-    #[arg(value_name = "CONTAINER", value_parser = parse_id, required_unless_present = "continue_")]
-    id: Option<ContainerId>,
+    /// The container's id, here and there; with several all of them arrive, or none does
+    #[arg(value_name = "CONTAINER", value_parser = parse_id, num_args = 1..=MOST, required_unless_present = "continue_")]
+    ids: Vec<ContainerId>,
     /// Go on with a migration that has not come to its end
-    #[arg(long = "continue", value_name = "MIGRATION", id = "continue_", conflicts_with_all = ["destination", "id", "dry_run"])]
+    #[arg(long = "continue", value_name = "MIGRATION", id = "continue_", conflicts_with_all = ["destination", "ids", "dry_run"])]
     proceed: Option<MigrationId>,
     /// Tell what is in the way on both hosts, and change nothing
     #[arg(long)]
@@ -38,7 +39,7 @@ pub(in crate::cli) struct Args {
     /// Write what it came to into this file, as JSON
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
-    /// Print a line of JSON as each phase begins, and after each round of memory
+    /// Print a line of JSON as each phase begins, after each round of memory, and of several containers as each stands still
     #[arg(long)]
     json_progress: bool,
     /// Program that leads to the other host, in place of ssh, and its first arguments
@@ -108,18 +109,20 @@ impl Args {
         };
         // Before any thread is made.
         let give_up = signals_to_give_up()?;
-        let moved = match (&self.proceed, &self.destination, &self.id) {
-            (Some(migration), ..) => proceed(&root, *migration, Some(give_up), &mut tell)?,
-            (None, Some(destination), Some(id)) => {
+        let moved = match (&self.proceed, &self.destination) {
+            (Some(migration), _) => proceed(&root, *migration, Some(give_up), &mut tell)?,
+            (None, Some(destination)) => {
                 let mut options = self.options(global, destination)?;
                 if self.dry_run {
-                    let container = root.load(id)?;
-                    return dry_run(&survey(&container, &options)?);
+                    let containers = self.ids.iter().map(|id| root.load(id)).collect::<Result<Vec<_>>>()?;
+                    return dry_run(&survey(&containers, &options)?);
                 }
                 options.give_up = Some(give_up);
-                to(&root, id, options, &mut tell)?
+                to(&root, &self.ids, options, &mut tell)?
             }
-            _ => return Err(Error::new(ErrorKind::InvalidInput, "a destination and a container are needed")),
+            (None, None) => {
+                return Err(Error::new(ErrorKind::InvalidInput, "a destination and a container are needed"));
+            }
         };
         self.conclude(&moved)
     }
@@ -183,7 +186,11 @@ impl Args {
         let downtime =
             moved.downtime.map(|time| format!(", and ran nowhere for {:.0} ms", time.as_secs_f64() * 1000.0));
         let downtime = downtime.unwrap_or_default();
-        output::text(&format!("container {} runs at {}{downtime}\n", moved.container, moved.destination))
+        let what = match moved.members.len() {
+            0 => format!("container {} runs", moved.container),
+            _ => format!("containers {} run", moved.container.replace(',', ", ")),
+        };
+        output::text(&format!("{what} at {}{downtime}\n", moved.destination))
     }
 }
 

@@ -10,7 +10,8 @@
 use super::{Effect, Event, MessageKind, Owner, Record, Recorded, Side, Step, Tree, journal, send};
 use crate::migration::id::{MigrationId, Tag};
 
-/// What a source has of a container that it has frozen.
+/// What a source has of a container that it has frozen. Of several it has all or, if one is missing, nothing that it could go on with
+/// by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kept {
     /// Its tree.
@@ -94,8 +95,8 @@ impl Source {
                 let effects = vec![journal(tag, Recorded::Committed), send(tag, MessageKind::Commit)];
                 (Self::Committed(tag, kept), effects)
             }
-            (Self::Prepared(tag, kept) | Self::Committed(tag, kept), MessageKind::Nack) => {
-                returning(tag, kept, Some(Recorded::Aborted))
+            (Self::Prepared(tag, _) | Self::Committed(tag, _), MessageKind::Nack) => {
+                returning(tag, Some(Recorded::Aborted))
             }
             // In Prepared: an operator has let the destination run, which has written it down.
             (Self::Prepared(tag, _) | Self::Committed(tag, _), MessageKind::Done) => handed_over(tag),
@@ -119,14 +120,11 @@ impl Source {
                 let effects = vec![journal(tag, Recorded::Prepared), send(tag, MessageKind::Final)];
                 (Self::Prepared(tag, Kept::Frozen), effects)
             }
-            (Self::Freezing(tag), Tree::Absent | Tree::Broken) => {
-                returning(tag, Kept::Gone, Some(Recorded::Aborted))
-            }
-            (Self::Freezing(tag), Tree::Running) => returning(tag, Kept::Frozen, Some(Recorded::Aborted)),
+            (Self::Freezing(tag), _) => returning(tag, Some(Recorded::Aborted)),
             (Self::Prepared(tag, _), Tree::Absent) => (Self::Prepared(tag, Kept::Gone), vec![]),
             (Self::Committed(tag, _), Tree::Absent) => (Self::Committed(tag, Kept::Gone), vec![]),
             // Somebody has thawed it: what the destination has is not what runs here.
-            (Self::Prepared(tag, _), Tree::Running) => returning(tag, Kept::Frozen, Some(Recorded::Aborted)),
+            (Self::Prepared(tag, _), Tree::Running) => returning(tag, Some(Recorded::Aborted)),
             (Self::Committed(..), Tree::Running) => (self, vec![Effect::Freeze]),
             (Self::Returning(tag), Tree::Running | Tree::Absent) => {
                 (Self::Aborted(tag), vec![Effect::Own(Owner::Here, tag)])
@@ -138,7 +136,7 @@ impl Source {
     fn cancelled(self) -> Step<Self> {
         match self {
             Self::Freezing(tag) | Self::Prepared(tag, Kept::Frozen) => {
-                returning(tag, Kept::Frozen, Some(Recorded::Aborted))
+                returning(tag, Some(Recorded::Aborted))
             }
             // The destination may have the only copy.
             Self::Prepared(_, Kept::Gone) => (self, vec![]),
@@ -159,9 +157,9 @@ impl Source {
     }
 
     fn fenced(self, side: Side) -> Step<Self> {
-        let (Self::Prepared(tag, kept) | Self::Committed(tag, kept)) = self else { return (self, vec![]) };
+        let (Self::Prepared(tag, _) | Self::Committed(tag, _)) = self else { return (self, vec![]) };
         match side {
-            Side::Destination => returning(tag, kept, Some(Recorded::Fenced(side))),
+            Side::Destination => returning(tag, Some(Recorded::Fenced(side))),
             Side::Source => {
                 let (next, mut effects) = handed_over(tag);
                 effects.insert(0, journal(tag, Recorded::Fenced(side)));
@@ -171,20 +169,11 @@ impl Source {
     }
 }
 
-/// The container goes on here. `record` is not written again by whoever has found it in the journal.
-fn returning(tag: Tag, kept: Kept, record: Option<Recorded>) -> Step<Source> {
+/// The container goes on here: what is left of it is thawed. `record` is not written again by whoever has found it in the journal.
+fn returning(tag: Tag, record: Option<Recorded>) -> Step<Source> {
     let mut effects: Vec<Effect> = record.map(|what| journal(tag, what)).into_iter().collect();
-    effects.extend([send(tag, MessageKind::Abort), Effect::Unfence]);
-    match kept {
-        Kept::Frozen => {
-            effects.push(Effect::Thaw);
-            (Source::Returning(tag), effects)
-        }
-        Kept::Gone => {
-            effects.push(Effect::Own(Owner::Here, tag));
-            (Source::Aborted(tag), effects)
-        }
-    }
+    effects.extend([send(tag, MessageKind::Abort), Effect::Unfence, Effect::Thaw]);
+    (Source::Returning(tag), effects)
 }
 
 /// The destination runs it: what is frozen here goes.
@@ -204,15 +193,15 @@ fn restarted(tag: Tag, records: &[Record], tree: Tree) -> Step<Source> {
     let tag = tag.at(last.epoch);
     let kept = if tree == Tree::Absent { Kept::Gone } else { Kept::Frozen };
     match last.what {
-        Recorded::Begun => returning(tag, kept, Some(Recorded::Aborted)),
-        Recorded::Prepared if tree == Tree::Running => returning(tag, kept, Some(Recorded::Aborted)),
+        Recorded::Begun => returning(tag, Some(Recorded::Aborted)),
+        Recorded::Prepared if tree == Tree::Running => returning(tag, Some(Recorded::Aborted)),
         Recorded::Prepared => (Source::Prepared(tag, kept), vec![send(tag, MessageKind::Final)]),
         Recorded::Committed => {
             let mut effects = vec![send(tag, MessageKind::Commit)];
             effects.extend((tree == Tree::Running).then_some(Effect::Freeze));
             (Source::Committed(tag, kept), effects)
         }
-        Recorded::Aborted | Recorded::Fenced(Side::Destination) => returning(tag, kept, None),
+        Recorded::Aborted | Recorded::Fenced(Side::Destination) => returning(tag, None),
         Recorded::Fenced(Side::Source) => handed_over(tag),
         Recorded::Done => {
             let effects = vec![Effect::Own(Owner::Elsewhere, tag), Effect::Unfence, Effect::DropStore];

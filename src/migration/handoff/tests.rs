@@ -72,7 +72,7 @@ fn a_source_that_takes_over_does_what_the_last_record_asks_for() {
             Source::Prepared(TAG, Kept::Gone),
             vec![send(TAG, MessageKind::Final)],
         ),
-        (Recorded::Prepared, Tree::Running, Source::Returning(TAG), aborted),
+        (Recorded::Prepared, Tree::Running, Source::Returning(TAG), aborted.clone()),
         (Recorded::Committed, Tree::Frozen, Source::Committed(TAG, Kept::Frozen), vec![commit]),
         (
             Recorded::Committed,
@@ -90,6 +90,8 @@ fn a_source_that_takes_over_does_what_the_last_record_asks_for() {
     // The host has crashed: the destination may have the only copy.
     let (source, _) = Source::new(TAG.migration).step(restart(Recorded::Prepared, Tree::Absent));
     assert_eq!(source.step(Event::Cancel), (source, vec![]));
+    // Of several containers others may be there, frozen: those go on when the destination refuses.
+    assert_eq!(source.step(message(MessageKind::Nack)), (Source::Returning(TAG), aborted));
 }
 
 #[test]

@@ -57,7 +57,7 @@ pub struct Opened {
     pub migration: MigrationId,
     /// The side that this host is.
     pub side: Side,
-    /// The container's id here.
+    /// The container's id here; of several, all of them, with commas between them.
     pub container: String,
     /// The other host, as this one was told of it.
     pub peer: String,

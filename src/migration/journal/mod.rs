@@ -56,7 +56,7 @@ pub struct About<'a> {
     pub migration: MigrationId,
     /// The side that this host is.
     pub side: Side,
-    /// The container's id here.
+    /// The container's id here; of several, all of them, with commas between them.
     pub container: &'a str,
     /// The other host, for people.
     pub peer: &'a str,
@@ -132,7 +132,7 @@ impl Journal {
             schema: SCHEMA,
             migration: about.migration,
             side: about.side,
-            container: shortened(about.container),
+            container: about.container.to_owned(),
             peer: shortened(about.peer),
             at: rfc3339_utc(SystemTime::now()),
         };
