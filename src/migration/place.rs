@@ -16,10 +16,11 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::claim::Claim;
 use super::handoff::{Event, Record, Recorded, Side, Tree};
-use super::id::MigrationId;
+use super::id::{MigrationId, Tag};
 use super::journal::{About, History, Journal, directory, migrations};
-use super::members;
+use super::members::{self, each};
 use super::stored::Stored;
 use crate::engine::{ContainerId, StateRoot};
 use crate::{Context, Error, ErrorKind, Result};
@@ -69,8 +70,8 @@ impl Place {
         Ok(Self { path: directory(root, migration), journal })
     }
 
-    /// Removes what is left of migrations to here about which nothing was promised, when nobody is at work on them any more. Whoever asks
-    /// about one has the same answer without.
+    /// Removes what is left of migrations to here about which nothing was promised, when nobody is at work on them any more: whoever asks
+    /// about one has the same answer without. Of those that are over, whose sources have not said so, it removes all but the journal.
     ///
     /// # Errors
     /// When they cannot be listed or removed.
@@ -83,12 +84,17 @@ impl Place {
                 opened.side == Side::Destination && history.last().is_none() && !are_there
             };
             // Whose journal is being made is not disturbed; somebody who is at work on it has it locked.
-            if !History::read(root, migration).is_ok_and(|history| is_left(&history)) {
+            if !History::read(root, migration)
+                .is_ok_and(|history| is_left(&history) || is_over(root, &history))
+            {
                 continue;
             }
             let Ok(journal) = Journal::open(root, migration) else { continue };
             if is_left(journal.history()) {
                 journal.remove()?;
+            } else if is_over(root, journal.history()) {
+                let ids = members::read(&journal.history().opened().container)?;
+                each(0..ids.len(), |number| stored(&directory(root, migration), number).drop_store())?;
             }
         }
         Ok(())
@@ -160,4 +166,54 @@ pub(super) fn stored(directory: &Path, number: usize) -> Stored {
         0 => directory.to_owned(),
         _ => directory.join(format!("member-{number}")),
     })
+}
+
+/// Whether what has come to here is of no more use: the containers will never run here, or have run, all of them. Until then they may
+/// have to be restored once more.
+fn is_over(root: &StateRoot, history: &History) -> bool {
+    let opened = history.opened();
+    let Some((_, record, _)) = history.last() else { return false };
+    let tag = Tag { migration: opened.migration, epoch: record.epoch };
+    let has_run =
+        |id: &ContainerId| matches!(Claim { root, id, tag }.tree(), Ok(Tree::Running | Tree::Absent));
+    opened.side == Side::Destination
+        && match record.what {
+            Recorded::Aborted | Recorded::Fenced(Side::Destination) => true,
+            Recorded::Live => members::read(&opened.container).is_ok_and(|ids| ids.iter().all(has_run)),
+            _ => false,
+        }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::migration::id::Epoch;
+
+    /// Whoever had received it was killed before it could remove what had come.
+    #[test]
+    fn what_has_come_is_removed_by_the_next_as_soon_as_it_is_of_no_more_use() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let root = StateRoot::at(directory.path()).expect("a state root");
+        let after = |records: &[Recorded]| {
+            let migration = MigrationId::random().expect("an id");
+            let about = About { migration, side: Side::Destination, container: "web", peer: "" };
+            let mut place = Place::make(&root, &about).expect("made");
+            place.stored(0).create_archive().expect("made");
+            for what in records {
+                place.append(Record { epoch: Epoch::FIRST, what: *what }, None).expect("written down");
+            }
+            let (path, kept) = (place.path.clone(), place);
+            Place::sweep(&root).expect("swept");
+            assert!(path.join("archive").exists(), "somebody is at work on it");
+            drop(kept);
+            Place::sweep(&root).expect("swept");
+            [path.exists(), path.join("archive").exists()]
+        };
+        use Recorded::{Aborted, Committed, Live, Ready};
+        assert_eq!(after(&[]), [false, false]);
+        assert_eq!(after(&[Ready]), [true, true]);
+        assert_eq!(after(&[Ready, Committed]), [true, true]);
+        assert_eq!(after(&[Ready, Committed, Live]), [true, false]);
+        assert_eq!(after(&[Ready, Aborted]), [true, false]);
+    }
 }
