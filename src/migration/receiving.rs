@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use super::agent::Peer;
 use super::arriving::{Arrivals, numbered, out_of_turn};
-use super::handoff::{Destination, Effect, Event, Message, Side, Tree};
+use super::handoff::{Destination, Effect, Event, Message, Side, Traced, Tree, What};
 use super::id::{MigrationId, Tag};
 use super::journal::About;
 use super::limits::{Limits, PEER, require_own};
@@ -270,7 +270,7 @@ impl<'a> Receiving<'a> {
     fn drive(&mut self, event: Event) -> Result<()> {
         let mut next = Some(event);
         while let Some(event) = next.take() {
-            tracing::debug!(?event, "migration");
+            self.trace(|| What::Event(event.clone()));
             let (state, effects) = self.state.step(event);
             self.state = state;
             for effect in effects {
@@ -284,7 +284,7 @@ impl<'a> Receiving<'a> {
     }
 
     fn perform(&mut self, effect: Effect) -> Result<Option<Event>> {
-        tracing::debug!(?effect, "migration");
+        self.trace(|| What::Effect(effect));
         match effect {
             Effect::Journal(record) => {
                 let reason = self.trouble.as_ref().map(Error::chain);
@@ -302,6 +302,10 @@ impl<'a> Receiving<'a> {
             Effect::Fence | Effect::Unfence | Effect::Freeze | Effect::DropStore => {}
         }
         Ok(None)
+    }
+
+    fn trace(&self, what: impl FnOnce() -> What) {
+        Traced::log(Side::Destination, self.state.migration(), what);
     }
 
     fn send(&self, message: Message) {

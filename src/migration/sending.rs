@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use super::departing::Departures;
 use super::endpoint::{Endpoint, Shell};
-use super::handoff::{Effect, Event, MessageKind, Owner, Side, Source as Handoff, Tree};
+use super::handoff::{Effect, Event, MessageKind, Owner, Side, Source as Handoff, Traced, Tree, What};
 use super::id::MigrationId;
 use super::journal::About;
 use super::link::{Happening, Link, interrupted, loss};
@@ -307,7 +307,7 @@ impl Sending<'_> {
     fn drive(&mut self, event: Event) -> Result<()> {
         let mut next = Some(event);
         while let Some(event) = next.take() {
-            tracing::debug!(?event, "migration");
+            self.trace(|| What::Event(event.clone()));
             let (state, effects) = self.state.step(event);
             self.state = state;
             for effect in effects {
@@ -322,7 +322,7 @@ impl Sending<'_> {
 
     /// The answer, if there is one: to the last effect, or that what follows cannot be done.
     fn perform(&mut self, effect: Effect) -> Result<Option<Event>> {
-        tracing::debug!(?effect, "migration");
+        self.trace(|| What::Effect(effect));
         let tag = self.state.tag();
         match effect {
             Effect::Journal(record) => {
@@ -354,6 +354,10 @@ impl Sending<'_> {
             Effect::Fence | Effect::Unfence | Effect::RestoreFrozen(_) | Effect::DropStore => {}
         }
         Ok(None)
+    }
+
+    fn trace(&self, what: impl FnOnce() -> What) {
+        Traced::log(Side::Source, self.state.tag().migration, what);
     }
 
     fn begin_phase(&mut self, said: MessageKind) {

@@ -41,9 +41,11 @@
 
 mod destination;
 mod source;
+mod trace;
 
 pub use destination::{Destination, Promise};
 pub use source::{Kept, Source};
+pub use trace::{Traced, What};
 
 use std::fmt;
 use std::str::FromStr;
@@ -165,7 +167,7 @@ impl fmt::Display for Recorded {
 }
 
 /// What the container's processes are like on this side.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Tree {
     /// There are none.
     Absent,
@@ -178,7 +180,7 @@ pub enum Tree {
 }
 
 /// What happens to a side.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Event {
     /// Source: freeze, and hand over.
     Start,
@@ -204,7 +206,7 @@ pub enum Event {
 }
 
 /// What is to be done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Effect {
     /// Write this down; go on when it is durable.
     Journal(Record),
@@ -233,7 +235,7 @@ pub enum Effect {
 }
 
 /// Who owns the container, as [`Effect::Own`] sets it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Owner {
     /// This host.
     Here,
