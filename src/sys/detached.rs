@@ -4,7 +4,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -44,6 +44,18 @@ pub fn fork() -> io::Result<Option<Pid>> {
         ForkResult::Parent { child } => Some(child),
         ForkResult::Child => None,
     })
+}
+
+/// Forks this process: `None` in the child, which has none of these descriptors. Whoever owns them must not come to their end there.
+///
+/// # Errors
+/// Those of [`fork`].
+pub fn fork_without(descriptors: &[BorrowedFd<'_>]) -> io::Result<Option<Pid>> {
+    let forked = fork()?;
+    if forked.is_none() {
+        descriptors.iter().try_for_each(|descriptor| nix::unistd::close(descriptor.as_raw_fd()))?;
+    }
+    Ok(forked)
 }
 
 /// Takes over what [`start`] gave as stdin, which is `/dev/null` from now on.

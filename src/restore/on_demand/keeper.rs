@@ -3,8 +3,10 @@
 //! container is ended before the kernel can show its processes zeros where memory has not come.
 //!
 //! ```text
-//! provider ── 'u' + descriptor · 'f' + reason · 'd' ──▶ keeper
+//! provider ── 'u' + descriptor · 'h': the command is about to be told · 'f' + reason · 'd' ──▶ keeper
 //! ```
+//! Until 'h' the restore fails by itself, as nobody tells its command that memory is held. A thread of it may wait for a page meanwhile,
+//! and CRIU for that thread: so then there is nothing to keep.
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -39,16 +41,21 @@ impl AsFd for Keeper {
 }
 
 impl Keeper {
-    /// Forks it. It has all descriptors that this process has.
-    pub(super) fn start(job: &Job) -> Result<Self> {
+    /// Forks it. It has all descriptors that this process has, but not those by which others see that this one is there. `held`: the command
+    /// was told that memory is.
+    pub(super) fn start(job: &Job, of_provider: &[BorrowedFd<'_>], held: bool) -> Result<Self> {
         let (socket, its) = seqpacket::pair().context(|| "make a socket pair")?;
-        match detached::fork().context(|| "fork a process that keeps descriptors")? {
+        let without = [&[socket.as_fd()], of_provider].concat();
+        match detached::fork_without(&without).context(|| "fork a process that keeps descriptors")? {
             Some(pid) => Ok(Self { socket, pid: pid.as_raw() }),
-            None => {
-                drop(socket);
-                process::exit_now(i32::from(keep(job, &its).is_err()));
-            }
+            None => process::exit_now(i32::from(keep(job, &its, held).is_err())),
         }
+    }
+
+    /// The command is about to be told that memory is held.
+    pub(super) fn hold(&self) {
+        // As below.
+        let _ = seqpacket::send(self.as_fd(), b"h");
     }
 
     /// It keeps a copy of this, too.
@@ -74,7 +81,7 @@ impl Keeper {
 }
 
 /// What the keeper does.
-fn keep(job: &Job, socket: &OwnedFd) -> Result<()> {
+fn keep(job: &Job, socket: &OwnedFd, mut held: bool) -> Result<()> {
     let mut kept = Vec::new();
     let reason = loop {
         let Ok(Some(packet)) = seqpacket::receive(socket.as_fd(), REASON) else {
@@ -82,10 +89,14 @@ fn keep(job: &Job, socket: &OwnedFd) -> Result<()> {
         };
         match packet.bytes.split_first() {
             Some((b'u', _)) => kept.extend(packet.fds),
+            Some((b'h', _)) => held = true,
             Some((b'f', reason)) => break String::from_utf8_lossy(reason).into_owned(),
             _ => return Ok(()),
         }
     };
+    if !held {
+        return Ok(());
+    }
     let dir = proc_path(job.directory.as_fd());
     let failed = Some(reason);
     let record = OutstandingMemory { source: job.source.clone(), providers: Vec::new(), failed };

@@ -184,11 +184,12 @@ impl Provider {
         match seqpacket::receive(provider.control.as_fd(), provider::MESSAGE).context(starting)? {
             Some(packet) if packet.bytes == provider::READY => Ok(provider),
             Some(packet) => Err(provider.failed(&packet.bytes)),
-            None => Err(Error::new(
-                ErrorKind::InvalidInput,
-                "this program was started to bring memory and did not do so",
-            )
-            .with_hint("call migrate::restore::provide_memory_if_requested() first in main()")),
+            None => {
+                let message =
+                    "the process that brings memory was killed, or is a program that does not do so";
+                Err(Error::new(ErrorKind::System, message).with_source(provider.failed(b"it has ended"))
+                    .with_hint("a program of your own calls migrate::restore::provide_memory_if_requested() first in main()"))
+            }
         }
     }
 

@@ -74,10 +74,11 @@ pub(super) fn run(control: &OwnedFd) -> Result<()> {
     let (Some(listener), Some(directory)) = (fds.next(), fds.next()) else {
         return Err(Error::new(ErrorKind::System, "a job without its descriptors"));
     };
+    let of_provider = [listener.as_fd(), control.as_fd()];
     let origin = fds.collect();
     let job = Job { root, id, source, directory };
     let started = Pages::open(kind, origin).and_then(|memory| {
-        let keeper = Keeper::start(&job)?;
+        let keeper = Keeper::start(&job, &of_provider, false)?;
         write_down(&job, &keeper)?;
         Ok((memory, keeper))
     });
@@ -101,6 +102,7 @@ pub(super) fn run(control: &OwnedFd) -> Result<()> {
         criu: Some(criu),
         processes: Vec::new(),
         init: None,
+        held: false,
         verified: false,
         stuck: false,
     };
@@ -156,6 +158,8 @@ struct Provider<'a> {
     processes: Vec<Process>,
     /// The container's first process, once it runs.
     init: Option<OwnedFd>,
+    /// Whether the command was told that all descriptors are held.
+    held: bool,
     /// Whether all memory has been compared with its digests.
     verified: bool,
     /// Whether the last page could not be put: its process, which may be frozen, changes its memory.
@@ -225,7 +229,8 @@ impl Provider<'_> {
 
     /// The other process has died: there must be one.
     fn replace_keeper(&mut self) -> Result<()> {
-        self.keeper = Keeper::start(&self.job)?;
+        let of_provider = self.criu.iter().map(AsFd::as_fd).chain(self.control.map(AsFd::as_fd));
+        self.keeper = Keeper::start(&self.job, &of_provider.collect::<Vec<_>>(), self.held)?;
         write_down(&self.job, &self.keeper)
     }
 
@@ -233,9 +238,20 @@ impl Provider<'_> {
     fn hear_command(&mut self) {
         let Some(control) = self.control else { return };
         let heard = seqpacket::receive(control.as_fd(), MESSAGE);
-        if !matches!(heard, Ok(Some(_))) || seqpacket::send(control.as_fd(), HELD).is_err() {
+        if !matches!(heard, Ok(Some(_))) {
+            self.control = None;
+            return;
+        }
+        self.hold();
+        if seqpacket::send(control.as_fd(), HELD).is_err() {
             self.control = None;
         }
+    }
+
+    /// From here on the container may run.
+    fn hold(&mut self) {
+        self.keeper.hold();
+        self.held = true;
     }
 
     /// A pid and the descriptor of its memory, a zombie's negative pid, or that it has finished.
@@ -247,6 +263,7 @@ impl Provider<'_> {
         }
         let pid = i32::from_ne_bytes(pid);
         if pid == FINISHED {
+            self.hold();
             (self.criu, self.control) = (None, None);
             let init = keeper::find(&self.job)?.and_then(|container| container.init());
             self.init = init.and_then(|init| pidfd::open(init.pid()).ok());
