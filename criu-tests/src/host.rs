@@ -27,6 +27,8 @@ pub struct Host {
     lifeline: Option<ChildStdin>,
     /// Cgroups of Podman's that are somebody else's.
     others: Vec<PathBuf>,
+    /// Where everything is logged, if that is wanted.
+    trace: Option<String>,
 }
 
 impl Host {
@@ -52,7 +54,7 @@ impl Host {
         let init = children.trim().parse().expect("unshare has one child");
         let lifeline = unshare.stdin.take();
         let others = crate::trace::default_parents();
-        Self { directory, tag: tag.to_owned(), socket, init, unshare, lifeline, others }
+        Self { directory, tag: tag.to_owned(), socket, init, unshare, lifeline, others, trace: None }
     }
 
     /// A path in the host's own directory.
@@ -80,7 +82,12 @@ impl Host {
     pub fn migrate_argv(&self, args: &[&str]) -> Vec<String> {
         let (program, root, log) = (programs::migrate(), self.state_root(), self.log());
         let start = [program, "--root".to_owned(), root, "--log".to_owned(), log];
-        start.into_iter().chain(args.iter().map(|arg| (*arg).to_owned())).collect()
+        let traced: &[&str] = if self.trace.is_some() { &["--debug", "--log-format", "json"] } else { &[] };
+        start
+            .into_iter()
+            .chain(traced.iter().map(|arg| (*arg).to_owned()))
+            .chain(args.iter().map(|arg| (*arg).to_owned()))
+            .collect()
     }
 
     /// The binary under test with the host's state root and log, to be started.
@@ -105,7 +112,12 @@ impl Host {
     }
 
     fn log(&self) -> String {
-        self.path("migrate.log")
+        self.trace.clone().unwrap_or_else(|| self.path("migrate.log"))
+    }
+
+    /// Has everything that `migrate` does on this host from now on logged to this file, as JSON. Other hosts may do the same.
+    pub fn trace_to(&mut self, path: &str) {
+        self.trace = Some(path.to_owned());
     }
 
     /// Starts a container that goes on in the background, and waits until it reports.
@@ -156,7 +168,7 @@ impl Host {
 
     /// The ids of all containers of the host's state root, as their directories show them.
     pub fn container_ids(&self) -> Vec<String> {
-        list(&self.state_root()).into_iter().filter(|name| !name.starts_with('.')).collect()
+        list(&self.outside(&self.state_root())).into_iter().filter(|name| !name.starts_with('.')).collect()
     }
 
     /// The processes of the host but its first: pid (on the host) and command line.

@@ -105,7 +105,7 @@ impl Silent {
 /// When it has several.
 #[track_caller]
 pub fn migration(host: &Host) -> Option<String> {
-    let mut names: Vec<_> = fs::read_dir(host.path("state/.migrations"))
+    let mut names: Vec<_> = fs::read_dir(host.outside(&host.path("state/.migrations")))
         .into_iter()
         .flatten()
         .map(|entry| entry.expect("an entry").file_name().into_string().expect("hexadecimal digits"))
@@ -121,11 +121,16 @@ pub fn migration(host: &Host) -> Option<String> {
 #[track_caller]
 pub fn recorded(host: &Host, what: &str) {
     wait_until(PATIENCE, what, || {
-        let journal = migration(host).map(|id| host.path(&format!("state/.migrations/{id}/journal")));
-        let bytes = journal.and_then(|path| fs::read(path).ok()).unwrap_or_default();
-        let text = String::from_utf8_lossy(&bytes);
-        if text.contains(&format!("\"{what}\"")) { Ok(()) } else { Err(text.into_owned()) }
+        let text = journal(host);
+        if text.contains(&format!("\"{what}\"")) { Ok(()) } else { Err(text) }
     });
+}
+
+/// What a host has written down of its migration: nothing without one.
+pub fn journal(host: &Host) -> String {
+    let path = migration(host).map(|id| host.outside(&host.path(&format!("state/.migrations/{id}/journal"))));
+    let bytes = path.and_then(|path| fs::read(path).ok()).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// The next frame of the protocol, its kind and content, of whoever speaks to a host that a test plays; `None` at the end.

@@ -4,10 +4,15 @@
 //!
 //! The first fifteen sixteenths of the memory never change: `memory_checksum` is theirs, and a reader may compare it
 //! before and after a move. The last sixteenth is rewritten page by page, each word telling its own generation.
+//!
+//! With `--tokens FILE` each tick takes the next token of a sequence: a line with its number and the time of day, in nanoseconds, is
+//! added to the file, which others may add to as well.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Seek as _, Write as _};
 use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::lifecycle::{Checked, During as _, Workload, expect_eq};
 use crate::options::Options;
@@ -21,6 +26,7 @@ const SEED: u64 = 0x6d69_6772_6174_6531;
 pub(crate) struct Counter {
     memory: Memory,
     log: Log,
+    tokens: Option<PathBuf>,
 }
 
 impl Counter {
@@ -28,7 +34,8 @@ impl Counter {
         let bytes = options.number("memory", 16 << 20)?;
         let bytes = usize::try_from(bytes).during("--memory")?;
         let path = options.dir()?.join("counter.log");
-        Ok(Self { memory: Memory::new(bytes), log: Log::create(&path)? })
+        let tokens = options.value("tokens").map(PathBuf::from);
+        Ok(Self { memory: Memory::new(bytes), log: Log::create(&path)?, tokens })
     }
 }
 
@@ -37,6 +44,7 @@ impl Workload for Counter {
         self.memory.dirty_a_page();
         let memory = self.memory.check_a_slice();
         self.log.append(tick)?;
+        self.tokens.as_deref().map_or(Ok(()), |tokens| take_token(tokens, tick))?;
         memory
     }
 
@@ -48,6 +56,13 @@ impl Workload for Counter {
         fields.put("file_offset", self.log.offset);
         fields.put("file_size", self.log.size);
     }
+}
+
+/// The file is open no longer than that takes: who looks at the container sees another's additions as well.
+fn take_token(tokens: &Path, tick: u64) -> Checked {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).during("the time of day")?;
+    let mut file = OpenOptions::new().append(true).open(tokens).during("tokens: open")?;
+    file.write_all(format!("{tick} {}\n", now.as_nanos()).as_bytes()).during("tokens: write")
 }
 
 #[derive(Debug)]
