@@ -2,133 +2,36 @@
 //! `migrate to` of a container with connections: it has its address from a network namespace by path, which both hosts have, and the peer at
 //! the other end of the cable does not notice that it talks to another host.
 
-use std::process::Command;
-
 use criu_tests::{
-    Bundle, Container, Host, LargePipes, Need, PATIENCE, Receiver, Running, Stage, Status, migration,
-    recorded, wait_until,
+    Bundle, Container, Host, Need, Net, PATIENCE, Receiver, Stage, Status, migration, recorded, wait_until,
 };
 use nix::sys::signal::Signal;
-use serde_json::json;
 
 const PEER: &str = "10.7.0.1:7000";
-const OWN: &str = "10.7.0.2/24";
 
-/// Two hosts that have each a network namespace at the same path, and a peer: all on one bridge.
-struct Net {
-    a: Host,
-    b: Host,
-    switch: Host,
-    holders: Vec<Running>,
-    peer: Option<Running>,
-    /// The path of the namespace on both hosts.
-    path: String,
-    _pipes: LargePipes,
+/// The hosts, and a peer at the switch.
+fn connected(stage: &Stage) -> Net {
+    let mut net = Net::new(stage);
+    let program = criu_tests::workload();
+    let peer = net.switch.command(&[&program, "tcp-peer", "--listen", PEER]).start();
+    net.runs_besides(peer);
+    net.listens(&net.switch, 7000);
+    net
+}
+
+/// The peer's connections, as its kernel sees them.
+fn connections(net: &Net) -> usize {
+    run(&net.switch, "ss -Htn state connected sport = 7000").lines().count()
+}
+
+fn container<'n>(net: &'n Net, id: &str) -> Container<'n> {
+    let bundle = Bundle::of_workload(&net.a, "tcp", &["--connect", PEER, "--listen", "10.7.0.2:7001"]);
+    net.a.run_detached(id, &net.joins(bundle, id))
 }
 
 fn run(host: &Host, line: &str) -> String {
     let argv: Vec<&str> = line.split_whitespace().collect();
     host.command(&argv).run().succeeded()
-}
-
-impl Net {
-    fn new(stage: &Stage) -> Self {
-        let (a, b, switch) = (stage.host("a"), stage.host("b"), stage.host("switch"));
-        run(&switch, "ip link add br0 type bridge");
-        run(&switch, "ip addr add 10.7.0.1/24 dev br0");
-        run(&switch, "ip link set br0 up");
-        let path = stage.path("web");
-        std::fs::write(&path, "").expect("make a file");
-        let holders = [(&a, "pa"), (&b, "pb")].map(|(host, port)| joined(host, &switch, port, &path)).into();
-        let program = criu_tests::workload();
-        let peer = switch.command(&[&program, "tcp-peer", "--listen", PEER]).start();
-        wait_until(PATIENCE, "the peer listens", || {
-            let listening = run(&switch, "ss -Hltn sport = 7000");
-            if listening.is_empty() { Err("not yet") } else { Ok(()) }
-        });
-        let new = Self { a, b, switch, holders, peer: Some(peer), path, _pipes: LargePipes::set() };
-        new.inside(&new.a, &format!("ip addr add {OWN} dev eth0"));
-        new.inside(&new.a, "ip route add default via 10.7.0.1");
-        new
-    }
-
-    fn inside(&self, host: &Host, line: &str) -> String {
-        run(host, &format!("nsenter --net={} {line}", self.path))
-    }
-
-    fn has_address(&self, host: &Host) -> bool {
-        let (addresses, routes) = (self.inside(host, "ip -4 addr"), self.inside(host, "ip -4 route"));
-        let both = [addresses.contains(OWN), routes.contains("default via 10.7.0.1")];
-        assert_eq!(both[0], both[1], "{addresses}\n{routes}");
-        both[0]
-    }
-
-    /// No table is left that keeps packets away.
-    fn is_open(&self, host: &Host) {
-        assert_eq!(self.inside(host, "nft list tables"), "");
-    }
-
-    /// The peer's connections, as its kernel sees them.
-    fn connections(&self) -> usize {
-        run(&self.switch, "ss -Htn state connected sport = 7000").lines().count()
-    }
-
-    /// Which hardware address the peer knows for the container's.
-    fn known(&self) -> String {
-        run(&self.switch, "ip neigh show 10.7.0.2 dev br0")
-    }
-
-    fn hardware_address(&self, host: &Host) -> String {
-        let link = self.inside(host, "ip -brief link show eth0");
-        link.split_whitespace().nth(2).expect("name, state and address").to_owned()
-    }
-
-    fn run(&self, id: &str) -> Container<'_> {
-        let bundle = Bundle::of_workload(&self.a, "tcp", &["--connect", PEER, "--listen", "10.7.0.2:7001"]);
-        let bundle = bundle.edit(|config| {
-            config["linux"]["cgroupsPath"] = json!(format!("/{id}-source"));
-            for namespace in config["linux"]["namespaces"].as_array_mut().expect("a list") {
-                if namespace["type"] == json!("network") {
-                    namespace["path"] = json!(self.path);
-                }
-            }
-        });
-        self.a.run_detached(id, &bundle)
-    }
-
-    fn end(mut self) {
-        for process in self.holders.drain(..).chain(self.peer.take()) {
-            process.signal(Signal::SIGKILL);
-            process.wait();
-        }
-        for host in [&self.a, &self.b] {
-            run(host, &format!("umount {}", self.path));
-            host.assert_no_trace();
-        }
-    }
-}
-
-/// Gives a host a network namespace at this path, with an interface whose other end is a port of the switch.
-fn joined(host: &Host, switch: &Host, port: &str, path: &str) -> Running {
-    let holder = host.command(&["unshare", "--net", "sleep", "1000"]).start();
-    let namespace = format!("/proc/{}/ns/net", holder.pid());
-    wait_until(PATIENCE, "the holder has its namespace", || {
-        let read = |path: &str| run(host, &format!("readlink {path}"));
-        let (its, hosts) = (read(&namespace), read("/proc/1/ns/net"));
-        if its == hosts { Err(its) } else { Ok(()) }
-    });
-    run(host, &format!("mount --bind {namespace} {path}"));
-    let (of_switch, its) = (switch.outside("/proc/1/ns/net"), host.outside(path));
-    let add = format!("ip link add {port} type veth peer name eth0 netns {its}");
-    let words = format!("--net={of_switch} {add}");
-    let output = Command::new("nsenter").args(words.split(' ')).output().expect("run nsenter(1)");
-    assert!(output.status.success(), "{words}: {}", String::from_utf8_lossy(&output.stderr));
-    run(switch, &format!("ip link set {port} master br0"));
-    run(switch, &format!("ip link set {port} up"));
-    for line in ["ip link set lo up", "ip link set eth0 up"] {
-        run(host, &format!("nsenter --net={path} {line}"));
-    }
-    holder
 }
 
 /// The container reads what has waited in its queues, and so does the peer: nothing is lost or changed.
@@ -144,9 +47,9 @@ const ARGS: [&str; 3] = ["to", "--tcp-established", "--move-address"];
 
 fn there_and_back(further: &[&str]) {
     let Some(stage) = Stage::set(&[Need::Criu]) else { return };
-    let net = Net::new(&stage);
+    let net = connected(&stage);
     let id = stage.id("web");
-    let mut before = net.run(&id).reports();
+    let mut before = container(&net, &id).reports();
     assert!(before.number("queued") > 4096);
     for (from, to) in [(&net.a, &net.b), (&net.b, &net.a)] {
         let receiver = Receiver::on(to, &["--allow", "namespaces"]);
@@ -158,7 +61,7 @@ fn there_and_back(further: &[&str]) {
         net.is_open(to);
         let container = to.imported(&id);
         before = container.goes_on(&before);
-        assert_eq!(net.connections(), 3);
+        assert_eq!(connections(&net), 3);
         drop(receiver);
     }
     let said = run(&net.switch, "busybox nc 10.7.0.2 7001");
@@ -183,9 +86,9 @@ fn connections_move_with_all_memory_at_once() {
 /// gives it up, and it goes on here; or the migration goes on.
 fn killed(what: &str, finished: impl Fn(&Net, &Host)) -> Option<(Stage, Net, String, Status)> {
     let stage = Stage::set(&[Need::Criu])?;
-    let net = Net::new(&stage);
+    let net = connected(&stage);
     let id = stage.id("web");
-    let before = net.run(&id).reports();
+    let before = container(&net, &id).reports();
     let receiver = Receiver::on(&net.b, &["--allow", "namespaces"]);
     let running = net.a.migrate_command(&[&ARGS[..], &[&receiver.at, &id]].concat()).without_stdio().start();
     recorded(if what == "ready" { &net.b } else { &net.a }, what);
@@ -212,7 +115,7 @@ fn comes_to_an_end(net: &Net, id: &str, before: &Status) {
     let rootfs = net.a.path("bundles/tcp/rootfs");
     let container = if there { net.b.imported(id) } else { net.a.container(id, &rootfs) };
     container.goes_on(before);
-    assert_eq!(net.connections(), 3);
+    assert_eq!(connections(net), 3);
     drains(&container);
     container.end();
 }
@@ -239,9 +142,9 @@ fn connections_survive_a_sender_that_is_killed_when_the_destination_is_ready() {
 #[test]
 fn what_is_missing_for_an_address_is_told_before_anything_stands_still() {
     let Some(stage) = Stage::set(&[Need::Criu]) else { return };
-    let net = Net::new(&stage);
+    let net = connected(&stage);
     let id = stage.id("web");
-    let container = net.run(&id);
+    let container = container(&net, &id);
     let before = container.reports();
     net.inside(&net.b, "ip link set eth0 down");
     net.inside(&net.b, "ip link set eth0 name other0");

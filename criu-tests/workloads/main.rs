@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Programs that check themselves, one subcommand each, for containers that are moved while they run.
 //!
-//! A workload (`counter`, `dirty`, `files`, `pipes`, `tcp`, `threads`, `timers`, `tree`, `zoo` for one object of many, and `obstacle`
+//! A workload (`counter`, `crowd`, `dirty`, `files`, `pipes`, `tcp`, `threads`, `timers`, `tree`, `zoo` for one object of many, and `obstacle`
 //! for one that cannot be moved) verifies everything it holds on every tick and
 //! tells so in the file given with `--status`. The other subcommands are the tests' tools: `agent` answers questions about system calls, `calls` makes them, `inspect` prints what a
 //! process sees, `hog` takes what it can get, `hold` stops a CRIU at a notification, `hook` writes down what a hook sees, `notify` tells a service manager that it is ready, `orphan` leaves a process behind, `pulse` shows when it did not run, `server` answers out of its memory, `exit` ends with a code, `host-init` is the first process of a test's host, `fake-criu` answers like a
@@ -10,6 +10,7 @@
 mod agent;
 mod calls;
 mod counter;
+mod crowd;
 mod dirty;
 mod fake_criu;
 mod files;
@@ -49,6 +50,8 @@ fn main() -> ExitCode {
     };
     match name.as_str() {
         "counter" => lifecycle::run("counter", &options, counter::Counter::new),
+        "crowd" => lifecycle::run("crowd", &options, crowd::Crowd::new),
+        "crowd-clients" => lifecycle::run("crowd-clients", &options, crowd::Clients::new),
         "dirty" => lifecycle::run("dirty", &options, dirty::Dirty::new),
         "files" => lifecycle::run("files", &options, files::Files::new),
         "pipes" => lifecycle::run("pipes", &options, pipes::Pipes::new),
