@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
-use criu_tests::{Bundle, Container, Host, Need, Stage};
+use criu_tests::{Bundle, Container, Host, Need, Output, Stage};
 use serde_json::json;
 
 const GENERAL: i32 = 1;
@@ -172,13 +172,14 @@ fn beneath(host: &Host, id: &str, place: &str, v1: &str, v2: &str) -> PathBuf {
         .unwrap_or_else(|| panic!("{place} has no {v1} and no {v2} in {groups:?}"))
 }
 
-/// Does what systemd in a container does: divides its own cgroup, with the first process in one and the rest in another.
-fn divide(host: &Host, id: &str) {
+/// Makes these cgroups beneath the container's own, and puts its first process into the first of them and all others into the last.
+fn part(host: &Host, id: &str, places: &[&str]) {
+    let [first, .., last] = places else { panic!("two or more") };
     for own in host.cgroups().into_iter().filter(|group| group.ends_with(id)) {
         let write = |path: PathBuf, value: &str| {
             fs::write(&path, value).unwrap_or_else(|e| panic!("{} <- {value}: {e}", path.display()));
         };
-        let make = |place: &str| {
+        for place in places {
             let group = own.join(place);
             fs::create_dir(&group).expect("make a cgroup");
             for file in
@@ -188,19 +189,25 @@ fn divide(host: &Host, id: &str) {
                     write(group.join(file), value.trim());
                 }
             }
-        };
-        ["first", "others", "others/leaf"].iter().for_each(|place| make(place));
+        }
         for pid in fs::read_to_string(own.join("cgroup.procs")).expect("read the members").lines() {
             let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
             let is_first = status.lines().any(|line| line.starts_with("NSpid:") && line.ends_with("\t1"));
-            write(own.join(if is_first { "first" } else { "others/leaf" }).join("cgroup.procs"), pid);
+            write(own.join(if is_first { first } else { last }).join("cgroup.procs"), pid);
         }
-        if let Ok(controllers) = fs::read_to_string(own.join("cgroup.controllers")) {
-            for controller in
-                ["pids", "memory"].iter().filter(|c| controllers.split_whitespace().any(|h| h == **c))
-            {
-                write(own.join("cgroup.subtree_control"), &format!("+{controller}"));
-            }
+    }
+}
+
+/// Does what systemd in a container does: divides its own cgroup, with the first process in one and the rest in another.
+fn divide(host: &Host, id: &str) {
+    part(host, id, &["first", "others", "others/leaf"]);
+    for own in host.cgroups().into_iter().filter(|group| group.ends_with(id)) {
+        let controllers = fs::read_to_string(own.join("cgroup.controllers")).unwrap_or_default();
+        for controller in
+            ["pids", "memory"].iter().filter(|c| controllers.split_whitespace().any(|h| h == **c))
+        {
+            let control = own.join("cgroup.subtree_control");
+            fs::write(&control, format!("+{controller}")).expect("give a controller away");
         }
     }
     fs::write(beneath(host, id, "others", "pids.max", "pids.max"), "77").expect("limit the processes");
@@ -275,35 +282,88 @@ fn a_process_in_a_cgroup_that_the_container_has_frozen_is_told() {
     host.assert_no_trace();
 }
 
-/// What each mode does with a container that comes back where it was.
+/// Checkpoints the container in this mode of CRIU's, to a directory named after it, and restores it from there in another.
+fn in_modes(host: &Host, container: &Container<'_>, bundle: &Bundle, [dump, restore]: [&str; 2]) -> Output {
+    let (images, id, path) = (host.path(dump), container.id(), bundle.path());
+    let flag = "--manage-cgroups-mode";
+    host.migrate(&["checkpoint", flag, dump, "--image-path", &images, id]).succeeded();
+    host.assert_no_trace();
+    let args = ["restore", "-d", flag, restore, "--image-path", &images, "-b", &path, id];
+    host.migrate_command(&args).without_stdio().run()
+}
+
+fn cgroup_namespace(host: &Host, container: &Container<'_>) -> PathBuf {
+    let link = host.outside(&format!("/proc/{}/ns/cgroup", container.state()["pid"]));
+    fs::read_link(link).expect("read the name of the cgroup namespace")
+}
+
+/// Each puts it where its configuration says, with the limits that this says.
 #[test]
 fn every_mode_of_criu_brings_a_container_back() {
     let Some(stage) = Stage::set(&[Need::Criu]) else { return };
     let host = stage.host("a");
-    let bundle = Bundle::of_workload(&host, "tree", &[])
-        .edit(|config| config["linux"]["resources"]["pids"] = json!({"limit": 40}));
-    for mode in ["ignore", "soft", "full"] {
-        let container = host.run_detached(&stage.id(mode), &bundle);
+    let limited = |bundle: Bundle, limit: u64| {
+        bundle.edit(|config| config["linux"]["resources"]["pids"] = json!({"limit": limit}))
+    };
+    let own = fs::read_link("/proc/self/ns/cgroup").expect("read the name of the cgroup namespace");
+    for modes in [["ignore"; 2], ["soft"; 2], ["full"; 2], ["ignore", "soft"], ["full", "ignore"]] {
+        let name = modes.join("-");
+        let bundle = Bundle::new(&host, &name, &["tree", "--status", Bundle::STATUS]).with_writable_cgroups();
+        let bundle = limited(bundle, 40);
+        let container = host.run_detached(&stage.id(&name), &bundle);
         let before = container.reports();
-        let (images, id) = (host.path(mode), container.id());
-        let modes = ["--manage-cgroups-mode", mode];
-        host.migrate(&[&["checkpoint"], &modes[..], &["--image-path", &images, id]].concat()).succeeded();
-        host.assert_no_trace();
-        let path = bundle.path();
-        let restore = [&["restore", "-d"], &modes[..], &["--image-path", &images, "-b", &path, id]].concat();
-        host.migrate_detached(&restore);
+        let bundle = limited(bundle, 50);
+        let output = in_modes(&host, &container, &bundle, modes);
+        let log = fs::read_to_string(host.path("migrate.log")).expect("the log");
+        assert_eq!(output.code, 0, "{name}: {log}");
         container.goes_on(&before);
-        assert_eq!(value(&host, id, "pids.max", "pids.max"), "40", "{mode}");
-        let places = places(&host, id);
-        // On cgroup v2 alone CRIU makes one of the old name beneath.
-        let beneath = format!("/{id}");
-        let own = |place: &String| {
-            place.is_empty() || (Need::CgroupV2.is_met() && mode != "ignore" && *place == beneath)
-        };
-        assert!(places.len() >= 5 && places.values().all(own), "{mode}: {places:?}");
+        assert_eq!(value(&host, container.id(), "pids.max", "pids.max"), "50", "{name}");
+        let places = places(&host, container.id());
+        assert!(places.len() >= 5 && places.values().all(String::is_empty), "{name}: {places:?}");
+        assert_ne!(cgroup_namespace(&host, &container), own, "{name}: it has one of its own");
         container.end();
         host.assert_no_trace();
-        // The next one reports to the same file.
-        fs::remove_file(format!("{}{}", bundle.rootfs(), Bundle::STATUS)).expect("remove the last report");
+        fs::remove_dir_all(host.path(modes[0])).expect("remove the images");
     }
+}
+
+/// CRIU knows those that have members.
+#[test]
+fn criu_brings_back_cgroups_that_the_container_made() {
+    let Some(stage) = Stage::set(&[Need::Criu]) else { return };
+    let host = stage.host("a");
+    for mode in ["soft", "full"] {
+        let bundle = Bundle::new(&host, mode, &["tree", "--status", Bundle::STATUS]).with_writable_cgroups();
+        let container = host.run_detached(&stage.id(mode), &bundle);
+        part(&host, container.id(), &["first", "others"]);
+        let before = container.reports();
+        let parted = places(&host, container.id());
+        let output = in_modes(&host, &container, &bundle, [mode; 2]);
+        let log = fs::read_to_string(host.path("migrate.log")).expect("the log");
+        assert_eq!(output.code, 0, "{mode}: {log}");
+        container.goes_on(&before);
+        assert_eq!(places(&host, container.id()), parted, "{mode}");
+        assert!(parted.values().any(|place| place == "/others"), "{parted:?}");
+        container.end();
+        host.assert_no_trace();
+    }
+}
+
+/// There is none to be restored into but the one that was made for the container.
+#[test]
+fn the_strict_mode_of_criu_is_refused_with_the_way_out() {
+    let Some(stage) = Stage::set(&[Need::Criu]) else { return };
+    let host = stage.host("a");
+    let bundle = Bundle::of_workload(&host, "tree", &[]);
+    let container = host.run_detached(&stage.id("strict"), &bundle);
+    let before = container.reports();
+    let output = in_modes(&host, &container, &bundle, ["strict"; 2]);
+    let log = fs::read_to_string(host.path("migrate.log")).expect("the log");
+    assert_eq!(output.code, 5, "{log}");
+    assert!(log.contains("the cgroup of the checkpoint exists already"), "{log}");
+    host.assert_no_trace();
+    let again = restored(&host, container.id(), &host.path("strict"), &bundle);
+    again.goes_on(&before);
+    again.end();
+    host.assert_no_trace();
 }

@@ -41,8 +41,8 @@ pub use options::{MappedMount, RestoreOptions, Source};
 use crate::archive::Progress;
 use crate::cgroup::CgroupTree;
 use crate::criu::{
-    CONFIG_ANNOTATION, Criu, CriuClient, InheritFd, Notify, RestoreStats, SpawnOptions, Stdio, config_file,
-    require_complete, require_root,
+    CONFIG_ANNOTATION, Criu, CriuClient, InheritFd, ManageCgroups, Notify, RestoreStats, SpawnOptions, Stdio,
+    config_file, require_complete, require_root,
 };
 use crate::diagnose::explained;
 use crate::engine::rootfs::prepare_mountpoints;
@@ -177,7 +177,7 @@ fn run(
         fixups::fit_output(images.as_fd(), io.stdio())?;
     }
     new.create_cgroup_for_restore()?;
-    let cgroups = fixups::make_cgroups(new, images.as_fd(), options.manage_cgroups)?;
+    let cgroups = fixups::make_cgroups(new, images.as_fd(), options.cgroup_mode())?;
     new.create_intel_rdt()?;
     // The mounts that CRIU needs on the way stay in a mount namespace that ends with it, however this ends.
     let logs = Logs::choose(new, options, imported.is_some() || !is_writable(&images));
@@ -291,7 +291,9 @@ fn restore_processes(
     let mut spawn = SpawnOptions::default().stdio(Stdio::Given(stdio)).cgroup(
         new.cgroup().clone_into_fd()?,
         new.cgroup().entry_fds()?.into_iter().map(|entry| entry.fd).collect(),
-        namespaces.creates(nix::sched::CloneFlags::CLONE_NEWCGROUP),
+        // CRIU makes it where it manages cgroups: within one its own mounts would show no more than what is beneath.
+        namespaces.creates(nix::sched::CloneFlags::CLONE_NEWCGROUP)
+            && options.cgroup_mode() == ManageCgroups::Ignore,
     );
     let around = namespaces.around_criu();
     let around = around.iter().map(|(kind, name, path)| Ok((open_namespace(name, path)?, *kind)));

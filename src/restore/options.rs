@@ -162,6 +162,11 @@ impl RestoreOptions {
         self.external.iter().filter_map(|object| ExternalMount::parse(object)).collect()
     }
 
+    /// What CRIU does with cgroups.
+    pub(super) fn cgroup_mode(&self) -> ManageCgroups {
+        self.manage_cgroups.unwrap_or(ManageCgroups::Ignore)
+    }
+
     /// The other objects among `external`, which are CRIU's to understand.
     fn other_external(&self) -> impl Iterator<Item = &String> {
         self.external.iter().filter(|object| ExternalMount::parse(object).is_none())
@@ -231,7 +236,7 @@ pub(super) fn restore_request<'a>(
             request.join_ns.push(JoinNamespace { kind: name.to_owned(), file: path.to_owned() });
         }
     }
-    let manage_cgroups = options.manage_cgroups.unwrap_or(ManageCgroups::Ignore);
+    let manage_cgroups = options.cgroup_mode();
     if manage_cgroups != ManageCgroups::Ignore {
         request.cgroup_roots = self_cgroups(criu)?
             .into_iter()

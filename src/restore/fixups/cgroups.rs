@@ -13,9 +13,9 @@ use crate::{Context, Result};
 pub(in crate::restore) fn make_cgroups(
     new: &NewContainer,
     images: BorrowedFd<'_>,
-    mode: Option<ManageCgroups>,
+    mode: ManageCgroups,
 ) -> Result<Option<CgroupTree>> {
-    if !matches!(mode, None | Some(ManageCgroups::Ignore)) {
+    if mode != ManageCgroups::Ignore {
         return Ok(None);
     }
     let bytes = image_files::read(images, image_files::CGROUPS, image_files::CGROUPS_LIMIT)?;
