@@ -199,13 +199,14 @@ pub(super) fn dump_request<'a>(
     common.external.extend(stdio.external.iter().cloned());
     common.manage_cgroups = options.manage_cgroups.unwrap_or(ManageCgroups::Ignore);
     common.tcp = options.tcp;
-    // Without established connections there is nothing that a packet could disturb; into a namespace that only has `lo`
-    // none comes.
+    // Without established connections there is nothing that a packet could disturb. Into a namespace that only has `lo` none
+    // comes, but both ends of a connection can be there: the one that is restored first must not speak to nobody.
     let reachable = network.is_none_or(SavedNetwork::is_reachable);
     common.network_lock = match options.tcp {
         _ if options.network_lock.is_some() => options.network_lock.unwrap_or_default(),
         _ if version < NetworkLock::SKIP_SINCE => NetworkLock::Nftables,
-        TcpConnections::Keep | TcpConnections::Close if reachable => NetworkLock::Nftables,
+        TcpConnections::Keep => NetworkLock::Nftables,
+        TcpConnections::Close if reachable => NetworkLock::Nftables,
         _ => NetworkLock::Skip,
     };
     common.ext_unix_sk = options.ext_unix_sk;
