@@ -28,6 +28,9 @@ use super::protocol::{Receiver, Sender};
 use crate::sys::pidfd;
 use crate::{Context, Error, ErrorKind, Result};
 
+/// By itself ssh would wait for hours for a host that is gone without a word, and the container would stand still meanwhile.
+const SSH: &str = "ssh -oServerAliveInterval=5 -oServerAliveCountMax=3";
+
 /// How long the program may take to end when nothing is said any more.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -73,7 +76,7 @@ fn agent_directory() -> PathBuf {
 
 impl Default for Shell {
     fn default() -> Self {
-        let (command, remote) = ("ssh".to_owned(), "migrate".to_owned());
+        let (command, remote) = (SSH.to_owned(), "migrate".to_owned());
         Self { command, remote, receive: Vec::new(), agent: agent_directory() }
     }
 }
