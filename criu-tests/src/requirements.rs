@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 use crate::huge_pages::HugePages;
+use crate::machine::Machine;
 use crate::programs;
 
 /// A thing that a test cannot do without.
@@ -49,6 +50,8 @@ pub enum Need {
     MemoryTracking,
     /// AppArmor in the kernel, and `apparmor_parser`.
     AppArmor,
+    /// A machine at the other end of a cable (`scripts/vm-lab test --pair`).
+    OtherMachine,
 }
 
 impl Need {
@@ -56,7 +59,12 @@ impl Need {
     pub(crate) fn is_of_a_virtual_machine(self) -> bool {
         matches!(
             self,
-            Need::SysResource | Need::CgroupV2 | Need::AppArmor | Need::MappingNames | Need::MemoryTracking
+            Need::SysResource
+                | Need::CgroupV2
+                | Need::AppArmor
+                | Need::MappingNames
+                | Need::MemoryTracking
+                | Need::OtherMachine
         )
     }
 
@@ -161,6 +169,12 @@ impl Need {
                 let works = enabled.is_ok_and(|text| text.trim() == "Y")
                     && succeeds("apparmor_parser", &["--version"]);
                 (!works).then(|| "AppArmor is not enabled".to_owned())
+            }
+            Need::OtherMachine => {
+                let has_cable = ["/lab/payload", "/sys/class/net/eth1"].iter().all(|p| Path::new(p).exists());
+                // The test before may have crashed it.
+                let is_up = has_cable && !Machine::There.comes_up("").is_empty();
+                (!is_up).then(|| "there is no machine at the other end of a cable".to_owned())
             }
             Need::Zstd => (!succeeds("zstd", &["--version"])).then(|| "zstd is not installed".to_owned()),
         }
