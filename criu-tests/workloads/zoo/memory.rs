@@ -144,7 +144,7 @@ fn mapping_that_was_moved() -> Made {
 
 /// In each step a child looks at all of it, it moves, a page loses its content. In some of it a child finds zeros.
 fn mapping_that_changes_all_the_time() -> Made {
-    const PAGES: usize = 512;
+    const PAGES: usize = 64;
     let mut map = private(PAGES)?;
     let wiped = private(8)?;
     wiped.advise(0, wiped.length(), libc::MADV_WIPEONFORK).during("madvise")?;
