@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Programs that check themselves, one subcommand each, for containers that are moved while they run.
 //!
-//! A workload (`counter`, `crowd`, `dirty`, `files`, `pipes`, `tcp`, `threads`, `timers`, `tree`, `zoo` for one object of many, and `obstacle`
+//! A workload (`counter`, `crowd`, `dirty`, `files`, `pipes`, `scribe`, `tcp`, `threads`, `timers`, `tree`, `zoo` for one object of many, and `obstacle`
 //! for one that cannot be moved) verifies everything it holds on every tick and
 //! tells so in the file given with `--status`. The other subcommands are the tests' tools: `agent` answers questions about system calls, `calls` makes them, `inspect` prints what a
 //! process sees, `hog` takes what it can get, `hold` stops a CRIU at a notification, `hook` writes down what a hook sees, `notify` tells a service manager that it is ready, `orphan` leaves a process behind, `pulse` shows when it did not run, `server` answers out of its memory, `exit` ends with a code, `host-init` is the first process of a test's host, `fake-criu` answers like a
@@ -27,6 +27,7 @@ mod orphan;
 mod pipes;
 mod pulse;
 mod report;
+mod scribe;
 mod server;
 mod sys;
 mod tcp;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         "files" => lifecycle::run("files", &options, files::Files::new),
         "pipes" => lifecycle::run("pipes", &options, pipes::Pipes::new),
         "pipes-peer" => outcome(&name, pipes::peer(&options)),
+        "scribe" => lifecycle::run("scribe", &options, scribe::Scribe::new),
         "tcp" => lifecycle::run("tcp", &options, tcp::Tcp::new),
         "tcp-peer" => outcome(&name, tcp::peer(&options)),
         "threads" => lifecycle::run("threads", &options, threads::Threads::new),

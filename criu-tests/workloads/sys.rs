@@ -304,3 +304,41 @@ pub(crate) fn answer_one(questions: BorrowedFd<'_>, errno: c_int) -> io::Result<
     }
     Ok(true)
 }
+
+/// A part of a file, mapped so that what is stored is in the file.
+#[derive(Debug)]
+pub(crate) struct MappedFile {
+    at: *mut libc::c_void,
+    length: usize,
+}
+
+impl MappedFile {
+    /// Maps the file's first bytes, which it must have.
+    pub(crate) fn of(file: BorrowedFd<'_>, length: usize) -> io::Result<Self> {
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: a new mapping at an address that the kernel chooses touches nothing that exists.
+        let at = unsafe {
+            libc::mmap(std::ptr::null_mut(), length, protection, libc::MAP_SHARED, file.as_raw_fd(), 0)
+        };
+        if at == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(Self { at, length }) }
+    }
+
+    /// Stores bytes in it.
+    ///
+    /// # Panics
+    /// When they are not within it.
+    pub(crate) fn store(&mut self, offset: usize, bytes: &[u8]) {
+        assert!(offset.checked_add(bytes.len()).is_some_and(|end| end <= self.length));
+        // SAFETY: it is mapped as long as this lives, and the bytes are within it.
+        unsafe {
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.at.cast::<u8>().add(offset), bytes.len());
+        }
+    }
+}
+
+impl Drop for MappedFile {
+    fn drop(&mut self) {
+        // SAFETY: it was mapped with this length, and nobody refers to it any more.
+        unsafe { libc::munmap(self.at, self.length) };
+    }
+}

@@ -58,7 +58,9 @@ pub use member::SmallMember;
 pub use on_demand::{Memory, manifest_of, unpack_without_memory};
 pub use open::{Archive, Opened, manifest_at};
 pub use packed::{Bases, PackedBase, PackedStream, Packer, packed_stream};
-pub use rootfs::{BaseTree, DeviceNodes, UnpackedRootfs, verify_base};
+pub use rootfs::{
+    BaseTree, DeviceNodes, SentRound, SentTree, Tree, UnpackedRootfs, lay_round, tells_of_writes, verify_base,
+};
 pub use seekable::Seekable;
 pub use select::{Contents, Selection, Wanted, select};
 pub(crate) use small_tree::crc32;

@@ -7,6 +7,8 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, fstatfs};
+
 use super::{ArchiveOptions, ArchivedRootfs};
 use crate::archive::BaseTree;
 use crate::sys::mount::FilesystemContext;
@@ -56,6 +58,32 @@ fn not_understood(options: &str) -> Error {
     let message = format!("the overlay's lower layers cannot be told from its options {options}");
     Error::new(ErrorKind::Unsupported, message)
         .with_hint("mount them read-only and name that with --rootfs-base, or take all along: --rootfs full")
+}
+
+/// The directory on whose file system writes to a root filesystem end up: that of an overlay is its upper one. `None` if it cannot be
+/// told.
+///
+/// # Errors
+/// When the root filesystem or the table of mounts cannot be read.
+pub fn written_to(rootfs: &Path) -> Result<Option<File>> {
+    let place = std::fs::canonicalize(rootfs).context(|| format!("resolve {}", rootfs.display()))?;
+    let root = File::open(&place).context(|| format!("open {}", place.display()))?;
+    let look =
+        |file: &File| fstatfs(file).context(|| format!("look at the file system of {}", place.display()));
+    let found = look(&root)?;
+    if found.filesystem_type() != OVERLAYFS_SUPER_MAGIC {
+        return Ok(Some(root));
+    }
+    let mounts = mountinfo::read().context(|| "read the table of mounts")?;
+    let above = mounts.iter().filter(|mount| place.starts_with(&mount.mount_point));
+    let mount = above.max_by_key(|mount| mount.mount_point.as_os_str().len());
+    let upper = mount.and_then(|mount| {
+        let upper = mount.super_options.split(',').find_map(|option| option.strip_prefix("upperdir="))?;
+        File::open(mountinfo::unescaped(upper)).ok()
+    });
+    // What has that name may be something else by now, or have had it in another mount namespace: an overlay has the sizes of its upper one.
+    let sizes = |found: &nix::sys::statfs::Statfs| (found.blocks(), found.files());
+    Ok(upper.filter(|upper| look(upper).is_ok_and(|upper| sizes(&upper) == sizes(&found))))
 }
 
 /// The lower layers of an overlay, the uppermost first.

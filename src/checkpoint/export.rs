@@ -11,7 +11,7 @@ use std::time::SystemTime;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 
-use super::hand_over::{Decide, MemoryTaker, TakeRest};
+use super::hand_over::{Decide, MemoryTaker, TakeRest, TakeRootfs};
 use super::volumes::Volume;
 use super::{
     ArchiveLayout, ArchiveOptions, ArchivedRootfs, Export, Passed, ahead, base, network_status, passed,
@@ -55,6 +55,8 @@ pub(super) struct Exporter<'a> {
     memory_to: Option<Box<dyn Keeper + Send>>,
     /// Who takes what it still needs of the memory when CRIU has listed it.
     rest: Option<TakeRest>,
+    /// Who takes what it still needs of the root filesystem.
+    rest_of_rootfs: Option<TakeRootfs>,
     /// Who says what becomes of the processes then.
     decide: Option<Decide>,
     /// Whether that is another host.
@@ -105,7 +107,7 @@ impl<'a> Exporter<'a> {
         let base = base::read(&container.state().rootfs, options)?;
         let volumes = volumes::of(container.id(), config, options)?;
         let network = network_status::of(container, config)?;
-        let (mut memory_to, mut rest, mut decide) = (None, None, None);
+        let (mut memory_to, mut rest, mut rest_of_rootfs, mut decide) = (None, None, None, None);
         let for_peer = matches!(export, Export::Peer(_));
         let target = match export {
             Export::File(path) => Target::File(ArchiveFile::create_after(&path, before)?),
@@ -119,6 +121,7 @@ impl<'a> Exporter<'a> {
                     MemoryTaker::OfCriu(keeper) => memory_to = Some(keeper),
                     MemoryTaker::Ahead(take) => rest = Some(take),
                 }
+                rest_of_rootfs = peer.rootfs;
                 decide = Some(peer.decide);
                 Target::Stream(peer.stream)
             }
@@ -161,6 +164,7 @@ impl<'a> Exporter<'a> {
             memory: None,
             memory_to,
             rest,
+            rest_of_rootfs,
             decide,
             for_peer,
         })
@@ -277,11 +281,14 @@ impl<'a> Exporter<'a> {
         images: BorrowedFd<'_>,
         criu: Option<Version>,
     ) -> Result<()> {
+        let path = &container.state().rootfs;
+        if let Some(take) = self.rest_of_rootfs.take() {
+            take(fs::File::open(path).context(|| format!("open {}", path.display()))?.as_fd())?;
+        }
         if self.writer.is_none() {
             self.begin_archive(criu)?;
         }
         let Self { writer: Some(writer), progress, .. } = self else { return Ok(()) };
-        let path = &container.state().rootfs;
         let rootfs = self.manifest.container.rootfs.then(|| fs::File::open(path)).transpose();
         let rootfs = rootfs.context(|| format!("open {}", path.display()))?;
         on_either!(writer, w => {

@@ -7,7 +7,7 @@
 //!                                        (the cgroup is frozen underneath from post-dump on)
 //! ```
 //! Whoever has been given memory before, while the processes ran ([`MemoryTaker::Ahead`]), is asked to take what it still needs; CRIU then
-//! only lists it.
+//! only lists it. So it is with the root filesystem.
 //!
 //! | verdict | the processes |
 //! | --- | --- |
@@ -20,6 +20,7 @@
 
 use std::fmt;
 use std::io::Write;
+use std::os::fd::BorrowedFd;
 use std::sync::{Mutex, PoisonError};
 
 use crate::engine::Container;
@@ -44,6 +45,9 @@ pub type Decide = Box<dyn FnOnce() -> Verdict + Send>;
 /// Takes what it still needs of processes that stand still, out of their memory.
 pub type TakeRest = Box<dyn FnOnce(&[Left]) -> Result<()> + Send>;
 
+/// Takes what it still needs of a root filesystem that nobody writes to, which is open.
+pub type TakeRootfs = Box<dyn FnOnce(BorrowedFd<'_>) -> Result<()> + Send>;
+
 /// Whoever takes the memory of a checkpoint over.
 pub enum MemoryTaker {
     /// This, while CRIU dumps it.
@@ -56,6 +60,8 @@ pub enum MemoryTaker {
 pub struct HandOver {
     /// Takes the memory.
     pub memory: MemoryTaker,
+    /// Takes the root filesystem, of which it has most; `None`: as the archive's options say.
+    pub rootfs: Option<TakeRootfs>,
     /// Takes all else, as an archive, when the memory is complete.
     pub stream: Box<dyn Write + Send>,
     /// Decides.

@@ -43,7 +43,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use ahead::can_leave_memory;
-pub use hand_over::{Decide, HandOver, MemoryTaker, TakeRest, Verdict};
+pub use base::written_to;
+pub use hand_over::{Decide, HandOver, MemoryTaker, TakeRest, TakeRootfs, Verdict};
 pub use journal::settle;
 pub use lazy::signals_to_give_up;
 pub use memory::MemoryOptions;

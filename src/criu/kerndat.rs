@@ -52,7 +52,7 @@ pub(super) fn reuse(
         return if Path::new(FILE).exists() { Ok(()) } else { probe() };
     }
     let directory = Kept::open(Path::new(KEPT))?;
-    let boot = boot_id()?;
+    let boot = sys::proc::boot_id().context(|| "look which boot this is")?;
     let name = name(&boot, criu, version)?;
     let facts = match directory.find(&name)? {
         Some(facts) => facts,
@@ -88,12 +88,6 @@ fn probed(probe: impl FnOnce() -> Result<()> + Send) -> Result<Vec<u8>> {
         Ok(facts)
     })
     .context(|| "make a private mount namespace for criu's probing")?
-}
-
-fn boot_id() -> Result<String> {
-    let file = "/proc/sys/kernel/random/boot_id";
-    let text = fs::read_to_string(file).context(|| format!("read {file}"))?;
-    Ok(text.trim_end().to_owned())
 }
 
 /// A name for what this CRIU knows of this kernel until the next boot.

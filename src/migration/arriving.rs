@@ -8,17 +8,22 @@ use std::io::Write;
 use super::claim::Claim;
 use super::handoff::{Owner, Recorded, Side, Tree};
 use super::id::Tag;
+use super::landing::Landing;
 use super::members::{each, together};
 use super::place::Place;
 use super::protocol::Frame;
 use super::stored::Stored;
+use crate::archive::UnpackOptions;
 use crate::engine::{ContainerId, ProcessIo, StateRoot};
 use crate::pages::store::StoreWriter;
-use crate::restore::{RestoreOptions, Source, restore};
-use crate::{Context, Error, ErrorKind, Result};
+use crate::restore::{RESTORED_ROOTFS, RestoreOptions, Source, restore};
+use crate::{Context, Error, ErrorKind, Result, sys};
 
 /// The journal's note that a container is being made anew while others run that came with it.
 const ANEW: &str = "anew";
+
+/// Its note of the boot in which a root filesystem has come, if that has come before the archive: it need not outlive that boot.
+const ROOTFS: &str = "rootfs";
 
 /// So often one is.
 const ATTEMPTS: usize = 3;
@@ -39,6 +44,8 @@ struct Arriving {
     memory: Option<File>,
     /// Until all of them have come.
     pages: Option<StoreWriter>,
+    /// Until all of it has come.
+    rootfs: Option<Landing>,
     archive: Option<File>,
     complete: bool,
 }
@@ -70,8 +77,21 @@ impl<'a> Arrivals<'a> {
     }
 
     /// [`Arriving::keep`] of the one that is coming.
-    pub(super) fn keep(&mut self, frame: Frame, room: &mut u64) -> Result<()> {
-        self.members.get_mut(self.now).ok_or_else(out_of_turn)?.keep(frame, room)
+    pub(super) fn keep(
+        &mut self,
+        frame: Frame,
+        room: &mut u64,
+        place: &mut Place,
+        unpack: &dyn Fn() -> UnpackOptions,
+    ) -> Result<()> {
+        let number = self.now;
+        let member = self.members.get_mut(number).ok_or_else(out_of_turn)?;
+        member.keep(frame, room, (place, &numbered(ROOTFS, number)), unpack)
+    }
+
+    /// Nobody lays files any more when this returns.
+    pub(super) fn end_landings(&mut self) {
+        self.members.iter_mut().for_each(|member| member.rootfs = None);
     }
 
     /// Restores all of them at the same time, as `options` says of the one of a number, with their processes frozen at the end.
@@ -100,8 +120,15 @@ impl<'a> Arrivals<'a> {
         each(&self.members, |member| member.claim(self.root, tag).own(owner))
     }
 
-    pub(super) fn end(&self, tag: Tag) -> Result<()> {
-        each(&self.members, |member| member.claim(self.root, tag).end())
+    /// Ends what was restored, and keeps what it was restored from.
+    pub(super) fn end(&self, tag: Tag, place: &Place) -> Result<()> {
+        let has_run = place.last() == Some(Recorded::Live);
+        each(&self.members, |member| {
+            if !has_run {
+                member.keep_rootfs(self.root, tag)?;
+            }
+            member.claim(self.root, tag).end()
+        })
     }
 
     pub(super) fn drop_stores(&self) -> Result<()> {
@@ -150,6 +177,7 @@ impl<'a> Arrivals<'a> {
                 return Ok(());
             }
             place.note(&numbered(ANEW, number), &true)?;
+            member.keep_rootfs(self.root, tag)?;
             member.claim(self.root, tag).end()?;
             member.restore(self.root, &options(place, number)?)?;
             place.note(&numbered(ANEW, number), &false)?;
@@ -157,6 +185,26 @@ impl<'a> Arrivals<'a> {
         let message = format!("container {} has lost its memory again and again", member.id);
         Err(Error::new(ErrorKind::System, message))
     }
+}
+
+/// Makes sure that what has come of the root filesystem of this number is still there.
+///
+/// # Errors
+/// This host was started anew meanwhile.
+pub(super) fn require_rootfs(place: &Place, number: usize) -> Result<()> {
+    match place.noted::<String>(&numbered(ROOTFS, number))? {
+        Some(boot) if boot != this_boot()? => {
+            let message =
+                "its root filesystem came before this host was started anew, which may have lost some of it";
+            Err(Error::new(ErrorKind::Storage, message)
+                .with_hint("if the source is there, the container goes on there; move it again"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn this_boot() -> Result<String> {
+    sys::proc::boot_id().context(|| "look which boot this is")
 }
 
 /// The journal's key for what is noted of the container of this number.
@@ -167,7 +215,7 @@ pub(super) fn numbered(key: &str, number: usize) -> String {
 impl Arriving {
     /// One of which nothing has come.
     fn new(id: ContainerId, stored: Stored) -> Self {
-        Self { id, stored, memory: None, pages: None, archive: None, complete: false }
+        Self { id, stored, memory: None, pages: None, rootfs: None, archive: None, complete: false }
     }
 
     /// One of which all has come that will, in an earlier connection.
@@ -180,11 +228,18 @@ impl Arriving {
     ///
     /// # Errors
     /// There is no room; it is not its turn; it cannot be written.
-    fn keep(&mut self, frame: Frame, room: &mut u64) -> Result<()> {
-        if self.complete {
+    fn keep(
+        &mut self,
+        frame: Frame,
+        room: &mut u64,
+        (place, rootfs): (&mut Place, &str),
+        unpack: &dyn Fn() -> UnpackOptions,
+    ) -> Result<()> {
+        let in_round = matches!(frame, Frame::Files(_) | Frame::FilesEnd(..));
+        if self.complete || (!in_round && self.rootfs.as_ref().is_some_and(Landing::is_open)) {
             return Err(out_of_turn());
         }
-        if let Frame::Memory(bytes) | Frame::Archive(bytes) = &frame {
+        if let Frame::Memory(bytes) | Frame::Archive(bytes) | Frame::Files(bytes) = &frame {
             *room = room.checked_sub(bytes.len() as u64).ok_or_else(full)?;
         }
         match frame {
@@ -204,13 +259,29 @@ impl Arriving {
                 let mut pages = self.pages.take().ok_or_else(out_of_turn)?;
                 pages.seal(&processes)?;
             }
+            Frame::Files(bytes) => {
+                if self.rootfs.is_none() {
+                    // There is no further round after the last one.
+                    place.noted::<String>(rootfs)?.map_or(Ok(()), |_| Err(out_of_turn()))?;
+                    place.note(rootfs, &this_boot()?)?;
+                    self.rootfs = Some(Landing::new(self.stored.make_rootfs()?, unpack()));
+                }
+                self.rootfs.as_mut().ok_or_else(out_of_turn)?.take(bytes)?;
+            }
+            Frame::FilesEnd(digest, last) => {
+                self.rootfs.as_mut().ok_or_else(out_of_turn)?.end(digest)?;
+                if last {
+                    self.rootfs = None;
+                    self.stored.complete_rootfs()?;
+                }
+            }
             Frame::Archive(bytes) => {
                 if self.archive.is_none() {
                     self.archive = Some(self.stored.create_archive()?);
                 }
                 write(self.archive.as_mut(), &bytes)?;
             }
-            Frame::ArchiveEnd if self.memory.is_none() && self.pages.is_none() => {
+            Frame::ArchiveEnd if self.memory.is_none() && self.pages.is_none() && self.rootfs.is_none() => {
                 sync(self.archive.take())?;
                 self.complete = true;
             }
@@ -232,6 +303,7 @@ impl Arriving {
             bytes: Box::new(self.stored.archive()?),
             memory: self.stored.memory()?,
             store: self.stored.store(),
+            rootfs: self.stored.rootfs(),
         };
         let [stdout, stderr] = self.stored.output()?;
         let null = File::open("/dev/null").context(|| "open /dev/null")?;
@@ -243,6 +315,17 @@ impl Arriving {
         };
         let container = restore(root, self.id.clone(), source, options, io, &mut ())?;
         self.stored.leave_output(container.dir())
+    }
+
+    /// Takes the root filesystem out of a restore that is given up: it may be needed for the next.
+    fn keep_rootfs(&self, root: &StateRoot, tag: Tag) -> Result<()> {
+        match root.load(&self.id) {
+            Ok(container) if self.claim(root, tag).holds(&container)? => {
+                self.stored.take_rootfs_back(&container.dir().join(RESTORED_ROOTFS))
+            }
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 
     fn claim<'a>(&'a self, root: &'a StateRoot, tag: Tag) -> Claim<'a> {

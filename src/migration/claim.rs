@@ -104,13 +104,21 @@ impl Claim<'_> {
     /// When it cannot be removed.
     pub fn end(&self) -> Result<()> {
         let Some(mut container) = self.container()? else { return Ok(()) };
-        let by = self.tag.migration.to_string();
-        if !matches!(container.ownership()?, Ownership::Held { by: holder, .. } if holder == by) {
+        if !self.holds(&container)? {
             return Ok(());
         }
         checkpoint::settle(&mut container, true)?;
         restore::settle(&mut container)?;
         container.delete(true)
+    }
+
+    /// Whether the migration holds it.
+    ///
+    /// # Errors
+    /// When it cannot be looked at.
+    pub fn holds(&self, container: &Container) -> Result<bool> {
+        let by = self.tag.migration.to_string();
+        Ok(matches!(container.ownership()?, Ownership::Held { by: holder, .. } if holder == by))
     }
 
     fn container(&self) -> Result<Option<Container>> {

@@ -6,14 +6,15 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use super::claim::Claim;
+use super::files::Files;
 use super::handoff::{Owner, Recorded, Side, Tree};
 use super::held::Held;
 use super::id::Tag;
 use super::link::Happening;
 use super::members::{each, together};
 use super::protocol::Sender;
-use super::report::MovedMember;
-use super::rounds::Memory;
+use super::report::{FileRound, MovedMember};
+use super::rounds::{Memory, Sent};
 use crate::checkpoint::{CheckpointOptions, Verdict};
 use crate::engine::{Container, ContainerId, StateRoot};
 use crate::{Error, ErrorKind, Result};
@@ -29,8 +30,8 @@ pub(super) struct Departures<'a> {
 #[derive(Debug)]
 struct Departing {
     id: ContainerId,
-    /// What was sent of its memory before it is checkpointed.
-    memory: Option<Memory>,
+    /// What was sent of it before it is checkpointed.
+    sent: Sent,
     /// Its checkpoint, as long as that is under way.
     held: Option<Held>,
     /// Whether that holds it, and all of it was sent.
@@ -41,7 +42,8 @@ struct Departing {
 
 impl<'a> Departures<'a> {
     pub(super) fn new(root: &'a StateRoot, ids: Vec<ContainerId>) -> Self {
-        let one = |id| Departing { id, memory: None, held: None, is_frozen: false, stood_still: None };
+        let one =
+            |id| Departing { id, sent: Sent::default(), held: None, is_frozen: false, stood_still: None };
         Self { root, members: ids.into_iter().map(one).collect() }
     }
 
@@ -49,10 +51,10 @@ impl<'a> Departures<'a> {
         self.members.iter().map(|member| member.id.clone()).collect()
     }
 
-    /// The memory of each, of which most was sent.
-    pub(super) fn remember(&mut self, memories: Vec<Memory>) {
-        for (member, memory) in self.members.iter_mut().zip(memories) {
-            member.memory = Some(memory);
+    /// What was sent of each before.
+    pub(super) fn remember(&mut self, sent: Vec<Sent>) {
+        for (member, sent) in self.members.iter_mut().zip(sent) {
+            member.sent = sent;
         }
     }
 
@@ -72,8 +74,7 @@ impl<'a> Departures<'a> {
             let container = member.container(root, tag)?;
             let told = (number, tell.clone());
             let sender = sender.of_member(number);
-            member.held =
-                Some(Held::begin(container, options.clone(), member.memory.as_ref(), &sender, told)?);
+            member.held = Some(Held::begin(container, options.clone(), &member.sent, &sender, told)?);
         }
         Ok(())
     }
@@ -159,7 +160,14 @@ impl<'a> Departures<'a> {
 
     /// Bytes of memory that were sent while they stood still, if most of it was sent before.
     pub(super) fn frozen_bytes(&self) -> Option<u64> {
-        self.members.iter().map(|member| member.memory.as_ref().map(Memory::rest)).sum()
+        self.members.iter().map(|member| member.sent.memory.as_ref().map(Memory::rest)).sum()
+    }
+
+    /// The rounds of their files, and what was sent of those while they stood still.
+    pub(super) fn files(&self) -> (Vec<FileRound>, Option<FileRound>) {
+        let (rounds, rest): (Vec<_>, Vec<_>) =
+            self.members.iter().filter_map(|member| member.sent.files.as_ref()).map(Files::report).unzip();
+        (rounds.concat(), rest.into_iter().flatten().reduce(FileRound::and))
     }
 
     /// What is reported of each.
@@ -167,7 +175,7 @@ impl<'a> Departures<'a> {
         let report = |member: &Departing| MovedMember {
             container: member.id.to_string(),
             downtime: member.stood_still,
-            frozen_bytes: member.memory.as_ref().map(Memory::rest),
+            frozen_bytes: member.sent.memory.as_ref().map(Memory::rest),
         };
         self.members.iter().map(report).collect()
     }

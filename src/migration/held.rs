@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 
 use super::link::Happening;
 use super::protocol::{MemorySender, Sender};
-use super::rounds::Memory;
+use super::rounds::Sent;
 use crate::checkpoint::{
     CheckpointOptions, CheckpointReport, Export, HandOver, MemoryTaker, Verdict, checkpoint,
 };
@@ -22,21 +22,22 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// Begins it, with `memory` if most of that was sent before. [`Happening::Frozen`] tells that the processes are frozen and all of them
+    /// Begins it, without what of it was `sent` before. [`Happening::Frozen`] tells that the processes are frozen and all of them
     /// was sent, [`Happening::Ended`] that the checkpoint has ended, both with this number.
     pub(super) fn begin(
         mut container: Container,
         options: Arc<CheckpointOptions>,
-        memory: Option<&Memory>,
+        sent: &Sent,
         sender: &Sender,
         (number, tell): (usize, mpsc::Sender<Happening>),
     ) -> Result<Self> {
         let (verdict, decided) = mpsc::channel();
         let export = HandOver {
-            memory: match memory {
+            memory: match &sent.memory {
                 Some(memory) => MemoryTaker::Ahead(memory.take_rest(sender)),
                 None => MemoryTaker::OfCriu(Box::new(MemorySender::new(sender.clone()))),
             },
+            rootfs: sent.files.as_ref().map(|files| files.take_rest(sender)),
             stream: sender.archive(),
             decide: decide(sender.clone(), (number, tell.clone()), decided),
         };

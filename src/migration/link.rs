@@ -13,7 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::endpoint::{Breaker, Connection, Endpoint, Shell};
 use super::handoff::Message;
 use super::protocol::{Blocker, Frame, Receiver, Said, Sender};
-use super::report::Round;
+use super::report::Progress;
 use crate::{Context, Error, ErrorKind, Result};
 
 /// The size of a `signalfd_siginfo`, in bytes.
@@ -32,9 +32,9 @@ pub(super) enum Happening {
     Interrupted,
     /// The container of this number is frozen, and all of it was sent.
     Frozen(usize),
-    /// Memory was sent while the containers run.
-    Round(Round),
-    /// The rounds of memory have ended.
+    /// Memory or files were sent while the containers run.
+    Round(Progress),
+    /// The rounds have ended.
     RoundsEnded,
     /// The checkpoint of the container of this number has ended.
     Ended(usize),

@@ -9,7 +9,7 @@ use super::link::Link;
 use super::members::require_group;
 use super::predictor::RoundLimits;
 use super::preflight;
-use super::protocol::{Answer, Blocker, Flags, Hello, Offer, Said, WITH_MEMBERS, WITH_PAGES};
+use super::protocol::{Answer, Blocker, Flags, Hello, Offer, Said, WITH_FILES, WITH_MEMBERS, WITH_PAGES};
 use crate::checkpoint::CheckpointOptions;
 use crate::criu::{TcpConnections, Version};
 use crate::engine::Container;
@@ -111,6 +111,7 @@ pub(super) fn offer(
     }
     let Said::Answer(mut answer) = link.said()? else { return Err(out_of_turn()) };
     answer.takes_pages &= version >= WITH_PAGES;
+    answer.takes_files &= version >= WITH_FILES;
     blockers.extend(answer.blockers.iter().cloned());
     Ok(Offered { blockers, answer, criu })
 }

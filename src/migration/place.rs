@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | `journal` | what was decided; its notes tell the way to the other host, and how the container is restored |
 //! | `memory/` or `pages/`, `archive` | destination: what has come of the container, until it runs here |
+//! | `rootfs.coming/`, then `rootfs/` | destination: its root filesystem, from the first round on and after the last one; restored, it is the container's |
 //! | `stdout.log`, `stderr.log` | destination: what it writes to pipes and files that it had at the source, until it is restored |
 //! | `member-1/`, `member-2/` … | destination: the same of the second container that moves together with the first, of the third … |
 //!

@@ -26,11 +26,19 @@ pub struct RoundLimits {
     pub auto_converge: bool,
     /// Bytes that may be sent in a second while they run.
     pub bandwidth: Option<u64>,
+    /// At most so many of files, besides one at the end; with 0 the root filesystem is only sent while the processes stand still.
+    pub files: u32,
 }
 
 impl Default for RoundLimits {
     fn default() -> Self {
-        Self { most: 30, downtime: Duration::from_millis(300), auto_converge: false, bandwidth: None }
+        Self {
+            most: 30,
+            downtime: Duration::from_millis(300),
+            auto_converge: false,
+            bandwidth: None,
+            files: 5,
+        }
     }
 }
 

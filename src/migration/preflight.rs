@@ -56,6 +56,7 @@ pub(super) fn judge(root: &StateRoot, offers: &[Offer], options: &ReceiveOptions
         .map(|blocker| Blocker { what: format!("there: {}", blocker.what), ..blocker })
         .collect();
     answer.takes_pages = offers.iter().all(|offer| can_bring_memory(in_user_namespace(offer)));
+    answer.takes_files = true;
     answer
 }
 

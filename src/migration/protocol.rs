@@ -8,11 +8,12 @@
 //! Archive    bytes of an archive                Memory        bytes of pages
 //! ArchiveEnd nothing                            MemoryEnd     nothing
 //! Pages      a batch of `pages::store`          Memories      { CRIU's pid u32 · space u32 } …, after the last of them    from version 2 on
+//! Files      bytes of a round of files          FilesEnd      SHA-256 of those bytes · 1 if it was the last round         from version 3 on
 //!
 //! source                                destination
 //! Hello ─▶                          ◀─ Hello
 //! Offer … ─▶                        ◀─ Answer          what is in the way here, all of it
-//! Begin · memory or pages · archive ─▶
+//! Begin · rounds of files · memory or pages · the last round of files · archive ─▶
 //! Handoff(FINAL) ─▶  ...            ◀─ Handoff(READY)  as `handoff` says
 //! Settled ─▶
 //! ```
@@ -24,6 +25,7 @@ use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use super::handoff::Message;
 use super::id::MigrationId;
@@ -39,6 +41,8 @@ pub(super) const WITH_PAGES: u32 = 2;
 
 /// The first version in which several containers move together.
 pub(super) const WITH_MEMBERS: u32 = 3;
+/// The first version in which the root filesystem comes in rounds.
+pub(super) const WITH_FILES: u32 = 3;
 
 /// The longest frame, in bytes.
 const LONGEST: usize = 1 << 20;
@@ -171,6 +175,9 @@ pub struct Answer {
     /// Whether memory may come as pages: it is put into place while the container runs.
     #[serde(default)]
     pub takes_pages: bool,
+    /// Whether its root filesystem may come in rounds.
+    #[serde(default)]
+    pub takes_files: bool,
 }
 
 /// What is said, besides memory and archives.
@@ -216,6 +223,10 @@ pub enum Frame {
     Pages(Vec<u8>),
     /// All have come: which process, by CRIU's number, has which memory.
     Memories(Vec<(u32, u32)>),
+    /// Bytes of a round of files.
+    Files(Vec<u8>),
+    /// It is complete: the digest of its bytes, and whether it was the last.
+    FilesEnd([u8; 32], bool),
 }
 
 const SAID: u8 = 1;
@@ -226,6 +237,8 @@ const ARCHIVE: u8 = 5;
 const ARCHIVE_END: u8 = 6;
 const PAGES: u8 = 7;
 const MEMORIES: u8 = 8;
+const FILES: u8 = 9;
+const FILES_END: u8 = 10;
 
 /// The end that is written to; its copies share it.
 #[derive(Clone)]
@@ -326,6 +339,11 @@ impl Sender {
         self.frame(MEMORIES, &bytes).context(|| "send the end of the memory")
     }
 
+    /// The bytes of a round of files; it must be ended with [`FilesStream::end`].
+    pub fn files(&self) -> FilesStream {
+        FilesStream { to: self.clone(), digest: Sha256::new() }
+    }
+
     fn frame(&self, kind: u8, bytes: &[u8]) -> io::Result<()> {
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         // A message is of all of them.
@@ -344,6 +362,37 @@ impl Write for ArchiveStream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let piece = bytes.get(..PIECE).unwrap_or(bytes);
         self.0.frame(ARCHIVE, piece).map(|()| piece.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A round of files on its way.
+#[derive(Debug)]
+pub struct FilesStream {
+    to: Sender,
+    digest: Sha256,
+}
+
+impl FilesStream {
+    /// All of it was written.
+    ///
+    /// # Errors
+    /// When the connection is broken.
+    pub fn end(self, last: bool) -> Result<()> {
+        let digest: [u8; 32] = self.digest.finalize().into();
+        let bytes = [&digest[..], &[u8::from(last)]].concat();
+        self.to.frame(FILES_END, &bytes).context(|| "send the end of a round of files")
+    }
+}
+
+impl Write for FilesStream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let piece = bytes.get(..PIECE).unwrap_or(bytes);
+        self.digest.update(piece);
+        self.to.frame(FILES, piece).map(|()| piece.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -470,6 +519,14 @@ fn frame([kind]: [u8; 1], bytes: Vec<u8>) -> Result<Frame> {
         ARCHIVE_END => nothing(&bytes, Frame::ArchiveEnd),
         PAGES => Ok(Frame::Pages(bytes)),
         MEMORIES => memories(&bytes).map(Frame::Memories).ok_or_else(|| malformed("a list of memories")),
+        FILES => Ok(Frame::Files(bytes)),
+        FILES_END => match bytes.split_last_chunk::<1>() {
+            Some((digest, [last @ (0 | 1)])) if digest.len() == 32 => {
+                let digest = digest.try_into().map_err(|e| malformed("a digest").with_source(e))?;
+                Ok(Frame::FilesEnd(digest, *last == 1))
+            }
+            _ => Err(malformed("the end of a round of files")),
+        },
         _ => Err(malformed(format!("a frame of kind {kind}"))),
     }
 }
@@ -565,11 +622,16 @@ mod tests {
         other.pages(b"its own").expect("memory");
         other.say(&Said::Begin).expect("memory");
         sender.pages(b"more").expect("memory");
+        let mut files = sender.files();
+        files.write_all(b"a round").expect("memory");
+        files.end(true).expect("memory");
         let bytes = pipe.0.lock().expect("one thread").clone();
         assert_eq!(sender.bytes(), bytes.len() as u64);
         let mut receiver = receiver(bytes);
         let Said::Hello(hello) = receiver.said().expect("a hello") else { panic!("it was a hello") };
-        assert_eq!(hello.common().expect("its own"), WITH_MEMBERS);
+        assert_eq!(hello.common().expect("its own"), WITH_FILES);
+        let older = Hello { speaks: vec![2, 1], ..hello.clone() };
+        assert_eq!(older.common().expect("the second"), WITH_PAGES);
         let older = Hello { speaks: vec![1], ..hello };
         assert_eq!(older.common().expect("the first"), 1);
         let mut next = || receiver.frame().expect("a frame");
@@ -586,6 +648,8 @@ mod tests {
         assert_eq!(next(), Some(Frame::Said(Said::Begin)));
         assert_eq!(next(), Some(Frame::Said(Said::Member(0))));
         assert_eq!(next(), Some(Frame::Pages(b"more".to_vec())));
+        assert_eq!(next(), Some(Frame::Files(b"a round".to_vec())));
+        assert_eq!(next(), Some(Frame::FilesEnd(Sha256::digest(b"a round").into(), true)));
         assert_eq!(next(), None);
     }
 
@@ -599,7 +663,9 @@ mod tests {
             b"\x02\x0c\0\0\0pagemap-1.im",
             b"\x02\x0a\0\0\0pages-.img",
             b"\x04\x01\0\0\0x",
-            b"\x09\0\0\0\0",
+            b"\x0b\0\0\0\0",
+            b"\x0a\x01\0\0\0\x01",
+            b"\x0a\x21\0\0\x0012345678901234567890123456789012\x02",
             b"\x03\x05\0\0\0abc",
             b"\x08\x07\0\0\0abcdefg",
         ] {

@@ -2,7 +2,7 @@
 //! The destination: judges what it is offered, keeps what comes of it, and carries out what [`Destination::step`] says.
 //!
 //! ```text
-//!  Hello ─▶ Offer ─▶ judge ─▶ Answer ─▶ Begin ─▶ memory/, archive ─▶ FINAL ─▶ restore, frozen ─▶ READY ─▶ COMMIT ─▶ thaw ─▶ DONE
+//!  Hello ─▶ Offer ─▶ judge ─▶ Answer ─▶ Begin ─▶ rootfs/, memory/, archive ─▶ FINAL ─▶ restore, frozen ─▶ READY ─▶ COMMIT ─▶ thaw ─▶ DONE
 //!                                               └ the connection ends before READY: forgotten; after it: stays frozen
 //! ```
 //! Whoever connects may be anybody who was let as far as this: a configuration may only have of this host what the receiver's own
@@ -11,7 +11,7 @@
 use std::path::PathBuf;
 
 use super::agent::Peer;
-use super::arriving::{Arrivals, numbered, out_of_turn};
+use super::arriving::{Arrivals, numbered, out_of_turn, require_rootfs};
 use super::handoff::{Destination, Effect, Event, Message, Side, Traced, Tree, What};
 use super::id::{MigrationId, Tag};
 use super::journal::About;
@@ -22,7 +22,7 @@ use super::preflight;
 use super::protocol::{Blocker, Flags, Frame, Hello, Offer, Receiver, Said, Sender, WITH_MEMBERS};
 use crate::criu::TcpConnections;
 use crate::engine::StateRoot;
-use crate::restore::{MappedMount, RestoreOptions};
+use crate::restore::{MappedMount, RestoreOptions, unpack_options};
 use crate::spec::{Grants, HostAccess};
 use crate::{Error, ErrorKind, Result};
 
@@ -219,19 +219,23 @@ impl<'a> Receiving<'a> {
         if let Some(event) = first {
             self.drive(event)?;
         }
-        let heard = loop {
-            let taken = match receiver.frame() {
-                Ok(None) => break Ok(()),
-                Ok(Some(frame)) => self.take(frame),
-                Err(error) => Err(error),
-            };
-            if let Err(error) = taken {
-                break Err(error);
-            }
-        };
+        let heard = self.listen(receiver);
+        // Nobody may be at work there when what has come is removed.
+        self.group.end_landings();
         match self.state {
             Destination::Ready(_) => heard,
             _ => self.drive(Event::Cancel).and(heard),
+        }
+    }
+
+    fn listen(&mut self, receiver: &mut Receiver) -> Result<()> {
+        loop {
+            let taken = match receiver.frame() {
+                Ok(None) => return Ok(()),
+                Ok(Some(frame)) => self.take(frame),
+                Err(error) => Err(error),
+            };
+            taken?;
         }
     }
 
@@ -253,17 +257,24 @@ impl<'a> Receiving<'a> {
         }
         // Once something is known to be wrong, what still comes is of no use.
         if self.trouble.is_none()
-            && let Err(error) = self.group.keep(frame, &mut self.room)
+            && let Err(error) = self.keep(frame)
         {
             self.fail(error)?;
         }
         Ok(())
     }
 
+    fn keep(&mut self, frame: Frame) -> Result<()> {
+        let (options, flags) = (self.options, self.flags);
+        let unpack = || unpack_options(&options.restore(flags));
+        self.group.keep(frame, &mut self.room, &mut self.place, &unpack)
+    }
+
     /// It cannot be had: the other side is told, and hears it again when it asks.
     fn fail(&mut self, error: Error) -> Result<()> {
         let _ = self.sender.say(&Said::Failed(Blocker::from(&error)));
         self.trouble = Some(error);
+        self.group.end_landings();
         self.drive(Event::Failed)
     }
 
@@ -298,7 +309,7 @@ impl<'a> Receiving<'a> {
                 self.thaw()?;
                 return self.tree().map(|tree| Some(Event::Tree(tree)));
             }
-            Effect::KillTree => self.group.end(self.tag())?,
+            Effect::KillTree => self.group.end(self.tag(), &self.place)?,
             Effect::Fence | Effect::Unfence | Effect::Freeze | Effect::DropStore => {}
         }
         Ok(None)
@@ -376,6 +387,7 @@ fn restore_options(
     tag: Tag,
     (place, number): (&Place, usize),
 ) -> Result<RestoreOptions> {
+    require_rootfs(place, number)?;
     let mut options = own.restore(flags);
     options.held = Some((tag.migration.to_string(), tag.epoch.number()));
     options.addresses = place.noted(&numbered(ADDRESSES, number))?.unwrap_or_default();

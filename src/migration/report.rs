@@ -33,6 +33,8 @@ pub enum Progress {
     Round(Round),
     /// Of several containers that move together, this one stands still, and all of it was sent.
     Frozen(String),
+    /// This round of files was made.
+    FileRound(FileRound),
 }
 
 /// Memory that was sent while the container ran.
@@ -50,6 +52,32 @@ pub struct Round {
     /// To how many processors' time the container was limited meanwhile, if it was for the migration.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub processors: Option<f64>,
+}
+
+/// Files of the root filesystem that were sent.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct FileRound {
+    /// Files of all kinds that were new or other since the round before; in the first, all that there were.
+    pub files: u64,
+    /// Files that were gone.
+    pub removed: u64,
+    /// Bytes of their contents that were sent, before compression.
+    pub bytes: u64,
+    /// How long that took.
+    #[serde(serialize_with = "seconds")]
+    pub seconds: Duration,
+}
+
+impl FileRound {
+    /// Both together; those of several containers are sent at the same time.
+    pub(super) fn and(self, other: Self) -> Self {
+        Self {
+            files: self.files + other.files,
+            removed: self.removed + other.removed,
+            bytes: self.bytes + other.bytes,
+            seconds: self.seconds.max(other.seconds),
+        }
+    }
 }
 
 /// What it came to.
@@ -77,6 +105,10 @@ pub struct Moved {
     pub frozen_bytes: Option<u64>,
     /// Why CRIU has, if not because the caller wanted it so.
     pub without_rounds: Option<String>,
+    /// Files of its root filesystem that were sent while it ran; of several containers, one after the other.
+    pub file_rounds: Vec<FileRound>,
+    /// Those that were sent after these rounds, while it stood still; `None` if all of them were.
+    pub frozen_files: Option<FileRound>,
     /// What it came to for each, if there are several.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub members: Vec<MovedMember>,

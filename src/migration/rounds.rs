@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Memory that goes to the other host while its containers run, round after round, in a thread of its own; and what is left of it, when
-//! the processes stand still. A round is of all containers that move together, which stand still together. Nothing is written down of it,
-//! and whoever ends it leaves nothing behind. Must not know what comes after.
+//! What goes to the other host while its containers run, round after round, in a thread of its own: files, then memory, then what has
+//! changed of either meanwhile; and what is left of the memory, when the processes stand still. A round of memory is of all containers
+//! that move together, which stand still together. Nothing is written down of it, and whoever ends it leaves nothing behind. Must not know
+//! what comes after.
 
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -10,6 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::brake::Brake;
+use super::files::Files;
 use super::link::{Happening, Link, interrupted, loss};
 use super::pace::Pace;
 use super::predictor::{Advice, Measured, RoundLimits, advice};
@@ -30,12 +33,21 @@ const FAILURES: u32 = 3;
 /// How long rounds that shall end may take to do so before the connection is broken.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// What has been sent of one container, for the rounds and for what follows them.
+/// What of one container goes ahead, and has been sent of it.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Memory(Arc<Mutex<Sent>>);
+pub(super) struct Sent {
+    /// Unless it is CRIU that sends it.
+    pub(super) memory: Option<Memory>,
+    /// Unless the root filesystem is in the archive.
+    pub(super) files: Option<Files>,
+}
+
+/// What has been sent of its memory, for the rounds and for what follows them.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Memory(Arc<Mutex<SentMemory>>);
 
 #[derive(Debug, Default)]
-struct Sent {
+struct SentMemory {
     /// Dropped only when the container does not stand still any more: that takes some time.
     ahead: Ahead,
     /// Bytes that were sent while it stood still.
@@ -45,7 +57,7 @@ struct Sent {
 }
 
 impl Memory {
-    fn with<T>(&self, work: impl FnOnce(&mut Sent) -> T) -> T {
+    fn with<T>(&self, work: impl FnOnce(&mut SentMemory) -> T) -> T {
         work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -69,10 +81,10 @@ impl Memory {
     }
 }
 
-/// A container whose memory is being sent.
+/// A container that is being sent.
 struct Member {
     brake: Brake,
-    memory: Memory,
+    sent: Sent,
     sender: Sender,
 }
 
@@ -89,12 +101,13 @@ impl Rounds {
         let stop = Arc::new(AtomicBool::new(false));
         let (tell, stopped) = (tell.clone(), stop.clone());
         let work = move || {
-            let ended = make(members, &tell, &stopped, limits);
+            let pace = RefCell::new(Pace::new(limits.bandwidth));
+            let ended = Making { members, tell: &tell, stop: &stopped, limits, pace }.all();
             let _ = tell.send(Happening::RoundsEnded);
             ended
         };
         let thread = std::thread::Builder::new().name("rounds".into()).spawn(work);
-        Ok(Self { stop, thread: thread.context(|| "start a thread that sends memory")? })
+        Ok(Self { stop, thread: thread.context(|| "start a thread that sends rounds")? })
     }
 
     /// Has them end with the next batch.
@@ -108,77 +121,134 @@ impl Rounds {
     }
 }
 
-fn make(
-    mut members: Vec<Member>,
-    tell: &mpsc::Sender<Happening>,
-    stop: &AtomicBool,
+/// Who makes them.
+struct Making<'a> {
+    members: Vec<Member>,
+    tell: &'a mpsc::Sender<Happening>,
+    stop: &'a AtomicBool,
     limits: RoundLimits,
-) -> Result<()> {
-    let (mut measured, mut failures) = (Vec::new(), 0);
-    let mut pace = Pace::new(limits.bandwidth);
-    // Those before the containers were slowed down tell nothing of what comes.
-    let mut since = 0;
-    loop {
-        let recent = measured.get(since..).unwrap_or_default();
-        let more = (measured.len() as u64) < limits.most.into();
-        match advice(recent, limits) {
-            Advice::Again if more => {}
-            Advice::StopLate if more && limits.auto_converge => {
-                if !slow_down(&mut members, recent) {
-                    break;
-                }
-                since = measured.len();
+    pace: RefCell<Pace>,
+}
+
+impl Making<'_> {
+    fn all(mut self) -> Result<()> {
+        for member in &self.members {
+            while member.sent.files.as_ref().is_some_and(|files| !files.is_enough(self.limits.files)) {
+                self.files(member)?;
             }
-            _ => break,
         }
-        match round(&mut members, stop, &mut pace) {
-            Ok(round) => {
-                measured.push(Measured { dirty: round.dirty, sent: round.bytes, took: round.seconds });
-                let _ = tell.send(Happening::Round(round));
+        if self.members.iter().all(|member| member.sent.memory.is_some()) {
+            self.memory()?;
+            // What was written to files while memory was sent, and to memory meanwhile.
+            if self.members.iter().any(|member| member.sent.files.is_some()) {
+                self.members.iter().try_for_each(|member| self.files(member))?;
+                match self.round() {
+                    Err(Stopped::Unsent(error)) => return Err(error),
+                    Ok(_) | Err(Stopped::Untracked(_)) => {}
+                }
             }
-            Err(Stopped::Unsent(error)) => return Err(error),
-            Err(Stopped::Untracked(error)) => {
-                failures += 1;
-                tracing::warn!(error = error.chain(), "the memory of a process cannot be tracked");
-                if failures >= FAILURES {
-                    // What is not known to be there is sent when the processes stand still.
-                    break;
+        }
+        for Member { brake, sent, .. } in self.members {
+            if let Some(memory) = sent.memory {
+                memory.with(|sent| sent.brake = Some(brake));
+            }
+        }
+        Ok(())
+    }
+
+    /// A round of one container's files.
+    fn files(&self, member: &Member) -> Result<()> {
+        let Some(files) = &member.sent.files else { return Ok(()) };
+        let before = std::cell::Cell::new(member.sender.bytes());
+        let go_on = || {
+            let now = member.sender.bytes();
+            self.go_on(usize::try_from(now - before.replace(now)).unwrap_or(usize::MAX))
+        };
+        let round = files.round(&member.sender, &go_on)?;
+        let _ = self.tell.send(Happening::Round(Progress::FileRound(round)));
+        Ok(())
+    }
+
+    /// The rounds of memory, until it is enough.
+    fn memory(&mut self) -> Result<()> {
+        let (mut measured, mut failures) = (Vec::new(), 0);
+        // Those before the containers were slowed down tell nothing of what comes.
+        let mut since = 0;
+        loop {
+            let recent = measured.get(since..).unwrap_or_default();
+            let more = (measured.len() as u64) < self.limits.most.into();
+            match advice(recent, self.limits) {
+                Advice::Again if more => {}
+                Advice::StopLate if more && self.limits.auto_converge => {
+                    if !slow_down(&mut self.members, recent) {
+                        return Ok(());
+                    }
+                    since = measured.len();
+                }
+                _ => return Ok(()),
+            }
+            match self.round() {
+                Ok(round) => measured.push(round),
+                Err(Stopped::Unsent(error)) => return Err(error),
+                Err(Stopped::Untracked(error)) => {
+                    failures += 1;
+                    tracing::warn!(error = error.chain(), "the memory of a process cannot be tracked");
+                    if failures >= FAILURES {
+                        // What is not known to be there is sent when the processes stand still.
+                        return Ok(());
+                    }
                 }
             }
         }
     }
-    for Member { brake, memory, .. } in members {
-        memory.with(|sent| sent.brake = Some(brake));
+
+    /// One round of the memory of all of them.
+    fn round(&mut self) -> std::result::Result<Measured, Stopped> {
+        let mut round = Round { dirty: 0, bytes: 0, zeros: 0, seconds: Duration::ZERO, processors: None };
+        self.members.iter_mut().for_each(|member| member.brake.look());
+        for Member { brake, sent, sender } in &self.members {
+            let Some(memory) = &sent.memory else { continue };
+            memory.with(|memory| {
+                let found = processes(brake.container()).and_then(|processes| memory.ahead.look(&processes));
+                let found = found.map_err(Stopped::Untracked)?;
+                round.dirty += found.dirty_bytes();
+                let begin = Instant::now();
+                let (bytes, zeros) = self.send(memory, &found, sender).map_err(Stopped::Unsent)?;
+                round.bytes += bytes;
+                round.zeros += zeros;
+                round.seconds += begin.elapsed();
+                Ok(())
+            })?;
+            if let Some(processors) = brake.processors() {
+                round.processors = Some(round.processors.unwrap_or_default() + processors);
+            }
+        }
+        let _ = self.tell.send(Happening::Round(Progress::Round(round)));
+        Ok(Measured { dirty: round.dirty, sent: round.bytes, took: round.seconds })
     }
-    Ok(())
+
+    /// Bytes that were sent, and bytes that were told to be zero.
+    fn send(&self, memory: &mut SentMemory, round: &DirtyRound, sender: &Sender) -> Result<(u64, u64)> {
+        let totals = memory.ahead.send(round, &mut |batch| {
+            sender.pages(batch)?;
+            self.go_on(batch.len())
+        })?;
+        Ok((totals.bytes, totals.zeros))
+    }
+
+    /// So many bytes were sent: whether more of them may be.
+    fn go_on(&self, bytes: usize) -> Result<()> {
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(Error::new(ErrorKind::System, "the migration was given up"));
+        }
+        self.pace.borrow_mut().keep(bytes);
+        Ok(())
+    }
 }
 
 /// Slows down those that can be; whether there are any.
 fn slow_down(members: &mut [Member], rounds: &[Measured]) -> bool {
     members.iter_mut().fold(false, |slower, member| member.brake.slow_down(rounds) | slower)
-}
-
-/// One round of all of them.
-fn round(members: &mut [Member], stop: &AtomicBool, pace: &mut Pace) -> std::result::Result<Round, Stopped> {
-    let mut round = Round { dirty: 0, bytes: 0, zeros: 0, seconds: Duration::ZERO, processors: None };
-    for Member { brake, memory, sender } in members {
-        brake.look();
-        memory.with(|sent| {
-            let found = processes(brake.container()).and_then(|processes| sent.ahead.look(&processes));
-            let found = found.map_err(Stopped::Untracked)?;
-            round.dirty += found.dirty_bytes();
-            let begin = Instant::now();
-            let (bytes, zeros) = send(sent, &found, sender, stop, pace).map_err(Stopped::Unsent)?;
-            round.bytes += bytes;
-            round.zeros += zeros;
-            round.seconds += begin.elapsed();
-            Ok(())
-        })?;
-        if let Some(processors) = brake.processors() {
-            round.processors = Some(round.processors.unwrap_or_default() + processors);
-        }
-    }
-    Ok(round)
 }
 
 /// What ends a round before its end.
@@ -187,25 +257,6 @@ enum Stopped {
     Untracked(Error),
     /// The connection, or the caller.
     Unsent(Error),
-}
-
-/// Bytes that were sent, and bytes that were told to be zero.
-fn send(
-    sent: &mut Sent,
-    round: &DirtyRound,
-    sender: &Sender,
-    stop: &AtomicBool,
-    pace: &mut Pace,
-) -> Result<(u64, u64)> {
-    let totals = sent.ahead.send(round, &mut |batch| {
-        if stop.load(Ordering::Relaxed) {
-            return Err(Error::new(ErrorKind::System, "the migration was given up"));
-        }
-        sender.pages(batch)?;
-        pace.keep(batch.len());
-        Ok(())
-    })?;
-    Ok((totals.bytes, totals.zeros))
 }
 
 /// Those that CRIU will dump: the first one and who descends from it.
@@ -235,7 +286,7 @@ pub(super) fn possible(criu: Option<Version>, answer: &Answer) -> Result<()> {
     criu.map_or(Ok(()), can_leave_memory)
 }
 
-/// Makes the rounds, until it is enough: what was sent of each container, and the rounds. They run, whatever becomes of that.
+/// Makes the rounds of what goes ahead of each container, until it is enough; tells those of memory. They run, whatever becomes of that.
 ///
 /// # Errors
 /// What has ended them: the caller wants to give up, the connection or the other side is lost.
@@ -243,16 +294,16 @@ pub(super) fn run(
     link: &Link,
     happenings: &mpsc::Receiver<Happening>,
     containers: Vec<Container>,
+    sent: &[Sent],
     limits: RoundLimits,
     tell: &mut dyn FnMut(Progress),
-) -> Result<(Vec<Memory>, Vec<Round>)> {
-    let members = containers.into_iter().enumerate().map(|(number, container)| Member {
+) -> Result<Vec<Round>> {
+    let members = containers.into_iter().zip(sent).enumerate().map(|(number, (container, sent))| Member {
         brake: Brake::of(container),
-        memory: Memory::default(),
+        sent: sent.clone(),
         sender: link.sender().of_member(number),
     });
     let members: Vec<Member> = members.collect();
-    let memories = members.iter().map(|member| member.memory.clone()).collect();
     let mut made = Vec::new();
     let rounds = Rounds::begin(members, link.tell(), limits)?;
     let (mut reason, mut deadline) = (None, None);
@@ -266,8 +317,10 @@ pub(super) fn run(
         let why = match happening {
             Some(Happening::RoundsEnded) => break,
             Some(Happening::Round(round)) => {
-                tell(Progress::Round(round));
-                made.push(round);
+                if let Progress::Round(round) = round {
+                    made.push(round);
+                }
+                tell(round);
                 continue;
             }
             Some(Happening::Heard(_) | Happening::Frozen(_) | Happening::Ended(_)) => continue,
@@ -286,5 +339,5 @@ pub(super) fn run(
         deadline = Some(Instant::now() + PATIENCE);
     }
     let ended = rounds.join();
-    reason.map_or(ended, Err).map(|()| (memories, made))
+    reason.map_or(ended, Err).map(|()| made)
 }

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use super::departing::Departures;
 use super::endpoint::{Endpoint, Shell};
+use super::files::Files;
 use super::handoff::{Effect, Event, MessageKind, Owner, Side, Source as Handoff, Traced, Tree, What};
 use super::id::MigrationId;
 use super::journal::About;
@@ -24,8 +25,8 @@ use super::offering::{MoveOptions, greet, offer};
 use super::place::Place;
 use super::protocol::{Said, none_in_the_way, told};
 use super::report::{Clock, Moved, Phase, Progress, Round, downtime};
-use super::rounds;
-use crate::checkpoint::CheckpointOptions;
+use super::rounds::{self, Memory, Sent};
+use crate::checkpoint::{ArchivedRootfs, CheckpointOptions};
 use crate::engine::{ContainerId, StateRoot};
 use crate::{Error, ErrorKind, Result};
 
@@ -53,7 +54,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 pub fn to(
     root: &StateRoot,
     ids: &[ContainerId],
-    options: MoveOptions,
+    mut options: MoveOptions,
     tell: &mut dyn FnMut(Progress),
 ) -> Result<Moved> {
     tell(Progress::Phase(Phase::Preflight));
@@ -68,27 +69,33 @@ pub fn to(
     let _signals = options.give_up.map(|fd| link.watch_signals(fd)).transpose()?;
     link.listen()?;
     let mut group = Departures::new(root, ids.to_vec());
-    let (mut made, mut without_rounds) = (Vec::new(), None);
+    let (mut sent, mut made, mut without_rounds) = (vec![Sent::default(); ids.len()], Vec::new(), None);
     if options.rounds.most > 0 {
         match rounds::possible(offered.criu, &offered.answer) {
             Err(reason) => without_rounds = Some(reason.chain()),
-            Ok(()) => {
-                clock.begin(Phase::Rounds);
-                tell(Progress::Phase(Phase::Rounds));
-                match rounds::run(&link, &happenings, containers, options.rounds, tell) {
-                    Ok((memories, rounds)) => {
-                        group.remember(memories);
-                        made = rounds;
-                    }
-                    // Nothing is promised and nothing written down: the other side forgets it when the connection ends.
-                    Err(reason) => {
-                        link.close();
-                        return Err(Error::new(reason.kind(), not_moved(ids)).with_source(reason));
-                    }
-                }
+            Ok(()) => sent.iter_mut().for_each(|sent| sent.memory = Some(Memory::default())),
+        }
+    }
+    let files_go_ahead = options.rounds.files > 0 && offered.answer.takes_files;
+    if files_go_ahead {
+        for (sent, container) in sent.iter_mut().zip(&containers) {
+            sent.files = Some(Files::of(container)?);
+        }
+        options.checkpoint.archive.rootfs = ArchivedRootfs::None;
+    }
+    if files_go_ahead || sent.iter().any(|sent| sent.memory.is_some()) {
+        clock.begin(Phase::Rounds);
+        tell(Progress::Phase(Phase::Rounds));
+        match rounds::run(&link, &happenings, containers, &sent, options.rounds, tell) {
+            Ok(rounds) => made = rounds,
+            // Nothing is promised and nothing written down: the other side forgets it when the connection ends.
+            Err(reason) => {
+                link.close();
+                return Err(Error::new(reason.kind(), not_moved(ids)).with_source(reason));
             }
         }
     }
+    group.remember(sent);
     let peer = options.destination.to_string();
     let about = About { migration, side: Side::Source, container: &written(ids), peer: &peer };
     let mut place = Place::make(root, &about)?;
@@ -210,6 +217,7 @@ impl Sending<'_> {
         }
         let phases = self.clock.times();
         let ids = self.group.ids();
+        let (file_rounds, frozen_files) = self.group.files();
         let moved = Moved {
             migration: self.state.tag().migration,
             container: written(&ids),
@@ -220,6 +228,8 @@ impl Sending<'_> {
             rounds: self.rounds,
             frozen_bytes: self.group.frozen_bytes(),
             without_rounds: self.without_rounds,
+            file_rounds,
+            frozen_files,
             members: if ids.len() > 1 { self.group.report() } else { Vec::new() },
         };
         // Whoever does not hear it keeps a few bytes more.

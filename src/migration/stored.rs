@@ -14,6 +14,8 @@ use crate::{Context, Result};
 const MEMORY: &str = "memory";
 const PAGES: &str = "pages";
 const ARCHIVE: &str = "archive";
+const ROOTFS_COMING: &str = "rootfs.coming";
+const ROOTFS: &str = "rootfs";
 const OUTPUT: [&str; 2] = ["stdout.log", "stderr.log"];
 
 /// The directory of one container.
@@ -80,6 +82,42 @@ impl Stored {
         File::open(&path).context(|| format!("open {}", path.display()))
     }
 
+    /// Makes the directory of a root filesystem that comes in rounds.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub(super) fn make_rootfs(&self) -> Result<File> {
+        let path = self.path.join(ROOTFS_COMING);
+        let make = || fs::DirBuilder::new().mode(0o755).create(&path).and_then(|()| File::open(&path));
+        make().context(|| format!("make {}", path.display()))
+    }
+
+    /// All of it has come.
+    ///
+    /// # Errors
+    /// When it cannot be renamed.
+    pub(super) fn complete_rootfs(&self) -> Result<()> {
+        let (from, to) = (self.path.join(ROOTFS_COMING), self.path.join(ROOTFS));
+        fs::rename(&from, &to).context(|| format!("rename {} to {}", from.display(), to.display()))
+    }
+
+    /// The directory of a root filesystem that has come wholly.
+    pub(super) fn rootfs(&self) -> Option<PathBuf> {
+        Some(self.path.join(ROOTFS)).filter(|path| path.is_dir())
+    }
+
+    /// Takes the root filesystem back from a container that was restored with it and has not run, so that it can be again.
+    ///
+    /// # Errors
+    /// When it cannot be renamed.
+    pub(super) fn take_rootfs_back(&self, from: &Path) -> Result<()> {
+        let to = self.path.join(ROOTFS);
+        if self.rootfs().is_some() || !from.is_dir() {
+            return Ok(());
+        }
+        fs::rename(from, &to).context(|| format!("rename {} to {}", from.display(), to.display()))
+    }
+
     /// The files for its standard output and error.
     ///
     /// # Errors
@@ -117,6 +155,8 @@ impl Stored {
         removed(fs::remove_file(self.path.join(ARCHIVE)))
             .and_then(|()| removed(fs::remove_dir_all(self.path.join(MEMORY))))
             .and_then(|()| removed(fs::remove_dir_all(self.path.join(PAGES))))
+            .and_then(|()| removed(fs::remove_dir_all(self.path.join(ROOTFS_COMING))))
+            .and_then(|()| removed(fs::remove_dir_all(self.path.join(ROOTFS))))
             .context(|| format!("remove what has come from {}", self.path.display()))
     }
 

@@ -19,6 +19,9 @@ use crate::engine::NewContainer;
 use crate::spec::HostAccess;
 use crate::{Context, Error, ErrorKind, Result, sys};
 
+/// Where the root filesystem of a container is that has a bundle of its own, in its directory.
+pub(crate) const RESTORED_ROOTFS: &str = "bundle/rootfs";
+
 /// An unpacked archive.
 pub(super) struct Imported {
     pub(super) bundle: Bundle,
@@ -122,21 +125,35 @@ fn nameless_file(directory: &Path) -> Result<File> {
     options.open(directory).context(|| format!("make a temporary file in {}", directory.display()))
 }
 
-/// [`unpack`] of what another host sends, whose memory came before, as files in the directory `memory`.
+/// What came of a container before its archive.
+pub(super) struct Came<'a> {
+    /// The directory with files of memory.
+    pub(super) memory: &'a Path,
+    /// That of the root filesystem, if it is not in the archive.
+    pub(super) rootfs: Option<&'a Path>,
+}
+
+/// [`unpack`] of what another host sends.
 pub(super) fn unpack_of_peer(
     new: &mut NewContainer,
     archive: Box<dyn Read + Send>,
-    memory: &Path,
+    came: &Came<'_>,
     options: &RestoreOptions,
     progress: &mut (dyn Progress + Send),
 ) -> Result<Imported> {
     let archive = Archive::open(opened(archive, &options.identities)?)?;
     let manifest = archive.manifest().clone();
     let unpack = unpack_options(options);
-    let imported = place(new, &manifest, options, progress, |directory, rootfs, progress| {
-        archive.unpack_into(directory, rootfs, &unpack, progress).map(drop)
-    })?;
-    link_memory(memory, &imported.images())?;
+    if came.rootfs.is_some() && manifest.container.rootfs {
+        let message = "the root filesystem came before the archive, and is in it, too";
+        return Err(Error::new(ErrorKind::InvalidArchive, message));
+    }
+    let imported =
+        place_with(new, &manifest, came.rootfs, options, progress, |directory, rootfs, progress| {
+            let rootfs = rootfs.filter(|_| came.rootfs.is_none());
+            archive.unpack_into(directory, rootfs, &unpack, progress).map(drop)
+        })?;
+    link_memory(came.memory, &imported.images())?;
     Ok(imported)
 }
 
@@ -175,7 +192,8 @@ pub(super) fn unpack_without(
     Ok(imported)
 }
 
-fn unpack_options(options: &RestoreOptions) -> UnpackOptions {
+/// What may come, whether in an archive or before it.
+pub(crate) fn unpack_options(options: &RestoreOptions) -> UnpackOptions {
     let mut unpack = UnpackOptions::default();
     if options.allow.contains(&HostAccess::Devices) {
         unpack.devices = DeviceNodes::Any;
@@ -193,8 +211,20 @@ fn place(
     progress: &mut (dyn Progress + Send),
     unpack: impl FnOnce(BorrowedFd<'_>, Option<BorrowedFd<'_>>, &mut (dyn Progress + Send)) -> Result<()>,
 ) -> Result<Imported> {
+    place_with(new, manifest, None, options, progress, unpack)
+}
+
+/// [`place`], with a root filesystem that is there.
+fn place_with(
+    new: &mut NewContainer,
+    manifest: &Manifest,
+    came: Option<&Path>,
+    options: &RestoreOptions,
+    progress: &mut (dyn Progress + Send),
+    unpack: impl FnOnce(BorrowedFd<'_>, Option<BorrowedFd<'_>>, &mut (dyn Progress + Send)) -> Result<()>,
+) -> Result<Imported> {
     check_machine(manifest)?;
-    if !manifest.container.rootfs && !options.bundle.as_deref().is_some_and(is_complete) {
+    if !manifest.container.rootfs && came.is_none() && !options.bundle.as_deref().is_some_and(is_complete) {
         return Err(Error::new(ErrorKind::InvalidInput, "the archive holds no root filesystem")
             .with_hint("name a bundle that has one with --bundle"));
     }
@@ -205,6 +235,9 @@ fn place(
     make_private(&unpacked)?;
     let bundle = Bundle::choose(new, options.bundle.as_deref())?;
     let directory = open_dir(&unpacked)?;
+    if let (Some(from), Some(to)) = (came, bundle.rootfs.as_deref()) {
+        fs::rename(from, to).context(|| format!("rename {} to {}", from.display(), to.display()))?;
+    }
     let rootfs = bundle.rootfs.as_deref().map(open_dir).transpose()?;
     unpack(directory.as_fd(), rootfs.as_ref().map(AsFd::as_fd), progress)?;
     let imported = Imported { bundle, unpacked };

@@ -34,6 +34,7 @@ use nix::unistd::Pid;
 
 pub use allowed::allows;
 pub use guard::guard_if_requested;
+pub(crate) use import::{RESTORED_ROOTFS, unpack_options};
 pub use lock::settle;
 pub use on_demand::{can_bring_memory, provide_memory_if_requested};
 pub use options::{MappedMount, RestoreOptions, Source};
@@ -142,8 +143,9 @@ fn run(
             memory = Some((name, Origin::Archive(file)));
             (imported.bundle(), imported.images(), Some(imported))
         }
-        Source::Peer { name, bytes, memory: sent, store } => {
-            let imported = import::unpack_of_peer(new, bytes, &sent, options, progress)?;
+        Source::Peer { name, bytes, memory: sent, store, rootfs } => {
+            let came = import::Came { memory: &sent, rootfs: rootfs.as_deref() };
+            let imported = import::unpack_of_peer(new, bytes, &came, options, progress)?;
             memory = Some((name, Origin::Peer(store.as_deref().map(import::open_dir).transpose()?)));
             (imported.bundle(), imported.images(), Some(imported))
         }

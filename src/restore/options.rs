@@ -63,6 +63,9 @@ pub enum Source {
         memory: PathBuf,
         /// The directory of the store with what the images leave to who provides memory, if they do. It may lose its name, too.
         store: Option<PathBuf>,
+        /// The directory with its root filesystem, on the state root's file system, if that has come before the archive. The container gets
+        /// it.
+        rootfs: Option<PathBuf>,
     },
 }
 

@@ -17,6 +17,7 @@ pub mod holder;
 pub mod id_maps;
 pub mod kcmp;
 pub mod keyring;
+pub mod lease;
 pub mod mapping_namespace;
 pub mod memory_tracking;
 pub mod metadata;

@@ -391,6 +391,11 @@ pub fn kernel_release() -> io::Result<String> {
     Ok(nix::sys::utsname::uname()?.release().to_string_lossy().into_owned())
 }
 
+/// What tells this boot of the machine from all others.
+pub fn boot_id() -> io::Result<String> {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|text| text.trim_end().to_owned())
+}
+
 /// The features of the first processor, as `/proc/cpuinfo` names them.
 pub fn cpu_features() -> io::Result<Vec<String>> {
     let text = fs::read_to_string("/proc/cpuinfo")?;

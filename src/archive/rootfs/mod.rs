@@ -5,10 +5,12 @@
 //! walk ──▶ Plan (exact size, one fingerprint per entry)          the outer header needs the size first
 //! walk ──▶ emit (compared with the plan, streamed)
 //! walk ──▶ BaseTree; walk, compared with that ──▶ Difference: a Plan of some entries, and a list of what is gone
+//! walks ──▶ SentTree: rounds of what is new ──▶ lay_round                of a tree that somebody writes to
 //! TarReader ──▶ unpack (beneath the root, directories finished last), or unpack_over what is there
 //! ```
 //! Must not know the archive around it.
 
+mod ahead;
 mod apply;
 mod base;
 mod difference;
@@ -20,6 +22,7 @@ mod walk;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::path::PathBuf;
 
+pub use ahead::{SentRound, SentTree, lay_round, tells_of_writes};
 pub(super) use apply::write_sparse;
 pub(super) use base::check_facts;
 pub use base::{BaseTree, verify_base};
@@ -28,6 +31,7 @@ pub(super) use over::remove_listed;
 pub(super) use pack::{Plan, emit, emit_small, plan};
 pub use unpack::{DeviceNodes, UnpackedRootfs};
 pub(super) use unpack::{Ground, unpack, unpack_over};
+pub use walk::Tree;
 
 /// What messages call the nested tar.
 pub(super) const STREAM: &str = super::member::ROOTFS;

@@ -69,26 +69,30 @@ pub(in crate::archive) fn remove_listed(root: BorrowedFd<'_>, list: &[u8], longe
     let paths: Vec<String> = serde_json::from_slice(list)
         .map_err(|error| invalid(format!("{WHAT} is not a list of paths")).with_source(error))?;
     for path in paths {
-        let relative = path.trim_start_matches('/');
-        let (parent, name) = split(relative.as_bytes(), longest).context(|| format!("apply {WHAT}"))?;
-        if name.is_empty() {
-            return Err(invalid(format!("{WHAT} lists the root itself")));
-        }
-        let here = if parent.is_empty() { &b"."[..] } else { parent };
-        match open_beneath(root, here, OFlag::O_PATH | OFlag::O_DIRECTORY, Mode::empty()) {
-            Ok(dir) => {
-                let name = OsStr::from_bytes(name);
-                remove(dir.as_fd(), name).context(|| format!("remove {}", printable(relative.as_bytes())))?;
-            }
-            // Its directory is gone already.
-            Err(Errno::ENOENT | Errno::ENOTDIR) => {}
-            Err(errno) => {
-                let what = format!("{WHAT}: {} leads elsewhere", printable(relative.as_bytes()));
-                return Err(invalid(what).with_source(errno));
-            }
-        }
+        remove_path(root, path.trim_start_matches('/').as_bytes(), longest)
+            .context(|| format!("apply {WHAT}"))?;
     }
     Ok(())
+}
+
+/// Removes what is at a path from the root; that there is nothing is success.
+///
+/// # Errors
+/// `InvalidArchive` for a path that leads elsewhere; else what the file system says.
+pub(super) fn remove_path(root: BorrowedFd<'_>, path: &[u8], longest: usize) -> Result<()> {
+    let (parent, name) = split(path, longest)?;
+    if name.is_empty() {
+        return Err(invalid("the root itself is to be removed"));
+    }
+    let here = if parent.is_empty() { &b"."[..] } else { parent };
+    match open_beneath(root, here, OFlag::O_PATH | OFlag::O_DIRECTORY, Mode::empty()) {
+        Ok(dir) => {
+            remove(dir.as_fd(), OsStr::from_bytes(name)).context(|| format!("remove {}", printable(path)))
+        }
+        // Its directory is gone already.
+        Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(()),
+        Err(errno) => Err(invalid(format!("{} leads elsewhere", printable(path))).with_source(errno)),
+    }
 }
 
 /// Whether something is a directory; `None` if there is nothing.

@@ -96,7 +96,8 @@ pub(in crate::archive) enum Ground {
     Base,
 }
 
-fn unpack_entries<R: BufRead>(
+/// Unpacks the entries of the tar, up to its end mark.
+pub(super) fn unpack_entries<R: BufRead>(
     tar: &mut TarReader<R>,
     root: BorrowedFd<'_>,
     ground: Ground,
@@ -247,7 +248,7 @@ fn path_of(entry: &Entry) -> &[u8] {
 }
 
 /// Opens the directory that an entry is to be made in.
-fn open_directory(root: BorrowedFd<'_>, path: &[u8], entry: &[u8]) -> Result<OwnedFd> {
+pub(super) fn open_directory(root: BorrowedFd<'_>, path: &[u8], entry: &[u8]) -> Result<OwnedFd> {
     let path = if path.is_empty() { &b"."[..] } else { path };
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
     open_beneath(root, path, flags, Mode::empty()).map_err(|errno| {

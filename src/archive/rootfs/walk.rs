@@ -37,14 +37,39 @@ pub(super) struct LeftOut {
 /// Who looks at each entry: the entry, and where the file is (a directory is open itself, the name is empty).
 pub(super) type Visit<'a> = dyn FnMut(Entry, BorrowedFd<'_>, &CStr) -> Result<()> + 'a;
 
+/// [`Visit`] of who wants to know all that was told about the file, too.
+pub(super) type VisitFile<'a> = dyn FnMut(Entry, &Metadata, BorrowedFd<'_>, &CStr) -> Result<()> + 'a;
+
+/// Whether anybody may write to the tree during the walk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tree {
+    /// Somebody may: a file that vanishes is not visited.
+    Lives,
+    /// Nobody: such a file is an error.
+    StandsStill,
+}
+
 /// Visits every file beneath `root`, `root` first as `./`.
 pub(super) fn walk(root: BorrowedFd<'_>, visit: &mut Visit<'_>) -> Result<LeftOut> {
+    walk_tree(root, Tree::StandsStill, &mut |entry, _, dir, name| visit(entry, dir, name))
+}
+
+/// [`walk`] of a tree that somebody may write to.
+pub(super) fn walk_tree(root: BorrowedFd<'_>, tree: Tree, visit: &mut VisitFile<'_>) -> Result<LeftOut> {
     let mut walk =
-        Walk { root, links: HashMap::new(), pending: vec![Vec::new()], left_out: LeftOut::default() };
+        Walk { root, tree, links: HashMap::new(), pending: vec![Vec::new()], left_out: LeftOut::default() };
     while let Some(path) = walk.pending.pop() {
         walk.directory(&path, visit)?;
     }
     Ok(walk.left_out)
+}
+
+/// Whether an error tells that what has just been listed is gone, or something else by now.
+pub(super) fn vanished(errno: Errno) -> bool {
+    matches!(
+        errno,
+        Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::EXDEV | Errno::ESTALE | Errno::ENXIO
+    )
 }
 
 /// What tells a file from all others: its device and its inode number.
@@ -52,6 +77,7 @@ type Inode = ((u32, u32), u64);
 
 struct Walk<'r> {
     root: BorrowedFd<'r>,
+    tree: Tree,
     /// Files with several names, by device and inode: the first name, and how many more are to come.
     links: HashMap<Inode, (Vec<u8>, u32)>,
     /// Directories to be looked into, the next one last; paths without a trailing slash.
@@ -61,30 +87,44 @@ struct Walk<'r> {
 
 impl Walk<'_> {
     /// Visits a directory and its files; its subdirectories are left for later.
-    fn directory(&mut self, path: &[u8], visit: &mut Visit<'_>) -> Result<()> {
+    fn directory(&mut self, path: &[u8], visit: &mut VisitFile<'_>) -> Result<()> {
         let here = if path.is_empty() { &b"."[..] } else { path };
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
-        let fd = open_beneath_same_mount(self.root, here, flags, Mode::empty());
-        let fd = fd.map_err(|errno| not_read(errno, here, "open"))?;
+        let fd = match open_beneath_same_mount(self.root, here, flags, Mode::empty()) {
+            Err(errno) if self.lives() && vanished(errno) && !path.is_empty() => return Ok(()),
+            fd => fd.map_err(|errno| not_read(errno, here, "open"))?,
+        };
         let metadata = metadata_at(fd.as_fd(), c"").map_err(|errno| not_read(errno, here, "look at"))?;
         let mut entry = facts(&metadata, Kind::Directory, [here, b"/"].concat());
         entry.xattrs = xattrs(fd.as_fd(), c"", here)?;
-        visit(entry, fd.as_fd(), c"")?;
+        visit(entry, &metadata, fd.as_fd(), c"")?;
         let mut dir = Dir::from_fd(fd).map_err(|errno| not_read(errno, here, "open"))?;
         let first_pending = self.pending.len();
         for name in sorted_names(&mut dir, here)? {
             let path = joined(path, &name)?;
-            if let Some(entry) = self.entry(dir.as_fd(), &name, path)? {
-                visit(entry, dir.as_fd(), &name)?;
+            if let Some((entry, metadata)) = self.entry(dir.as_fd(), &name, path)? {
+                visit(entry, &metadata, dir.as_fd(), &name)?;
             }
         }
         self.pending[first_pending..].reverse();
         Ok(())
     }
 
+    fn lives(&self) -> bool {
+        self.tree == Tree::Lives
+    }
+
     /// The entry of a file, if a tar can hold it. A directory is put on the pending list instead.
-    fn entry(&mut self, dir: BorrowedFd<'_>, name: &CStr, path: Vec<u8>) -> Result<Option<Entry>> {
-        let metadata = metadata_at(dir, name).map_err(|errno| not_read(errno, &path, "look at"))?;
+    fn entry(
+        &mut self,
+        dir: BorrowedFd<'_>,
+        name: &CStr,
+        path: Vec<u8>,
+    ) -> Result<Option<(Entry, Metadata)>> {
+        let metadata = match metadata_at(dir, name) {
+            Err(errno) if self.lives() && vanished(errno) => return Ok(None),
+            metadata => metadata.map_err(|errno| not_read(errno, &path, "look at"))?,
+        };
         let kind = match metadata.file_type() {
             libc::S_IFREG => Kind::File,
             libc::S_IFDIR => Kind::Directory,
@@ -99,7 +139,7 @@ impl Walk<'_> {
         };
         if metadata.mount_root {
             self.left_out.mount_points += 1;
-            return Ok(Some(mount_point(&metadata, kind, path)));
+            return Ok(Some((mount_point(&metadata, kind, path), metadata)));
         }
         if kind == Kind::Directory {
             self.pending.push(path);
@@ -109,20 +149,31 @@ impl Walk<'_> {
             && let Some(first) = self.first_name(&metadata, &path)
         {
             let entry = facts(&metadata, Kind::HardLink, path);
-            return Ok(Some(Entry { link: first, ..entry }));
+            return Ok(Some((Entry { link: first, ..entry }, metadata)));
         }
         let mut entry = facts(&metadata, kind, path);
         match kind {
             Kind::File => entry.size = metadata.size,
             Kind::Character | Kind::Block => entry.device = metadata.node,
             Kind::Symlink => {
-                let target = readlinkat(dir, name).map_err(|errno| not_read(errno, &entry.path, "read"))?;
+                let target = match readlinkat(dir, name) {
+                    // Something else has the name by now.
+                    Err(errno) if self.lives() && (vanished(errno) || errno == Errno::EINVAL) => {
+                        return Ok(None);
+                    }
+                    target => target.map_err(|errno| not_read(errno, &entry.path, "read"))?,
+                };
                 entry.link = target.into_vec();
             }
             _ => {}
         }
-        entry.xattrs = xattrs(dir, name, &entry.path)?;
-        Ok(Some(entry))
+        entry.xattrs = match xattrs(dir, name, &entry.path) {
+            Err(error) if self.lives() && error.errno().map(Errno::from_raw).is_some_and(vanished) => {
+                return Ok(None);
+            }
+            xattrs => xattrs?,
+        };
+        Ok(Some((entry, metadata)))
     }
 
     /// The name under which a file with several names was visited before; remembers this one if it is the first.

@@ -39,7 +39,7 @@ pub(in crate::cli) struct Args {
     /// Write what it came to into this file, as JSON
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
-    /// Print a line of JSON as each phase begins, after each round of memory, and of several containers as each stands still
+    /// Print a line of JSON as each phase begins, after each round of memory or files, and of several containers as each stands still
     #[arg(long)]
     json_progress: bool,
     /// Program that leads to the other host, in place of ssh, and its first arguments
@@ -70,6 +70,9 @@ pub(in crate::cli) struct Args {
     /// has stopped
     #[arg(long)]
     auto_converge: bool,
+    /// Send files at most so often while the container runs, and the rest when it stands still; 0: all of them then
+    #[arg(long, value_name = "N", default_value_t = RoundLimits::default().files)]
+    rootfs_rounds: u32,
     /// Take established TCP connections along; the container's address must come along as well
     #[arg(long)]
     tcp_established: bool,
@@ -146,6 +149,7 @@ impl Args {
         options.rounds.most = self.memory_rounds;
         options.rounds.bandwidth = self.bandwidth.map(|mebibytes| mebibytes << 20);
         options.rounds.auto_converge = self.auto_converge;
+        options.rounds.files = self.rootfs_rounds;
         options.rounds.downtime = Duration::from_millis(self.downtime_target);
         Ok(options)
     }
