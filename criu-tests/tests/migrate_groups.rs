@@ -241,8 +241,9 @@ fn what_is_in_the_way_of_one_is_named_before_anything_is_stopped() {
     let [hooked, locked, _] = &group.ids;
     let own = format!("container {locked}: ");
     let theirs = format!("there: container {hooked}: ");
-    let fragments = ["in the way of this migration", &own, "--file-locks", &theirs, "hooks.poststop[0]"];
-    group.a.migrate(&group.to(&[], &receiver.at)).failed(7, &fragments);
+    let fragments = ["in the way of this migration", &own, "it holds a lock", &theirs, "hooks.poststop[0]"];
+    let said = group.a.migrate(&group.to(&[], &receiver.at)).failed(7, &fragments);
+    assert!(said.contains("pass --file-locks"), "{said}");
     group.run_on(&before);
     let [one, ..] = &group.ids;
     let twice = group.a.migrate(&["to", &receiver.at, one, locked, one]);

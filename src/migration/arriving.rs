@@ -65,6 +65,13 @@ impl<'a> Arrivals<'a> {
         Self { root, members, now: 0 }
     }
 
+    /// Those of a migration of which nothing was written down when it began, and not which they are: what may be left of their files is
+    /// never restored.
+    pub(super) fn unknown(root: &'a StateRoot, ids: Vec<ContainerId>, place: &Place) -> Self {
+        let members = (0..).zip(ids).map(|(n, id)| Arriving::new(id, place.stored(n))).collect();
+        Self { root, members, now: 0 }
+    }
+
     pub(super) fn ids(&self) -> Vec<ContainerId> {
         self.members.iter().map(|member| member.id.clone()).collect()
     }

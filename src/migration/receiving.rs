@@ -205,8 +205,12 @@ impl<'a> Receiving<'a> {
         };
         let noted: Option<String> = place.noted(PEER)?;
         require_own(noted.as_deref().map(str::parse).transpose()?, options.peer.as_ref())?;
-        let group = Arrivals::again(root, place.containers()?, &place);
-        let (flags, state) = (place.noted(FLAGS)?.unwrap_or_default(), Destination::new(migration));
+        let (ids, flags) = (place.containers()?, place.noted(FLAGS)?);
+        let group = match flags {
+            Some(_) => Arrivals::again(root, ids, &place),
+            None => Arrivals::unknown(root, ids, &place),
+        };
+        let (flags, state) = (flags.unwrap_or_default(), Destination::new(migration));
         let this =
             Self { options, sender, place, group, flags, state, room: 0, trouble: None, settled: false };
         let event = this.place.restart(this.tree()?);

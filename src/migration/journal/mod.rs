@@ -190,13 +190,24 @@ impl Journal {
         self.add(Entry::Note { at, key: key.to_owned(), value: value.to_owned() })
     }
 
-    /// Removes the migration's directory, with all that its worker has kept there.
+    /// Removes the migration's directory, with all that its worker has kept there; the journal last, for whoever finds some of it.
     ///
     /// # Errors
     /// What could not be removed.
     pub fn remove(self) -> Result<()> {
         let Some(directory) = self.path.parent() else { return Ok(()) };
-        fs::remove_dir_all(directory).context(|| format!("remove {}", directory.display()))
+        let remove = || {
+            for entry in fs::read_dir(directory)? {
+                let entry = entry?;
+                match entry.file_type()?.is_dir() {
+                    true => fs::remove_dir_all(entry.path())?,
+                    false if entry.file_name() == FILE => {}
+                    false => fs::remove_file(entry.path())?,
+                }
+            }
+            fs::remove_dir_all(directory)
+        };
+        remove().context(|| format!("remove {}", directory.display()))
     }
 
     fn add(&mut self, entry: Entry) -> Result<()> {
