@@ -188,7 +188,7 @@ fn much_memory_goes_to_another_machine_and_back() {
 
 #[test]
 fn a_destination_that_crashes_before_the_decision_leaves_the_container_where_it_was() {
-    let Some(mut moving) = Moving::new("/run") else { return };
+    let Some(mut moving) = Moving::in_full("/run") else { return };
     let before = moving.begins("counter", &["--memory", "1048576"]);
     let boot = There.comes_up("");
     let mut crash = There.armed(&format!("read -r _; {CRASH}"));
@@ -204,19 +204,28 @@ fn a_destination_that_crashes_before_the_decision_leaves_the_container_where_it_
     moving.ends(Here);
 }
 
-/// What is written down, and what has come, is on a disk there or is not.
+/// What is written down, and what has come, is on a disk there or is not. The source has not decided yet, and is killed.
 fn a_destination_crashes_when_it_is_ready(place: &str) -> Option<(Moving, Status)> {
     let mut moving = Moving::in_full(place)?;
     let before = moving.begins("counter", &["--memory", "1048576"]);
     let boot = There.comes_up("");
-    let journals = format!("{}/.migrations/*/journal", moving.root);
-    let crash = There.armed(&format!("until grep -aqs '\"ready\"' {journals}; do :; done; {CRASH}"));
+    let (root, id) = (&moving.root, &moving.id);
+    let (begins, is_ready) = (
+        format!("until [ -e {root}/{id} ]; do :; done; echo restores"),
+        format!("until grep -aqs '\"ready\"' {root}/.migrations/*/journal; do :; done; echo ready"),
+    );
+    let mut destination = There.armed(&format!("{begins}; {is_ready}; read -r _; {CRASH}"));
     let sender = moving.starts();
+    let signal = |signal| {
+        kill(Pid::from_raw(sender.id().cast_signed()), signal).expect("signal migrate");
+    };
+    assert_eq!(destination.line(), "restores");
+    signal(Signal::SIGSTOP);
+    assert_eq!(destination.line(), "ready");
+    signal(Signal::SIGKILL);
+    destination.go_on();
     There.comes_up(&boot);
-    drop(crash);
-    let (_, said) = said(sender);
-    let runs = |at| moving.is_at(at).as_deref() == Some("running");
-    assert!(!(runs(Here) && runs(There)), "it runs twice: {said}");
+    drop((destination, said(sender)));
     moving.is_continued();
     Some((moving, before))
 }
