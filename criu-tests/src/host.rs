@@ -249,6 +249,7 @@ impl Drop for Host {
             self.migrate_command(&["delete", "--force", &id]).run_if_possible();
         }
         drop(self.lifeline.take());
+        crate::trace::thaw_cgroups(&self.tag);
         // Everything on the host dies with its first process; unshare(1) ends after it.
         let _ = self.unshare.wait();
         crate::trace::remove_cgroups(&self.tag);

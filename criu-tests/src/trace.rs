@@ -2,6 +2,7 @@
 //! What must not be left: processes, mounts, cgroups, state, unfinished files.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use crate::host::Host;
@@ -41,6 +42,21 @@ impl Host {
     /// The cgroups of the containers of this test, of any host.
     pub fn cgroups(&self) -> Vec<PathBuf> {
         cgroups_of(self.tag())
+    }
+}
+
+/// Lets go of what a test has left frozen, which could not be killed else.
+pub(crate) fn thaw_cgroups(tag: &str) {
+    for directory in cgroups_of(tag) {
+        // There is one of these, or none.
+        let _ = fs::OpenOptions::new()
+            .write(true)
+            .open(directory.join("freezer.state"))
+            .and_then(|mut file| file.write_all(b"THAWED"));
+        let _ = fs::OpenOptions::new()
+            .write(true)
+            .open(directory.join("cgroup.freeze"))
+            .and_then(|mut file| file.write_all(b"0"));
     }
 }
 

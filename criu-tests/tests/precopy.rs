@@ -137,7 +137,6 @@ fn one_that_writes_more_than_is_sent_is_slowed_down_only_if_that_is_wanted() {
         assert!(if slower { last < 24 * MIB } else { last > 28 * MIB }, "{report}");
         // 32 MiB at 128 MiB a second.
         assert!(rounds[0]["seconds"].as_f64().is_some_and(|first| first > 0.2), "{report}");
-        let there = pair.b.imported(&pair.id);
         // The name is taken there: there is one tree of cgroups for both.
         assert_eq!(quota(&pair.b, &format!("{}-{}", pair.cgroup(), pair.id)), unlimited);
         pair.b.migrate(&["delete", "--force", &pair.id]).succeeded();

@@ -405,7 +405,9 @@ impl Sending<'_> {
                 Happening::Lost(_, error) => self.give_up(loss(error)),
             }
         }
-        Ok(if self.group.are_held() { Event::Tree(Tree::Frozen) } else { Event::Failed })
+        // When it was given up meanwhile, the connection is cut: nobody would ever tell that once more.
+        let goes_on = self.reason.is_none() && self.group.are_held();
+        Ok(if goes_on { Event::Tree(Tree::Frozen) } else { Event::Failed })
     }
 
     /// For this reason: the checkpoints fail as soon as they have something to send.

@@ -208,7 +208,13 @@ impl Pair {
             }
             Fault::DestinationCriu => notes.push(self.kill_criu(&self.b, Some("ready")).to_owned()),
             Fault::Provider => {
-                let killed = provider.is_some_and(|pid| self.send(&self.b, "KILL", pid));
+                let killed = provider.is_some_and(|pid| {
+                    let there = self.b.outside(&format!("/proc/{pid}"));
+                    let killed = self.send(&self.b, "KILL", pid);
+                    let is_gone = || if std::fs::exists(&there).unwrap_or(true) { Err(()) } else { Ok(()) };
+                    wait_until(PATIENCE, "it is gone", is_gone);
+                    killed
+                });
                 notes.extend((!killed).then(|| "all memory was there".to_owned()));
             }
             Fault::Cut => deal = Deal::Cut,
@@ -303,13 +309,10 @@ impl Pair {
     /// Nothing is left on either host but, at the destination, a few words about a migration of which it was not told that it is over.
     fn nothing_is_left(&self, notes: &mut Vec<String>) {
         assert_eq!(migration(&self.a), None, "nothing is left to be continued");
-        // What was said last may be on its way.
-        let forgets = || if self.left().is_empty() { Ok(()) } else { Err(journal(&self.b)) };
-        if self.fault == Fault::Delay {
-            wait_until(PATIENCE, "it is forgotten", forgets);
-        }
-        if let Err(journal) = forgets() {
-            assert_eq!(self.left(), ["journal"]);
+        let left = self.left();
+        if !left.is_empty() {
+            assert_eq!(left, ["journal"]);
+            let journal = journal(&self.b);
             // Of one that ran there the source may ask, and of one that never came so far the next one removes it.
             assert!(journal.contains("\"live\"") || !journal.contains("\"handoff\""), "{journal}");
             notes.push("destination keeps its journal".to_owned());
@@ -391,6 +394,12 @@ pub(crate) fn run(stage: Stage, step: Step, fault: Fault) -> Outcome {
             (format!("one copy, at the {at}, {how}"), gap)
         }
     };
+    if fault == Fault::Delay {
+        // What was said last is on its way.
+        wait_until(PATIENCE, "it is forgotten", || {
+            if pair.left().is_empty() { Ok(()) } else { Err(pair.left()) }
+        });
+    }
     drop(receiver);
     drop(relay);
     pair.nothing_is_left(&mut notes);
