@@ -23,19 +23,20 @@ cp key-user.pub authorized";
 
 /// An sshd that runs.
 #[derive(Debug)]
-pub struct Sshd {
+pub struct Sshd<'h> {
+    host: &'h Host,
     running: Option<Running>,
     /// What stands for `ssh` on the other host.
     pub ssh: String,
 }
 
-impl Sshd {
+impl<'h> Sshd<'h> {
     /// Starts it at this address of the host's, for root with a key.
     ///
     /// # Panics
     /// When it ends instead.
     #[track_caller]
-    pub fn on(host: &Host, address: &str) -> Self {
+    pub fn on(host: &'h Host, address: &str) -> Self {
         host.command(&["sh", "-c", PREPARE]).run().succeeded();
         let config = host.path("sshd_config");
         let directory = host.path(".");
@@ -62,20 +63,21 @@ impl Sshd {
         );
         fs::write(&ssh, text).expect("write a script");
         fs::set_permissions(&ssh, fs::Permissions::from_mode(0o755)).expect("chmod");
-        Self { running: Some(running), ssh }
+        Self { host, running: Some(running), ssh }
     }
 
     /// How many sessions it has.
-    pub fn sessions(&self, host: &Host) -> usize {
-        host.processes().iter().filter(|(_, line)| line.starts_with("sshd: root")).count()
+    pub fn sessions(&self) -> usize {
+        self.host.processes().iter().filter(|(_, line)| line.starts_with("sshd: root")).count()
     }
 }
 
-impl Drop for Sshd {
+impl Drop for Sshd<'_> {
     fn drop(&mut self) {
         if let Some(running) = self.running.take() {
             running.signal(Signal::SIGTERM);
             running.wait();
+            self.host.command(&["umount", "/etc/passwd", "/run"]).run();
         }
     }
 }

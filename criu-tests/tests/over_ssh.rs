@@ -14,8 +14,8 @@ fn connected(stage: &Stage) -> (Host, Host) {
     (a, b)
 }
 
-fn without_sessions(sshd: &Sshd, host: &Host) {
-    wait_until(PATIENCE, "its session ends", || match sshd.sessions(host) {
+fn without_sessions(sshd: &Sshd<'_>) {
+    wait_until(PATIENCE, "its session ends", || match sshd.sessions() {
         0 => Ok(()),
         sessions => Err(sessions),
     });
@@ -43,7 +43,7 @@ fn a_container_goes_and_comes_back() {
         let destination = format!("ssh://root@{address}:22");
         from.migrate(&[&["to"], &way[..], &[&destination, &id]].concat()).succeeded();
         before = to.imported(&id).goes_on(&before);
-        without_sessions(sshd, to);
+        without_sessions(sshd);
     }
     a.imported(&id).end();
     drop(daemons);
@@ -68,7 +68,7 @@ fn the_script_moves_a_container() {
     a.command(&[&[script, "--ssh", &sshd.ssh], &ends[..], &[&id, &destination]].concat()).run().succeeded();
     let container = b.imported(&name);
     container.goes_on(&before);
-    without_sessions(&sshd, &b);
+    without_sessions(&sshd);
     container.end();
     drop(sshd);
     a.assert_no_trace();
