@@ -156,7 +156,7 @@ fn one_that_was_slowed_down_has_its_time_again_whoever_dies() {
         let receiver = Receiver::on(&pair.b, &[]);
         // It never stands still by itself: a round would have to leave nothing.
         let args =
-            ["to", "--bandwidth", "16", "--downtime-target", "0", "--auto-converge", &receiver.at, &pair.id];
+            ["to", "--bandwidth", "64", "--downtime-target", "0", "--auto-converge", &receiver.at, &pair.id];
         let sender = pair.a.migrate_command(&args).without_stdio().start();
         wait_until(PATIENCE, "it is slowed down", || {
             if !std::fs::exists(&note).expect("look") {

@@ -4,6 +4,8 @@
 exhibits![
     tcp_listener,
     tcp_connection_within => |row| row.flags(&["--tcp-established"]),
+    tcp_that_both_have_closed => |row| row.flags(&["--tcp-established"]),
+    tcp_that_is_closed_with_bytes_to_send => |row| row.flags(&["--tcp-established"]),
     tcp_that_the_peer_has_closed => |row| row.flags(&["--tcp-established"]),
     udp_bound,
     udp_connected,

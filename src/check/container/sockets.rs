@@ -18,8 +18,6 @@ use crate::sys::socket::{SocketFacts, Tcp};
 /// States of TCP, as the kernel numbers them: those of a connection, and of one that listens.
 const CONNECTED: [u8; 7] = [1, 2, 4, 5, 8, 9, 11];
 const LISTENS: u8 = 10;
-/// Those of one that has no more to say: `FIN_WAIT1`, `LAST_ACK`, `CLOSING`.
-const CLOSED_HERE: [u8; 3] = [4, 9, 11];
 /// Families that CRIU carries.
 const FAMILIES: [i32; 5] = [AF_UNIX, AF_INET, AF_INET6, AF_NETLINK, AF_PACKET];
 
@@ -82,14 +80,6 @@ fn elsewhere(descriptor: &Descriptor, socket: &SocketFacts, own: &HashSet<u64>) 
 }
 
 fn connection(descriptor: &Descriptor, tcp: Tcp) -> Option<Finding> {
-    if CLOSED_HERE.contains(&tcp.state) && tcp.unsent > 1 {
-        let what =
-            format!("a TCP connection that was shut down with {} bytes still to be sent", tcp.unsent - 1);
-        let finding =
-            Finding::new(Severity::Blocker, "tcp_closed_with_bytes_to_send", seen(descriptor, &what));
-        let cause = "criu shuts it down before it restores what is to be sent, and the restore fails";
-        return Some(finding.told_in(cause, "tcp-closed-with-bytes-to-send"));
-    }
     if CONNECTED.contains(&tcp.state) {
         let finding =
             Finding::new(Severity::NeedsFlag, "tcp_connection", seen(descriptor, "a TCP connection"));

@@ -62,12 +62,8 @@ fn socket(family: i32, kind: i32, protocol: i32) -> SocketFacts {
 }
 
 fn tcp(state: u8, waiting: u32) -> SocketFacts {
-    let tcp = Some(Tcp { state, waiting, unsent: 0 });
+    let tcp = Some(Tcp { state, waiting });
     SocketFacts { tcp, ..socket(libc::AF_INET, libc::SOCK_STREAM, libc::IPPROTO_TCP) }
-}
-
-fn unsent(state: u8, unsent: u32) -> SocketFacts {
-    SocketFacts { tcp: Some(Tcp { state, waiting: 0, unsent }), ..tcp(state, 0) }
 }
 
 #[track_caller]
@@ -202,10 +198,6 @@ fn sockets() {
         (tcp(10, 3), Some((NeedsFlag, "tcp_in_flight"))),
         (tcp(1, 0), Some((NeedsFlag, "tcp_connection"))),
         (tcp(8, 0), Some((NeedsFlag, "tcp_connection"))),
-        (unsent(1, 100), Some((NeedsFlag, "tcp_connection"))),
-        (unsent(4, 1), Some((NeedsFlag, "tcp_connection"))),
-        (unsent(4, 100), Some((Blocker, "tcp_closed_with_bytes_to_send"))),
-        (unsent(9, 100), Some((Blocker, "tcp_closed_with_bytes_to_send"))),
         (SocketFacts { namespace: Some(5), ..tcp(10, 0) }, Some((Blocker, "socket_outside"))),
         (SocketFacts { namespace: None, ..tcp(10, 0) }, None),
     ];
