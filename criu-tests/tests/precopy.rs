@@ -132,9 +132,9 @@ fn one_that_writes_more_than_is_sent_is_slowed_down_only_if_that_is_wanted() {
         let limits: Vec<f64> = rounds.iter().filter_map(|round| round["processors"].as_f64()).collect();
         assert_eq!(!limits.is_empty(), slower, "{report}");
         assert!(limits.iter().all(|limit| (0.01..1.0).contains(limit)), "{report}");
-        // What it writes gets less, but all of it is written to again if nothing is done.
-        let last = bytes(&rounds.last().expect("rounds")["dirty"]);
-        assert!(if slower { last < 24 * MIB } else { last > 28 * MIB }, "{report}");
+        // What it writes in a round gets less, but all of it is written to again if nothing is done.
+        let least = rounds.iter().map(|round| bytes(&round["dirty"])).min().expect("rounds");
+        assert!(if slower { least < 30 * MIB } else { least > 30 * MIB }, "{report}");
         // 32 MiB at 128 MiB a second; the first one has saved a tenth of a second.
         assert!(rounds[1]["seconds"].as_f64().is_some_and(|first| first > 0.2), "{report}");
         // The name is taken there: there is one tree of cgroups for both.
